@@ -1,0 +1,1 @@
+"""Trained models, one folder each. A package only so that the wheel carries it."""

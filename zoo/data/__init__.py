@@ -1,0 +1,1 @@
+"""Readers, samplers, caches and the tf.data pipeline."""

@@ -1,0 +1,1 @@
+"""Metrics in mm on NumPy arrays, and the report made of them."""

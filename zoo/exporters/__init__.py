@@ -1,0 +1,1 @@
+"""Formats a trained model can leave in, one per file."""

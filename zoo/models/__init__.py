@@ -1,0 +1,1 @@
+"""Networks, one per file; `blocks` holds what two or more of them share."""

@@ -1,0 +1,1 @@
+"""Small real scans that ship with the package; NOTICE names their sources."""

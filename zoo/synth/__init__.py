@@ -1,0 +1,1 @@
+"""Synthesis: anatomies, geometry, contrast, acquisition and lesions, drawn first and applied second."""

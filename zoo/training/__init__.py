@@ -1,0 +1,1 @@
+"""Training: the compiled step, the run folder, cross-validation, search and clusters."""
