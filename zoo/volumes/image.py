@@ -1,0 +1,288 @@
+"""NIfTI images: reading what can be trusted, writing whole files, and orientation there and back.
+
+Resampling has its own file and is found here too. Affines are in mm, as nibabel uses them.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel import orientations
+
+from zoo.volumes import nifti
+from zoo.volumes.resampling import (
+    resample,
+    resample_affine,
+    resample_labels,
+    resample_like,
+    resampled_shape,
+)
+
+__all__ = [
+    "array",
+    "check",
+    "check_same_grid",
+    "from_ras",
+    "read",
+    "resample",
+    "resample_affine",
+    "resample_labels",
+    "resample_like",
+    "resampled_shape",
+    "spacing_mm",
+    "to_ras",
+    "write",
+]
+
+Image = nibabel.Nifti1Image  # Nifti2Image is a subclass of it
+
+
+def read(path: str | os.PathLike, *, ndim: int = 3) -> Image:
+    """Reads a NIfTI file into memory and checks that it is whole and usable.
+
+    What the file contains decides, not its name: NIfTI-1 and -2, plain or gzipped (its checksum is verified),
+    either byte order. The sform gives the affine when it has a code, else the qform, else the voxel sizes
+    alone.
+
+    Args:
+        path: a .nii or .nii.gz file.
+        ndim: 3 for one volume (a 4D file that holds one volume is squeezed), 4 for (x, y, z, volumes).
+
+    Returns:
+        A Nifti1Image or Nifti2Image, its voxels in memory as C-contiguous (x, y, z[, volumes]): the stored
+        dtype in native byte order, or float32 where the file has a slope and intercept.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: whatever `check` refuses, and a file that is not NIfTI, truncated or corrupt.
+    """
+    return check(nifti.load(Path(path)), str(path), ndim=ndim)
+
+
+def check(image: Image, name: str = "The image", *, ndim: int = 3) -> Image:
+    """Checks that an image is one that a network can be given, and squeezes a 4D image with one volume.
+
+    Args:
+        image: a Nifti1Image or Nifti2Image.
+        name: what the errors call it.
+        ndim: 3 for one volume, 4 for (x, y, z, volumes).
+
+    Returns:
+        The image with `ndim` dimensions, `image` itself when nothing had to change.
+
+    Raises:
+        ValueError: not NIfTI, wrong number of dimensions (the volumes found are named), singular affine,
+            voxels that are NaN or infinite (counted), or nothing but zeros.
+    """
+    if not isinstance(image, Image):
+        raise ValueError(
+            f"{name} is {type(image).__name__}, not a NIfTI image. Convert it: "
+            "nibabel.Nifti1Image(image.get_fdata(), image.affine)."
+        )
+    shape = _shape(image.shape, name, ndim)
+    _check_affine(image.affine, name)
+    _check_values(image, name)
+    if shape == image.shape:
+        return image
+    return type(image)(np.asanyarray(image.dataobj).reshape(shape), image.affine, image.header)
+
+
+def array(image: Image) -> np.ndarray:
+    """The voxels of an image, slope and intercept applied.
+
+    Args:
+        image: any nibabel image.
+
+    Returns:
+        (x, y, z[, volumes]) float32, C-contiguous; may share memory with the image.
+    """
+    with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinite, and `check` counts that
+        return np.ascontiguousarray(np.asanyarray(image.dataobj), dtype=np.float32)
+
+
+def write(
+    path: str | os.PathLike, array: np.ndarray, like: Image, *, dtype: np.dtype | type | str | None = None
+) -> Path:
+    """Writes an array as NIfTI on the grid of another image, whole or not at all.
+
+    The file is written beside its place under another name and then renamed. It keeps the affine, qform,
+    sform, their codes, zooms, units and byte order of `like`, and drops what describes the voxels of `like`
+    alone: display range, intent and header extensions. The same input gives the same bytes.
+
+    Args:
+        path: ends in .nii or .nii.gz.
+        array: (x, y, z) or (x, y, z, channels) on the grid of `like`.
+        like: the image whose grid it is; its class decides between NIfTI-1 and -2.
+        dtype: stored without slope and intercept; of the array when None (bool as uint8, float16 as float32,
+            64-bit integers as int32).
+
+    Returns:
+        The path.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        ValueError: another suffix, another grid, or values that `dtype` cannot hold.
+    """
+    path, array = Path(path), np.asarray(array)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"An image is written to .nii or .nii.gz, got {str(path)!r}. Change the suffix.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"The folder {path.parent} does not exist. Make it, or write elsewhere.")
+    if array.shape[:3] != like.shape[:3] or array.ndim not in (3, 4):
+        raise ValueError(
+            f"{path.name} would hold shape {array.shape} on a grid of {like.shape[:3]}. "
+            "Bring it to that grid first (from_ras, resample_like)."
+        )
+    data = _stored(array, dtype, path)
+    nifti.save(type(like)(data, like.affine, _header(like, data)), path)
+    return path
+
+
+def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turns the axes of a volume to the nearest of right, anterior, superior; nothing is interpolated.
+
+    Args:
+        array: (x, y, z[, channels]) in any of the 48 axis orders and directions, oblique or not.
+        affine: (4, 4), voxel index to mm.
+
+    Returns:
+        The array, C-contiguous (itself when it was so already), and its affine, float64; a voxel keeps its
+        place in mm.
+    """
+    turn = orientations.io_orientation(affine)
+    turned = np.ascontiguousarray(orientations.apply_orientation(array, turn))
+    return turned, np.asarray(affine, np.float64) @ orientations.inv_ornt_aff(turn, array.shape[:3])
+
+
+def from_ras(array: np.ndarray, like: Image | np.ndarray) -> np.ndarray:
+    """Undoes `to_ras`: turns the axes of a volume from RAS+ to those of an image.
+
+    Args:
+        array: (x, y, z[, channels]), axes towards right, anterior, superior.
+        like: the image, or its (4, 4) affine, as it was before `to_ras`.
+
+    Returns:
+        The same values in the axis order and directions of `like`, C-contiguous.
+    """
+    affine = like.affine if isinstance(like, nibabel.spatialimages.SpatialImage) else like
+    ras = np.stack([np.arange(3), np.ones(3)], 1)
+    back = orientations.ornt_transform(ras, orientations.io_orientation(affine))
+    return np.ascontiguousarray(orientations.apply_orientation(array, back))
+
+
+def spacing_mm(affine: np.ndarray) -> np.ndarray:
+    """Voxel size in mm along each array axis: (3,) float64, the lengths of the affine's columns."""
+    return np.sqrt((np.asarray(affine, np.float64)[:3, :3] ** 2).sum(0))
+
+
+def check_same_grid(images: Sequence[Image], names: Sequence[str], *, tolerance_mm: float = 0.1) -> None:
+    """Checks that images lie on the grid of the first, with a tolerance for rounding in headers.
+
+    Args:
+        images: at least one; only `shape` and `affine` are looked at.
+        names: what the error calls them, one each ("t1", "flair").
+        tolerance_mm: how far apart the same voxel of two images may lie.
+
+    Raises:
+        ValueError: shapes differ, or voxels lie further apart, with the measured difference.
+    """
+    first, first_name = images[0], names[0]
+    for image, name in zip(images[1:], names[1:], strict=True):
+        advice = f"Resample {name!r} onto {first_name!r} first (zoo.volumes.image.resample_like)."
+        if image.shape[:3] != first.shape[:3]:
+            raise ValueError(
+                f"{name!r} and {first_name!r} lie on different grids: {image.shape[:3]} voxels against "
+                f"{first.shape[:3]}. {advice}"
+            )
+        corners = np.stack(np.meshgrid(*[(0, n - 1) for n in first.shape[:3]], [1]), -1).reshape(-1, 4)
+        apart = np.linalg.norm(corners @ (image.affine - first.affine)[:3].T, axis=1).max()
+        if not apart <= tolerance_mm:
+            raise ValueError(
+                f"{name!r} and {first_name!r} lie on different grids: the same voxel is up to {apart:.2f} mm "
+                f"apart, at most {tolerance_mm:g} mm is accepted. {advice}"
+            )
+
+
+def _shape(shape: tuple[int, ...], name: str, ndim: int) -> tuple[int, ...]:
+    if ndim not in (3, 4):
+        raise ValueError(f"ndim must be 3 (one volume) or 4 (volumes last), got {ndim!r}.")
+    while len(shape) > ndim and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) < 3:
+        raise ValueError(f"{name} has shape {shape}, and a 3D volume (x, y, z) is expected. Stack its slices first.")
+    if len(shape) == 3 and ndim == 4:
+        return (*shape, 1)
+    if len(shape) > ndim:
+        if len(shape) > 4:
+            found = f"axes of {shape[3:]} beyond x, y, z"
+        else:
+            found = f"{shape[3]} volumes (" + ", ".join(f"[..., {i}]" for i in _ends(shape[3])) + ")"
+        wanted = "one volume" if ndim == 3 else "one axis of volumes"
+        raise ValueError(
+            f"{name} is {len(shape)}D with shape {shape}: it holds {found} where {wanted} is "
+            "expected. Save the one you mean: nibabel.save(nibabel.load(path).slicer[..., 0], new_path)."
+        )
+    return shape
+
+
+def _ends(num: int) -> list[int | str]:
+    """Every index of a short list, the ends of a long one."""
+    return list(range(num)) if num <= 4 else [0, 1, "...", num - 1]
+
+
+def _check_affine(affine: np.ndarray | None, name: str) -> None:
+    if affine is None or not np.isfinite(affine).all():
+        raise ValueError(
+            f"{name} has an affine that is missing or not finite. Set its sform to the scanner's geometry."
+        )
+    spacing = spacing_mm(affine)
+    volume = float(np.abs(np.linalg.det(affine[:3, :3])))
+    # Relative to a box of that spacing: 1 for a right-angled grid, 0 when two axes run parallel.
+    if not np.isfinite(spacing).all() or spacing.min() < 1e-6 or volume < 1e-4 * spacing.prod():
+        size = " x ".join(f"{s:.3g}" for s in spacing)
+        raise ValueError(
+            f"{name} has a singular affine: its axes of {size} mm span a volume of {volume:.3g} mm3 a voxel. "
+            "Voxel size and directions must span space; set its sform to the scanner's geometry."
+        )
+
+
+def _check_values(image: Image, name: str) -> None:
+    values = array(image)
+    if not np.isfinite(values.sum(dtype=np.float64)):
+        num_nan, num_inf = int(np.isnan(values).sum()), int(np.isinf(values).sum())
+        raise ValueError(
+            f"{name} has {num_nan + num_inf} voxels of {values.size} that are not finite ({num_nan} NaN, "
+            f"{num_inf} infinite). Replace them, for example with numpy.nan_to_num(data, posinf=0, neginf=0)."
+        )
+    if not values.any():
+        raise ValueError(f"{name} holds nothing but zeros. Check the file it was made from.")
+
+
+def _stored(values: np.ndarray, dtype: np.dtype | type | str | None, path: Path) -> np.ndarray:
+    if dtype is None:
+        narrow = {"bool": "uint8", "float16": "float32", "int64": "int32", "uint64": "int32"}
+        dtype = narrow.get(values.dtype.name, values.dtype)
+    dtype = np.dtype(dtype)
+    if values.dtype == dtype:
+        return values
+    with np.errstate(all="ignore"):
+        data = values.astype(dtype)
+    if dtype.kind in "iu" and not np.array_equal(data, values):
+        raise ValueError(
+            f"{path.name} cannot be stored as {dtype}: values from {values.min()} to {values.max()} would "
+            "change. Pass a dtype that holds them, such as dtype='float32', or round them first."
+        )
+    return data
+
+
+def _header(like: Image, data: np.ndarray) -> nibabel.Nifti1Header:
+    header = like.header.copy()
+    header.extensions.clear()
+    header.set_data_dtype(data.dtype)
+    header["cal_min"] = header["cal_max"] = 0
+    header.set_intent("none")
+    if data.ndim == 4 and len(like.shape) < 4:
+        header["pixdim"][4] = 1
+    return header

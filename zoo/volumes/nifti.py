@@ -1,0 +1,124 @@
+"""NIfTI files as bytes: parsed whole into memory, and written whole or not at all."""
+
+import gzip
+import os
+import uuid
+import zlib
+from io import BufferedWriter, BytesIO
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+GZIP_LEVEL = 1  # on scans level 9 takes many times as long to save a few per cent
+
+
+def load(path: Path) -> nibabel.Nifti1Image:
+    """Parses a NIfTI file; `zoo.volumes.image.read` does this and then checks what the image holds.
+
+    Args:
+        path: a NIfTI-1 or -2 file, plain or gzipped, whatever its name.
+
+    Returns:
+        A Nifti1Image or Nifti2Image with its voxels in memory.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not NIfTI, truncated or corrupt, or has no real number in a voxel.
+    """
+    content = _content(path)
+    kind = _header_class(content, path)
+    try:
+        header = kind.header_class.from_fileobj(BytesIO(content))
+        affine = header.get_best_affine()
+        stored = (header.get_data_shape(), header.get_data_dtype(), int(header.get_data_offset()))
+        slope, intercept = header.get_slope_inter()
+    except Exception as error:  # the parser meets arbitrary bytes here, and raises a dozen types for them
+        raise ValueError(f"{path} has a corrupt NIfTI header ({error}). Copy or convert the file again.") from error
+    raw = _voxels(content, stored, path)
+    voxels = _native(raw) if slope is None or (slope, intercept) == (1, 0) else _scaled(raw, slope, intercept)
+    return kind(voxels, affine, header)
+
+
+def save(image: nibabel.Nifti1Image, path: Path) -> None:
+    """Writes beside the place under another name, then renames; the same image gives the same bytes."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
+    try:
+        with open(temporary, "xb") as raw:
+            _stream(image, raw, path.suffix == ".gz")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file, decompressed when they are gzip."""
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}. Check the path; a .nii or .nii.gz file is expected.")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file. Name a .nii or .nii.gz file.")
+    content = path.read_bytes()
+    if content[:2] != b"\x1f\x8b":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{path} is truncated or corrupt: its gzip data do not unpack ({error}). Copy or download it again."
+        ) from error
+
+
+def _header_class(content: bytes, path: Path) -> type[nibabel.Nifti1Image]:
+    for kind, size, magic_at in ((nibabel.Nifti1Image, 348, 344), (nibabel.Nifti2Image, 540, 4)):
+        magic = content[magic_at : magic_at + 2]
+        if size in (int.from_bytes(content[:4], "little"), int.from_bytes(content[:4], "big")):
+            if magic == b"n+":
+                return kind
+            if magic == b"ni":
+                raise ValueError(
+                    f"{path} is the header of a NIfTI pair (.hdr and .img). Save both as one .nii or .nii.gz file."
+                )
+    what = f"it begins with {content[:4]!r}" if content else "it is empty"
+    raise ValueError(f"{path} is not a NIfTI file: {what}. Convert it to .nii or .nii.gz (dcm2niix for DICOM).")
+
+
+def _voxels(content: bytes, stored: tuple[tuple[int, ...], np.dtype, int], path: Path) -> np.ndarray:
+    """A view of the stored numbers behind a header, in the axis order of the file."""
+    shape, dtype, offset = stored
+    if dtype.kind not in "iuf":
+        raise ValueError(
+            f"{path} stores voxels as {dtype}, and one real number a voxel is expected. "
+            "Convert it, for example to its magnitude or one colour."
+        )
+    count = int(np.prod([int(n) for n in shape], dtype=object))
+    if count < 1 or min(shape, default=0) < 1:
+        raise ValueError(f"{path} has no voxels: its header gives shape {shape}. Copy or convert it again.")
+    if offset < 0 or offset + count * dtype.itemsize > len(content):
+        raise ValueError(
+            f"{path} is truncated or corrupt: {shape} voxels of {dtype.name} need "
+            f"{count * dtype.itemsize} bytes from byte {offset}, and the file ends at byte "
+            f"{len(content)}. Copy or download it again."
+        )
+    return np.frombuffer(content, dtype, count, offset).reshape(shape, order="F")
+
+
+def _native(raw: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(raw, raw.dtype.newbyteorder("="))
+
+
+def _scaled(raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Slope and intercept in float64, a slice at a time: exact to float32, and no second volume in memory."""
+    scaled = np.empty(raw.shape, np.float32)
+    with np.errstate(all="ignore"):
+        for k in range(raw.shape[-1]):
+            scaled[..., k] = raw[..., k].astype(np.float64) * slope + intercept
+    return scaled
+
+
+def _stream(image: nibabel.Nifti1Image, raw: BufferedWriter, compressed: bool) -> None:
+    """Writes an image to an open file; no name or time in the gzip header, so the bytes repeat."""
+    if not compressed:
+        image.to_stream(raw)
+        return
+    with gzip.GzipFile("", "wb", GZIP_LEVEL, raw, mtime=0) as packed:
+        image.to_stream(packed)

@@ -1,0 +1,122 @@
+"""Cutting a volume into overlapping patches and blending their results back into one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Size = int | Sequence[int] | np.ndarray
+FLOOR = 1e-6  # smallest blending weight: corners of a patch must count where nothing else covers them
+
+
+def starts(shape: Sequence[int], patch: Size, overlap: float = 0.5) -> np.ndarray:
+    """First voxels of the fewest evenly spaced patches that cover a volume with at least that overlap.
+
+    Even spacing rather than a last patch pushed back: the overlap is the same everywhere, and so is the
+    blending.
+
+    Args:
+        shape: voxels along x, y, z; at least the patch.
+        patch: patch size in voxels, one number or three.
+        overlap: least shared fraction of neighbouring patches along an axis, in [0, 1).
+
+    Returns:
+        (num_patches, 3) int64, x slowest; the first is (0, 0, 0), the last ends with the volume.
+
+    Raises:
+        ValueError: overlap outside [0, 1), or a volume smaller than the patch.
+    """
+    if not 0 <= overlap < 1:
+        raise ValueError(f"overlap must be in [0, 1), the fraction that neighbours share; got {overlap}.")
+    size = _triple(patch, "patch")
+    if any(n < p for n, p in zip(shape, size, strict=False)):
+        raise ValueError(
+            f"A volume of {tuple(shape[:3])} voxels is smaller than the patch {size}. "
+            "Pad it first: pad_to(volume, min_shape=patch)."
+        )
+    axes = []
+    for n, p in zip(shape, size, strict=False):
+        stride = max(1, int(p * (1 - overlap) + 1e-6))
+        num = -(-(n - p) // stride) + 1
+        axes.append(np.round(np.linspace(0, n - p, num)).astype(np.int64))
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+
+
+def gaussian_weight(patch: Size, sigma_fraction: float = 1 / 8) -> np.ndarray:
+    """Weight of each voxel of a patch when blending: exp(-r^2 / (2 sigma^2)) from the centre.
+
+    Args:
+        patch: patch size in voxels, one number or three.
+        sigma_fraction: sigma as a fraction of the patch size along each axis.
+
+    Returns:
+        (*patch) float32 in [1e-6, 1], symmetric along each axis. The floor keeps corners that nothing else
+        covers.
+
+    Raises:
+        ValueError: a size below 1 or a fraction that is not positive.
+    """
+    if not sigma_fraction > 0:
+        raise ValueError(
+            f"sigma_fraction must be positive, got {sigma_fraction}. Use 0.125, or a large one for equal weights."
+        )
+    weight = np.ones(1)
+    for p in _triple(patch, "patch"):
+        x = (np.arange(p) - (p - 1) / 2) / (sigma_fraction * p)
+        weight = weight[..., None] * np.exp(-0.5 * x**2)
+    return np.maximum(weight[0] / weight.max(), FLOOR).astype(np.float32)
+
+
+def blend(mean: np.ndarray, total: np.ndarray, values: np.ndarray, *, start: Sequence[int], weight: np.ndarray) -> None:
+    """Adds one patch to a weighted mean, in place: mean += (values - mean) * weight / total.
+
+    The running form, not a sum divided at the end, because it is exact where patches agree: a network that
+    returns its input gives the volume back bit for bit, and the mean is readable at any time.
+
+    Args:
+        mean: (x, y, z[, channels]) float32, zeros before the first patch.
+        total: (x, y, z) float32, the weight so far, zeros before the first patch.
+        values: (*patch[, channels]), the result for one patch.
+        start: its first voxel in the volume.
+        weight: (*patch) float32, positive, as from `gaussian_weight`.
+    """
+    box = tuple(slice(s, s + p) for s, p in zip(start, weight.shape, strict=True))
+    total[box] += weight
+    share = weight / total[box]
+    mean[box] += (values - mean[box]) * (share[..., None] if mean.ndim == 4 else share)
+
+
+def pad_to(
+    array: np.ndarray, divisor: Size = 1, *, min_shape: Size = 1, value: float = 0.0
+) -> tuple[np.ndarray, tuple[slice, slice, slice]]:
+    """Pads a volume on both sides to at least a size and then to a multiple of a divisor.
+
+    Args:
+        array: (x, y, z) or (x, y, z, channels).
+        divisor: every size becomes a multiple of it, one number or three.
+        min_shape: least size in voxels, one number or three, such as the patch.
+        value: what the new voxels hold.
+
+    Returns:
+        The padded array (`array` itself when it fits already) and the slices that undo it: `padded[slices]`.
+        An odd voxel goes to the far end.
+
+    Raises:
+        ValueError: a divisor or size below 1.
+    """
+    divisors, least = _triple(divisor, "divisor"), _triple(min_shape, "min_shape")
+    shape = [-(-max(n, m) // d) * d for n, m, d in zip(array.shape[:3], least, divisors, strict=True)]
+    before = [(m - n) // 2 for m, n in zip(shape, array.shape[:3], strict=True)]
+    x, y, z = (slice(b, b + n) for b, n in zip(before, array.shape[:3], strict=True))
+    if tuple(shape) == array.shape[:3]:
+        return array, (x, y, z)
+    padded = np.full((*shape, *array.shape[3:]), value, array.dtype)
+    padded[x, y, z] = array
+    return padded, (x, y, z)
+
+
+def _triple(size: Size, what: str) -> tuple[int, int, int]:
+    values = [int(n) for n in np.atleast_1d(size)]
+    x, y, z = values * 3 if len(values) == 1 else values if len(values) == 3 else (0, 0, 0)
+    if min(x, y, z) < 1:
+        raise ValueError(f"{what} must be one number or three, each at least 1; got {size}.")
+    return x, y, z
