@@ -12,6 +12,7 @@ import numpy as np
 from nibabel import orientations
 
 from zoo.volumes import nifti
+from zoo.volumes.nifti import spacing_mm
 from zoo.volumes.resampling import (
     resample,
     resample_affine,
@@ -82,7 +83,7 @@ def check(image: Image, name: str = "The image", *, ndim: int = 3) -> Image:
             "nibabel.Nifti1Image(image.get_fdata(), image.affine)."
         )
     shape = _shape(image.shape, name, ndim)
-    _check_affine(image.affine, name)
+    nifti.check_affine(image.affine, name)
     _check_values(image, name)
     if shape == image.shape:
         return image
@@ -172,11 +173,6 @@ def from_ras(array: np.ndarray, like: Image | np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(orientations.apply_orientation(array, back))
 
 
-def spacing_mm(affine: np.ndarray) -> np.ndarray:
-    """Voxel size in mm along each array axis: (3,) float64, the lengths of the affine's columns."""
-    return np.sqrt((np.asarray(affine, np.float64)[:3, :3] ** 2).sum(0))
-
-
 def check_same_grid(images: Sequence[Image], names: Sequence[str], *, tolerance_mm: float = 0.1) -> None:
     """Checks that images lie on the grid of the first, with a tolerance for rounding in headers.
 
@@ -232,25 +228,9 @@ def _ends(num: int) -> list[int | str]:
     return list(range(num)) if num <= 4 else [0, 1, "...", num - 1]
 
 
-def _check_affine(affine: np.ndarray | None, name: str) -> None:
-    if affine is None or not np.isfinite(affine).all():
-        raise ValueError(
-            f"{name} has an affine that is missing or not finite. Set its sform to the scanner's geometry."
-        )
-    spacing = spacing_mm(affine)
-    volume = float(np.abs(np.linalg.det(affine[:3, :3])))
-    # Relative to a box of that spacing: 1 for a right-angled grid, 0 when two axes run parallel.
-    if not np.isfinite(spacing).all() or spacing.min() < 1e-6 or volume < 1e-4 * spacing.prod():
-        size = " x ".join(f"{s:.3g}" for s in spacing)
-        raise ValueError(
-            f"{name} has a singular affine: its axes of {size} mm span a volume of {volume:.3g} mm3 a voxel. "
-            "Voxel size and directions must span space; set its sform to the scanner's geometry."
-        )
-
-
 def _check_values(image: Image, name: str) -> None:
     values = array(image)
-    if not np.isfinite(values.sum(dtype=np.float64)):
+    if not np.isfinite(values).all():
         num_nan, num_inf = int(np.isnan(values).sum()), int(np.isinf(values).sum())
         raise ValueError(
             f"{name} has {num_nan + num_inf} voxels of {values.size} that are not finite ({num_nan} NaN, "

@@ -24,20 +24,54 @@ def load(path: Path) -> nibabel.Nifti1Image:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not NIfTI, truncated or corrupt, or has no real number in a voxel.
+        ValueError: it is not NIfTI, truncated or corrupt, has no real number in a voxel, or its affine is singular.
     """
     content = _content(path)
     kind = _header_class(content, path)
     try:
-        header = kind.header_class.from_fileobj(BytesIO(content))
-        affine = header.get_best_affine()
-        stored = (header.get_data_shape(), header.get_data_dtype(), int(header.get_data_offset()))
-        slope, intercept = header.get_slope_inter()
+        with np.errstate(all="ignore"):
+            header = kind.header_class.from_fileobj(BytesIO(content))
+            affine = header.get_best_affine()
+            stored = (header.get_data_shape(), header.get_data_dtype(), int(header.get_data_offset()))
+            slope, intercept = header.get_slope_inter()
     except Exception as error:  # the parser meets arbitrary bytes here, and raises a dozen types for them
         raise ValueError(f"{path} has a corrupt NIfTI header ({error}). Copy or convert the file again.") from error
     raw = _voxels(content, stored, path)
     voxels = _native(raw) if slope is None or (slope, intercept) == (1, 0) else _scaled(raw, slope, intercept)
+    check_affine(affine, str(path))  # before nibabel, which computes with it
     return kind(voxels, affine, header)
+
+
+def check_affine(affine: np.ndarray | None, name: str) -> None:
+    """Checks that an affine spans space.
+
+    Args:
+        affine: (4, 4), voxel index to mm.
+        name: what the error calls its image.
+
+    Raises:
+        ValueError: no affine, one that is not finite, or a singular one.
+    """
+    if affine is None or not np.isfinite(affine).all():
+        raise ValueError(
+            f"{name} has an affine that is missing or not finite. Set its sform to the scanner's geometry."
+        )
+    with np.errstate(all="ignore"):
+        spacing = spacing_mm(affine)
+        volume = float(np.abs(np.linalg.det(affine[:3, :3])))
+        # Relative to a box of that spacing: 1 for a right-angled grid, 0 when two axes run parallel.
+        share = volume / spacing.prod()
+    if spacing.min() < 1e-6 or not share > 1e-4:
+        size = " x ".join(f"{s:.3g}" for s in spacing)
+        raise ValueError(
+            f"{name} has a singular affine: its axes of {size} mm span a volume of {volume:.3g} mm3 a voxel. "
+            "Voxel size and directions must span space; set its sform to the scanner's geometry."
+        )
+
+
+def spacing_mm(affine: np.ndarray) -> np.ndarray:
+    """Voxel size in mm along each array axis: (3,) float64, the lengths of the affine's columns."""
+    return np.sqrt((np.asarray(affine, np.float64)[:3, :3] ** 2).sum(0))
 
 
 def save(image: nibabel.Nifti1Image, path: Path) -> None:
