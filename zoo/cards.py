@@ -1,0 +1,341 @@
+"""The card of a trained model: everything a caller must know of it, as typed data.
+
+`card.json` is the file, `Card` its content. Reading collects every fault and names them in one error, so that
+a card is repaired in one go. Nothing here imports Keras; `zoo.list_models()` and `zoo.card()` stay quick.
+"""
+
+import json
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo import records
+from zoo.registry import unknown
+
+FILE = "card.json"
+KINDS = ("segmentation", "regression", "reconstruction", "generation", "codes")
+ACTIVATIONS = ("linear", "sigmoid", "softmax", "tanh", "relu", "softplus")
+DTYPES = ("float16", "float32")
+NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z0-9][a-z0-9_]*")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_DOI = re.compile(r"10\.\d{4,9}/\S+")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One input channel: its name ("T1w") and what its intensities are ("any MR contrast", "z-score")."""
+
+    name: str
+    intensity: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """A named step before or after the network, with its numbers: `Step("crop", {"margin_mm": 5})`."""
+
+    name: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the network takes.
+
+    Attributes:
+        channels: in the order of the last tensor axis.
+        patch: window in voxels along x, y, z.
+        divisor: each size must be a multiple of it, along x, y, z.
+        spacing_mm: voxel size along x, y, z; None where a preprocessing step sets the grid (a resize).
+        orientation: always "RAS".
+    """
+
+    channels: tuple[Channel, ...]
+    patch: tuple[int, int, int]
+    divisor: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] | None = None
+    orientation: str = "RAS"
+
+
+@dataclass(frozen=True)
+class Label:
+    """One output class: its name and the integer that stands for it in the source label map."""
+
+    name: str
+    value: int
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the network gives: its kind, the activation that turns logits into it, labels by channel index."""
+
+    kind: str
+    activation: str
+    labels: dict[int, Label] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the weights came to be; None where a converted model does not tell.
+
+    Attributes:
+        data: what it was trained on, in words.
+        data_licence: licence of those data.
+        synthetic: whether the training images were synthetic; the README says so first.
+        command: what repeats the training or the conversion.
+        commit: of the code, 7 to 40 hexadecimal digits.
+        seed: of the run.
+        device: in words ("2 CPU cores").
+        steps: optimiser steps.
+        minutes: wall time.
+    """
+
+    data: str
+    data_licence: str
+    synthetic: bool
+    command: str
+    commit: str | None = None
+    seed: int | None = None
+    device: str | None = None
+    steps: int | None = None
+    minutes: float | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weight file beside the card: plain name, size in bytes, sha256 in hexadecimal, dtype on disk."""
+
+    file: str
+    bytes: int
+    sha256: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The file with a small input and its output: plain name, size in bytes, sha256 in hexadecimal."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything a caller must know of a trained model; the fields are those of `card.json`.
+
+    `parameters`, `weights` and `golden` are measured: `zoo.save` fills them, nobody types them.
+
+    Attributes:
+        name: `builder.tag`.
+        version: `major.minor.patch`, of this trained model.
+        builder: name of a file in `zoo/models`.
+        arguments: of the builder; lists become tuples.
+        task: name of a file in `zoo/tasks`, or a word for what it does.
+        metrics: data set -> {metric: value, "n": number of cases}.
+        limits: one sentence each.
+        references: DOIs without a prefix.
+        changelog: version -> what changed; has the present version.
+    """
+
+    name: str
+    version: str
+    builder: str
+    arguments: dict[str, Any]
+    task: str
+    description: str
+    input: Input
+    output: Output
+    training: Training
+    licence: str
+    intended_use: str
+    limits: tuple[str, ...]
+    changelog: dict[str, str]
+    preprocessing: tuple[Step, ...] = ()
+    postprocessing: tuple[Step, ...] = ()
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    references: tuple[str, ...] = ()
+    parameters: int | None = None
+    weights: Weights | None = None
+    golden: Golden | None = None
+
+
+def read(path: str | os.PathLike) -> Card:
+    """Reads and checks a card.
+
+    Args:
+        path: `card.json`, or the folder that holds it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON, or not a good card; every fault is named.
+    """
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no card at {path}. A trained model is a folder that holds a {FILE}.")
+    return parse(path.read_bytes(), str(path))
+
+
+def parse(content: bytes, source: str) -> Card:
+    """Makes a checked card of the bytes of a `card.json`; `source` says in errors where they came from.
+
+    Raises:
+        ValueError: not JSON, or not a good card; every fault is named.
+    """
+    try:
+        plain = json.loads(content)
+    except ValueError as error:  # JSON and UTF-8 errors alike
+        raise ValueError(f"{source} is not JSON ({error}). It may be truncated: fetch or write it anew.") from error
+    faults: list[str] = []
+    card = records.decode(Card, plain, faults)
+    _raise(faults, source)
+    check(card)
+    return card
+
+
+def write(card: Card, path: str | os.PathLike) -> Path:
+    """Checks a card and writes it, atomically, as UTF-8 JSON with the fields in the order of `Card`.
+
+    Args:
+        card: a complete card.
+        path: `card.json`, or the folder for it.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ValueError: the card has faults; nothing is written.
+    """
+    check(card)
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    text = json.dumps(records.plain(card), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return records.write_whole(path, text.encode())
+
+
+def check(card: Card, *, complete: bool = True) -> None:
+    """Checks types, then sense: what a caller relies on must hold.
+
+    Args:
+        card: the card.
+        complete: whether the measured fields must be there too; False for a card that is about to be saved.
+
+    Raises:
+        ValueError: every fault, each with its field and value.
+    """
+    source = f"card {getattr(card, 'name', card)!r}"
+    faults: list[str] = []
+    records.decode(Card, records.plain(card), faults)
+    _raise(faults, source)
+    for rule in (_identity, _words, _input, _output, _provenance, _numbers):
+        rule(card, faults)
+    _measured(card, faults, complete)
+    _raise(faults, source)
+
+
+def _raise(faults: list[str], source: str) -> None:
+    if faults:
+        listed = "; ".join(faults)
+        raise ValueError(f"{source} has {len(faults)} fault(s): {listed}. Correct the fields named.")
+
+
+def _identity(card: Card, faults: list[str]) -> None:
+    if not NAME.fullmatch(card.name) or card.name.split(".")[0] != card.builder:
+        faults.append(f"name must be '{card.builder}.tag' in lower case, got {card.name!r}")
+    if not _VERSION.fullmatch(card.version):
+        faults.append(f"version must be like '1.0.0', got {card.version!r}")
+    elif card.version not in card.changelog:
+        faults.append(f"changelog must have the present version {card.version!r}, got {sorted(card.changelog)}")
+
+
+def _words(card: Card, faults: list[str]) -> None:
+    texts = {name: getattr(card, name) for name in ("task", "description", "licence", "intended_use")}
+    texts |= {f"training.{name}": getattr(card.training, name) for name in ("data", "data_licence", "command")}
+    faults += [f"{name} must not be empty" for name, text in texts.items() if not text.strip()]
+    if not card.limits:
+        faults.append("limits must name at least one, got none")
+    for doi in card.references:
+        if not _DOI.fullmatch(doi):
+            faults.append(f"references must be DOIs such as '10.1000/182', got {doi!r}")
+
+
+def _input(card: Card, faults: list[str]) -> None:
+    given = card.input
+    names = [channel.name for channel in given.channels]
+    if not names or len(set(names)) < len(names):
+        faults.append(f"input.channels must be one or more with names that differ, got {names}")
+    shape = card.arguments.get("input_shape")
+    if isinstance(shape, tuple | list) and shape[-1:] and shape[-1] != len(names):
+        faults.append(f"arguments.input_shape must end in the {len(names)} channels of input, got {shape}")
+    if given.orientation != "RAS":
+        faults.append(f"input.orientation must be 'RAS', got {given.orientation!r}")
+    if given.spacing_mm and not all(0 < size < math.inf for size in given.spacing_mm):
+        faults.append(f"input.spacing_mm must be positive, got {given.spacing_mm}")
+    if any(size < 1 for size in given.divisor):
+        faults.append(f"input.divisor must be 1 or more, got {given.divisor}")
+    elif any(size < 1 or size % by for size, by in zip(given.patch, given.divisor, strict=True)):
+        faults.append(f"input.patch must be positive multiples of {given.divisor}, got {given.patch}")
+
+
+def _output(card: Card, faults: list[str]) -> None:
+    given = card.output
+    for what, value, choices in (("kind", given.kind, KINDS), ("activation", given.activation, ACTIVATIONS)):
+        if value not in choices:
+            faults.append(f"output.{what}: {str(unknown(what, value, choices)).rstrip('.')}")
+    names = [label.name for label in given.labels.values()]
+    if sorted(given.labels) != list(range(len(names))) or len(set(names)) < len(names):
+        faults.append(f"output.labels must count from 0 with names that differ, got {given.labels}")
+    if given.kind != "segmentation":
+        return
+    num_classes = card.arguments.get("num_classes", len(names))
+    if not names or num_classes != len(names):
+        faults.append(f"output.labels must name the {num_classes} classes of arguments.num_classes, got {names}")
+
+
+def _provenance(card: Card, faults: list[str]) -> None:
+    given = card.training
+    if given.commit is not None and not _COMMIT.fullmatch(given.commit):
+        faults.append(f"training.commit must be 7 to 40 hexadecimal digits, got {given.commit!r}")
+    for name in ("seed", "steps", "minutes"):
+        value = getattr(given, name)
+        if value is not None and not 0 <= value < math.inf:
+            faults.append(f"training.{name} must be 0 or more, got {value}")
+
+
+def _numbers(card: Card, faults: list[str]) -> None:
+    for data, metrics in card.metrics.items():
+        if not (isinstance(metrics.get("n"), int) and metrics["n"] >= 1):
+            faults.append(f"metrics.{data}.n must count the cases, got {metrics.get('n')}")
+        faults += [
+            f"metrics.{data}.{name} must be finite, got {value}"
+            for name, value in metrics.items()
+            if not math.isfinite(value)
+        ]
+
+
+def _measured(card: Card, faults: list[str], complete: bool) -> None:
+    missing = [name for name in ("parameters", "weights", "golden") if getattr(card, name) is None]
+    if complete and missing:
+        faults.append(f"{', '.join(missing)} must be measured (zoo.save writes them), got none")
+    if card.parameters is not None and card.parameters < 1:
+        faults.append(f"parameters must be 1 or more, got {card.parameters}")
+    if card.weights and card.weights.dtype not in DTYPES:
+        faults.append(f"weights.dtype: {str(unknown('dtype', card.weights.dtype, DTYPES)).rstrip('.')}")
+    for where, given in (("weights", card.weights), ("golden", card.golden)):
+        if given is not None:
+            _file(where, given, faults)
+
+
+def _file(where: str, given: Weights | Golden, faults: list[str]) -> None:
+    if not _FILE_NAME.fullmatch(given.file) or given.file == FILE:
+        faults.append(f"{where}.file must be a plain file name beside the card, got {given.file!r}")
+    if given.bytes < 1:
+        faults.append(f"{where}.bytes must be 1 or more, got {given.bytes}")
+    if not _SHA256.fullmatch(given.sha256):
+        faults.append(f"{where}.sha256 must be 64 hexadecimal digits, got {given.sha256!r}")
