@@ -1,0 +1,131 @@
+"""Which sizes of volume a network takes, and the words in which it refuses the others."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+Triple = tuple[int, int, int]
+TIMES = ("never", "once", "twice", "three times", "four times", "five times", "six times")
+ADVICE = 'Pad the volume or pass fewer "filters".'
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that fit: `minimum` voxels or a `multiple` of voxels more, on each axis.
+
+    Attributes:
+        minimum: smallest size in voxels, (x, y, z).
+        multiple: step from one fitting size to the next in voxels, (x, y, z).
+        rule: first half of the refusal, up to "got".
+        advice: second half of the refusal, what to do.
+    """
+
+    minimum: Triple
+    multiple: Triple
+    rule: str
+    advice: str = ADVICE
+
+    def check(self, shape: Sequence[int | None]) -> None:
+        """Refuses a volume that does not fit; axes that are still open pass.
+
+        Args:
+            shape: (x, y, z) in voxels, None where open.
+
+        Raises:
+            ValueError: an axis does not fit, in words that say which sizes do.
+        """
+        for size, minimum, multiple in zip(shape, self.minimum, self.multiple, strict=True):
+            if size is not None and (size < minimum or (size - minimum) % multiple):
+                got = ", ".join("None" if size is None else str(size) for size in shape)
+                raise ValueError(f"{self.rule}, got ({got}). {self.advice}")
+
+
+def level_strides(strides: Sequence[int | Sequence[int]] | None, halvings: int) -> tuple[Triple, ...]:
+    """One (x, y, z) stride for each step down, two everywhere when nothing is said.
+
+    Args:
+        strides: one entry for each step down, an int for all axes or (x, y, z); None for 2.
+        halvings: number of steps down.
+
+    Raises:
+        ValueError: the number of entries is not the number of steps down, or an entry is no stride.
+    """
+    given = (2,) * halvings if strides is None else tuple(strides)
+    if len(given) != halvings:
+        raise ValueError(
+            f'{halvings + 1} levels step down {TIMES[min(halvings, 6)]}: "strides" needs {halvings} '
+            f"entries, got {len(given)}. Pass one int or (x, y, z) for each step down."
+        )
+    return tuple(_triple(entry) for entry in given)
+
+
+def _triple(entry: int | Sequence[int]) -> Triple:
+    triple = (entry,) * 3 if isinstance(entry, int) else tuple(entry)
+    if len(triple) != 3 or not all(isinstance(step, int) and step > 0 for step in triple):
+        raise ValueError(
+            f'An entry of "strides" is one positive int or three of them, (x, y, z), got {entry!r}. '
+            "Pass for example (2, 2, 1) to leave the third axis alone."
+        )
+    return triple
+
+
+def divisor(strides: Iterable[Triple]) -> Triple:
+    """What every size must be a multiple of, (x, y, z), under "same" padding."""
+    steps = list(strides)
+    return math.prod(s[0] for s in steps), math.prod(s[1] for s in steps), math.prod(s[2] for s in steps)
+
+
+def same_sizes(name: str, strides: Sequence[Triple]) -> Sizes:
+    """Sizes of an encoder and decoder with "same" padding: multiples of the divisor.
+
+    Args:
+        name: the network, for the refusal.
+        strides: one (x, y, z) for each step down.
+    """
+    steps = divisor(strides)
+    rule = f"{_steps_in_words(name, strides)}: every size must be a multiple of "
+    return Sizes(steps, steps, rule + _voxels(steps))
+
+
+def valid_sizes(
+    name: str, strides: Sequence[Triple], down: Sequence[int], up: Sequence[int], between: int = 0
+) -> Sizes:
+    """Sizes of an encoder and decoder with "valid" padding: every step down must meet an even split.
+
+    Args:
+        name: the network, for the refusal.
+        strides: one (x, y, z) for each step down.
+        down: voxels that each level of the encoder takes from an axis, the bottom last.
+        up: voxels that each level of the decoder takes from an axis, the top first.
+        between: voxels that a step down takes before it strides.
+    """
+    smallest = [_smallest([s[axis] for s in strides], down, up, between) for axis in range(3)]
+    minimum = (smallest[0], smallest[1], smallest[2])
+    steps = divisor(strides)
+    rule = f"{_steps_in_words(name, strides)} without padding: every size must be {_voxels(minimum)}"
+    return Sizes(minimum, steps, f"{rule} or a multiple of {_voxels(steps)} more")
+
+
+def any_sizes() -> Sizes:
+    """Every size from one voxel on."""
+    return Sizes((1, 1, 1), (1, 1, 1), "every size must be at least 1")
+
+
+def _smallest(strides: Sequence[int], down: Sequence[int], up: Sequence[int], between: int) -> int:
+    size = 1  # at the output; walk back through the decoder to the bottom, then up the encoder
+    for taken, stride in zip(up, strides, strict=True):
+        size = math.ceil((size + taken) / stride)
+    size += down[-1]
+    for taken, stride in zip(reversed(down[:-1]), reversed(strides), strict=True):
+        size = size * stride + between + taken
+    return size
+
+
+def _steps_in_words(name: str, strides: Sequence[Triple]) -> str:
+    if all(step == (2, 2, 2) for step in strides) and len(strides) < len(TIMES):
+        return f"{name} with {len(strides) + 1} levels halves each axis {TIMES[len(strides)]}"
+    return f"{name} with {len(strides) + 1} levels divides the axes by {divisor(strides)}"
+
+
+def _voxels(triple: Triple) -> str:
+    return str(triple[0]) if len(set(triple)) == 1 else str(triple)
