@@ -25,10 +25,9 @@ def label_components(mask: np.ndarray, connectivity: int = 26) -> tuple[np.ndarr
     """
     if connectivity not in get_args(Connectivity):
         raise unknown("connectivity", connectivity, map(str, get_args(Connectivity)))
-    mask = np.asarray(mask)
-    if mask.ndim != 3:
-        raise ValueError(f"A mask is 3D (x, y, z), got shape {mask.shape}. Take channels or batches one by one.")
-    labels, num = cc3d.connected_components(mask != 0, connectivity=cast(Connectivity, connectivity), return_N=True)
+    labels, num = cc3d.connected_components(
+        _volume(mask) != 0, connectivity=cast(Connectivity, connectivity), return_N=True
+    )
     return labels, int(num)
 
 
@@ -65,6 +64,13 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
         ValueError: a mask that is not 3D.
     """
     # A frame of background joins all that touches the edge into one component, the one of the first voxel.
-    background = np.pad(np.asarray(mask) == 0, 1, constant_values=True)
+    background = np.pad(_volume(mask) == 0, 1, constant_values=True)
     labels, _ = label_components(background, connectivity=6)
     return labels[1:-1, 1:-1, 1:-1] != labels[0, 0, 0]
+
+
+def _volume(mask: np.ndarray) -> np.ndarray:
+    mask = np.asarray(mask)
+    if mask.ndim != 3:
+        raise ValueError(f"A mask is 3D (x, y, z), got shape {mask.shape}. Take channels or batches one by one.")
+    return mask

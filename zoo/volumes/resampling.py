@@ -10,7 +10,8 @@ import numpy as np
 from scipy import ndimage
 
 Spacing = float | Sequence[float] | np.ndarray
-DECIMALS = 5  # sampling positions are rounded to 1e-5 voxel, so equal grids stay equal in spite of float affines
+# Sampling positions are rounded, in voxels, so that equal grids stay equal although spacings and affines are floats.
+SPACING_DECIMALS, AFFINE_DECIMALS = 6, 5
 
 
 def resampled_shape(shape: Sequence[int], spacing_in: Spacing, spacing_out: Spacing) -> tuple[int, int, int]:
@@ -161,7 +162,7 @@ def resample_like(
         return _oblique(array, matrix, tuple(shape[:3]), order)
     moved = array.transpose(*axes, *range(3, array.ndim))
     positions = [
-        np.round(step * np.arange(m) + start, DECIMALS)
+        np.round(step * np.arange(m) + start, AFFINE_DECIMALS)
         for step, m, start in zip(aligned, shape, matrix[axes, 3], strict=False)
     ]
     result = _separable(moved, positions, order, np.ones(3))
@@ -198,7 +199,7 @@ def _ratio(spacing_in: Spacing, spacing_out: Spacing) -> np.ndarray:
 
 def _positions(num_in: int, num_out: int, ratio: float) -> np.ndarray:
     """Where the output voxels lie along one input axis, symmetric about the common centre."""
-    return np.round((np.arange(num_out) - (num_out - 1) / 2) * ratio, DECIMALS) + (num_in - 1) / 2
+    return np.round((np.arange(num_out) - (num_out - 1) / 2) * ratio, SPACING_DECIMALS) + (num_in - 1) / 2
 
 
 def _separable(array: np.ndarray, positions: Sequence[np.ndarray], order: int, widths: np.ndarray) -> np.ndarray:
@@ -262,6 +263,6 @@ def _outside(matrix: np.ndarray, shape: Sequence[int], source_shape: Sequence[in
     for row, num in zip(matrix[:3], source_shape[:3], strict=True):
         plane = (row[1] * j + row[2] * k + row[3])[0]
         for x in range(shape[0]):
-            position = np.round(plane + row[0] * i[x, 0, 0], DECIMALS)
+            position = np.round(plane + row[0] * i[x, 0, 0], AFFINE_DECIMALS)
             outside[x] |= (position < -0.5) | (position > num - 0.5)
     return outside
