@@ -1,0 +1,169 @@
+"""Overlap and volume of two masks, and the checks that every metric of a pair of volumes shares."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+Spacing = tuple[float, float, float]
+
+
+def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
+    """Dice coefficient `2 |P and R| / (|P| + |R|)` of two masks.
+
+    Args:
+        prediction: boolean or 0/1, (x, y, z).
+        reference: the same shape.
+
+    Returns:
+        0 to 1; 0 where one mask is empty, NaN where both are.
+
+    Raises:
+        ValueError: the masks do not fit together or hold more than 0 and 1.
+
+    Source:
+        Dice, Ecology 1945, doi 10.2307/1932409.
+    """
+    prediction, reference = masks(prediction, reference)
+    return dice_of_counts(*voxel_counts(prediction, reference))
+
+
+def iou(prediction: np.ndarray, reference: np.ndarray) -> float:
+    """Intersection over union (Jaccard index) of two masks; arguments, empty masks and errors as `dice`."""
+    prediction, reference = masks(prediction, reference)
+    return iou_of_counts(*voxel_counts(prediction, reference))
+
+
+def volume_error(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
+    """Volumes of two masks and the signed error of the first.
+
+    Args:
+        prediction: boolean or 0/1, (x, y, z).
+        reference: the same shape.
+        spacing_mm: voxel size along each axis, in mm.
+
+    Returns:
+        `volume_ml`, `reference_ml`, `volume_error_ml` (prediction minus reference) and `volume_error_percent` of the
+        reference's volume, NaN where the reference is empty.
+    """
+    prediction, reference = masks(prediction, reference)
+    size, reference_size, _ = voxel_counts(prediction, reference)
+    return volumes_of_counts(size, reference_size, spacing(spacing_mm))
+
+
+def dice_of_counts(size: int, reference_size: int, common: int) -> float:
+    """Dice from the voxel counts of both masks and of their intersection."""
+    total = size + reference_size
+    return 2 * common / total if total else float("nan")
+
+
+def iou_of_counts(size: int, reference_size: int, common: int) -> float:
+    """Intersection over union from the voxel counts of both masks and of their intersection."""
+    union = size + reference_size - common
+    return common / union if union else float("nan")
+
+
+def volumes_of_counts(size: int, reference_size: int, spacing_mm: Spacing) -> dict[str, float]:
+    """The entries of `volume_error` from two voxel counts."""
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    error = size - reference_size
+    return {
+        "volume_ml": size * voxel_ml,
+        "reference_ml": reference_size * voxel_ml,
+        "volume_error_ml": error * voxel_ml,
+        "volume_error_percent": 100 * error / reference_size if reference_size else float("nan"),
+    }
+
+
+def voxel_counts(prediction: np.ndarray, reference: np.ndarray) -> tuple[int, int, int]:
+    """Voxels of two boolean masks and of their intersection."""
+    size, reference_size = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
+    return size, reference_size, int(np.count_nonzero(prediction & reference))
+
+
+def spacing(spacing_mm: Sequence[float]) -> Spacing:
+    """Checks a voxel size.
+
+    Raises:
+        ValueError: not three finite positive numbers.
+    """
+    values = np.asarray(spacing_mm, dtype=float)
+    if values.shape != (3,) or not np.isfinite(values).all() or (values <= 0).any():
+        raise ValueError(
+            f"spacing_mm must be three positive numbers (x, y, z) in mm, got {spacing_mm!r}. "
+            "Take them from the image: zoo.volumes.image.spacing_mm(image.affine)."
+        )
+    x, y, z = values.tolist()
+    return x, y, z
+
+
+def masks(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Checks that two masks fit together and makes them boolean.
+
+    Raises:
+        ValueError: other than three axes, different shapes, or values besides 0 and 1.
+    """
+    prediction, reference = _same_shape(prediction, reference)
+    return _mask(prediction), _mask(reference)
+
+
+def label_maps(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Checks that two label maps fit together and makes them integers.
+
+    Raises:
+        ValueError: other than three axes, different shapes, negative or fractional values.
+    """
+    prediction, reference = _same_shape(prediction, reference)
+    return _labels(prediction), _labels(reference)
+
+
+def boxes(label_map: np.ndarray) -> dict[int, tuple[slice, ...]]:
+    """The bounding box of every label above 0, found in one pass."""
+    if label_map.dtype == bool:
+        label_map = label_map.view(np.uint8)
+    if int(label_map.max(initial=0)) < 2**16:
+        found = ndimage.find_objects(label_map)
+        return {label: box for label, box in enumerate(found, start=1) if box is not None}
+    values, compact = np.unique(label_map, return_inverse=True)
+    found = ndimage.find_objects(compact.reshape(label_map.shape) + 1)
+    return {int(value): box for value, box in zip(values, found, strict=True) if value}
+
+
+def _same_shape(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    prediction, reference = np.asarray(prediction), np.asarray(reference)
+    if prediction.ndim != 3 or prediction.shape != reference.shape:
+        raise ValueError(
+            f"Prediction and reference must be volumes (x, y, z) of one shape, got {prediction.shape} and "
+            f"{reference.shape}. Bring the prediction onto the reference's grid first."
+        )
+    return prediction, reference
+
+
+def _mask(array: np.ndarray) -> np.ndarray:
+    if array.dtype == bool:
+        return array
+    if ((array != 0) & (array != 1)).any():
+        raise ValueError(
+            f"A mask holds 0 and 1 only, got values from {array.min()} to {array.max()}. "
+            "Compare with a label (array == 3) or a threshold (array > 0.5) first."
+        )
+    return array == 1
+
+
+def _labels(array: np.ndarray) -> np.ndarray:
+    if array.dtype == bool:
+        return array.view(np.uint8)
+    whole = array if np.issubdtype(array.dtype, np.integer) else _whole(array)
+    if whole.size and int(whole.min()) < 0:
+        raise ValueError(f"Labels must be 0 (background) or larger, got {whole.min()}.")
+    return whole
+
+
+def _whole(array: np.ndarray) -> np.ndarray:
+    whole = array.astype(np.int64) if np.isfinite(array).all() else None
+    if whole is None or (whole != array).any():
+        raise ValueError(
+            "A label map holds whole numbers, got fractions or values that are not finite. "
+            "Turn probabilities into labels first (numpy.argmax over the classes)."
+        )
+    return whole

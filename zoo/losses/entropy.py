@@ -1,0 +1,130 @@
+"""Voxel-wise losses: cross-entropy, its weighted binary form, and focal."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from zoo.losses.targets import Tensor, foreground, one_hot, voxel_count, voxel_mean, voxel_sum
+
+
+@keras.saving.register_keras_serializable("zoo")
+def cross_entropy(
+    y_true: Tensor,
+    y_pred: Tensor,
+    *,
+    mask: Tensor | None = None,
+    class_weights: Sequence[float] | None = None,
+) -> Tensor:
+    """Mean over voxels of `-sum_c w_c y_c log p_c`; binary cross-entropy for a single logit.
+
+    Args:
+        y_true: label map or one-hot.
+        y_pred: logits (batch, x, y, z, classes).
+        mask: 1 where a voxel counts, (batch, x, y, z, 1).
+        class_weights: w, one a class (two for a single logit: background, foreground). The mean is over voxels, not
+            over weights.
+
+    Returns:
+        (batch,), >= 0.
+
+    Raises:
+        ValueError: the weights do not fit the classes.
+
+    Source:
+        Equals Keras' `CategoricalCrossentropy(from_logits=True)` and PyTorch's `cross_entropy` without weights.
+    """
+    y, logs = one_hot(y_true, y_pred), _log_probabilities(y_pred)
+    if y_pred.shape[-1] == 1:
+        y = ops.concatenate([1.0 - y, y], axis=-1)
+    weighted = y * logs * _weights(class_weights, y.shape[-1])
+    return voxel_mean(-ops.sum(weighted, axis=-1, keepdims=True), mask)
+
+
+@keras.saving.register_keras_serializable("zoo")
+def binary_cross_entropy(
+    y_true: Tensor,
+    y_pred: Tensor,
+    *,
+    mask: Tensor | None = None,
+    positive_weight: float | None = 1.0,
+    largest_weight: float = 1000.0,
+) -> Tensor:
+    """Weighted binary cross-entropy of the foreground, `-mean(w y log p + (1 - y) log(1 - p))`.
+
+    Args:
+        y_true: label map or one-hot; all classes but the background are foreground.
+        y_pred: logits (batch, x, y, z, classes).
+        mask: 1 where a voxel counts, (batch, x, y, z, 1).
+        positive_weight: w; None balances each sample by `N- / N+`.
+        largest_weight: upper limit of a balanced w, which an empty reference gets (and does not feel).
+
+    Returns:
+        (batch,), >= 0.
+
+    Source:
+        w = 1 equals Keras' `BinaryCrossentropy(from_logits=True)`; a fixed w, PyTorch's `pos_weight`.
+    """
+    y, logit = foreground(y_true, y_pred)
+    if positive_weight is None:
+        positive = voxel_sum(y, mask)
+        balance = (voxel_count(y, mask) - positive) / ops.maximum(positive, 1e-6)
+        weight = ops.reshape(ops.minimum(balance, largest_weight), (-1, 1, 1, 1, 1))
+    else:
+        weight = positive_weight
+    return voxel_mean(weight * y * ops.softplus(-logit) + (1.0 - y) * ops.softplus(logit), mask)
+
+
+@keras.saving.register_keras_serializable("zoo")
+def focal(
+    y_true: Tensor,
+    y_pred: Tensor,
+    *,
+    mask: Tensor | None = None,
+    gamma: float = 2.0,
+    class_weights: Sequence[float] | None = None,
+) -> Tensor:
+    """Focal loss, mean over voxels of `-sum_c w_c y_c (1 - p_c)^gamma log p_c`: easy voxels count little.
+
+    Args:
+        y_true: label map or one-hot.
+        y_pred: logits (batch, x, y, z, classes).
+        mask: 1 where a voxel counts, (batch, x, y, z, 1).
+        gamma: focus, >= 0; 0 is `cross_entropy`.
+        class_weights: w, one a class; for a single logit `(1 - alpha, alpha)` is the source's alpha.
+
+    Returns:
+        (batch,), >= 0.
+
+    Raises:
+        ValueError: the weights do not fit the classes.
+
+    Source:
+        Lin et al., ICCV 2017, arXiv 1708.02002. Equals Keras' `CategoricalFocalCrossentropy` and
+        `BinaryFocalCrossentropy`; MONAI's `FocalLoss(use_softmax=True)` divides by the number of classes too.
+    """
+    y, logs = one_hot(y_true, y_pred), _log_probabilities(y_pred)
+    if y_pred.shape[-1] == 1:
+        y = ops.concatenate([1.0 - y, y], axis=-1)
+    # The floor keeps the gradient of a power below 1 finite at p = 1.
+    focus = ops.power(ops.maximum(-ops.expm1(logs), 1e-7), gamma)
+    weighted = y * focus * logs * _weights(class_weights, y.shape[-1])
+    return voxel_mean(-ops.sum(weighted, axis=-1, keepdims=True), mask)
+
+
+def _log_probabilities(y_pred: Tensor) -> Tensor:
+    """Log-probabilities of all classes, background first, two for a single logit; float32."""
+    y_pred = ops.cast(y_pred, "float32")
+    if y_pred.shape[-1] > 1:
+        return ops.log_softmax(y_pred, axis=-1)
+    return ops.concatenate([-ops.softplus(y_pred), -ops.softplus(-y_pred)], axis=-1)
+
+
+def _weights(class_weights: Sequence[float] | None, num_classes: int) -> Tensor:
+    if class_weights is None:
+        return 1.0
+    if len(class_weights) != num_classes:
+        raise ValueError(
+            f"class_weights must hold one weight a class, background first: {num_classes}, got {tuple(class_weights)}."
+        )
+    return ops.convert_to_tensor(list(class_weights), dtype="float32")
