@@ -165,8 +165,12 @@ def resample_like(
         np.round(step * np.arange(m) + start, AFFINE_DECIMALS)
         for step, m, start in zip(aligned, shape, matrix[axes, 3], strict=False)
     ]
-    result = _separable(moved, positions, order, np.ones(3))
-    inside = [(x >= -0.5) & (x <= n - 0.5) for x, n in zip(positions, moved.shape, strict=False)]
+    return _framed(_separable(moved, positions, order, np.ones(3)), positions, moved.shape)
+
+
+def _framed(result: np.ndarray, positions: Sequence[np.ndarray], source_shape: Sequence[int]) -> np.ndarray:
+    """Sets to 0 what was sampled more than half a voxel outside the source."""
+    inside = [(x >= -0.5) & (x <= n - 0.5) for x, n in zip(positions, source_shape, strict=False)]
     if all(each.all() for each in inside):
         return result
     box = np.ix_(*inside)
