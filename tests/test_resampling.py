@@ -48,8 +48,8 @@ def test_values_move_nowhere_in_mm(spacing_out):
     new_affine = images.resample_affine(affine, SHAPE, spacing_out)
     assert result.dtype == np.float32
     assert np.allclose(images.spacing_mm(new_affine), spacing_out)
-    # one voxel of the edge may repeat
-    assert np.allclose(inner(result, 1), inner(ramp(new_affine, result.shape), 1), atol=1e-3)
+    # the edge repeats over up to two of the finest voxels
+    assert np.allclose(inner(result, 2), inner(ramp(new_affine, result.shape), 2), atol=1e-3)
 
 
 @settings(max_examples=40, deadline=None)
