@@ -49,7 +49,7 @@ def places() -> list[Path]:
     here = Path(__file__).resolve().parent
     given = [Path(one).expanduser() for one in os.environ.get("ZOO_PATH", "").split(os.pathsep) if one]
     candidates = [*given, here.parent / "pretrained", here / "pretrained", cache_folder()]
-    return [folder for folder in candidates if folder.is_dir()]
+    return [folder for folder in candidates if os.path.isdir(folder)]
 
 
 def trained_models() -> list[str]:
@@ -61,7 +61,7 @@ def trained_models() -> list[str]:
 
 def _entries(place: Path) -> list[Path]:
     with contextlib.suppress(PermissionError):
-        return [folder for folder in place.iterdir() if (folder / cards.FILE).is_file()]
+        return [folder for folder in place.iterdir() if os.path.isfile(folder / cards.FILE)]
     return []
 
 
@@ -85,7 +85,7 @@ def find(name: str | os.PathLike) -> Path:
         raise FileNotFoundError(f"There is no {cards.FILE} in {os.fspath(name)!r}. Give a trained model's folder.")
     if cards.NAME.fullmatch(name):
         for place in places():
-            if (place / name / cards.FILE).is_file():
+            if os.path.isfile(place / name / cards.FILE):  # False, not an error, where a folder cannot be read
                 return place / name
         if _addresses() and not _offline():
             return download(name)
@@ -263,7 +263,7 @@ def _get_from_web(address: str, path: Path, timeout_s: float, limit: int) -> Non
         goes_on = answer.status == 206 and re.match(rf"bytes {have}-", answer.headers.get("Content-Range", ""))
         with open(path, "ab" if have and goes_on else "wb") as out:
             try:
-                while out.tell() <= limit and (chunk := answer.read(_CHUNK)):
+                while out.tell() <= limit and (chunk := answer.read1(_CHUNK)):
                     out.write(chunk)
             except (http.client.IncompleteRead, ConnectionResetError) as error:
                 out.write(getattr(error, "partial", b""))

@@ -62,7 +62,8 @@ def run(model: "keras.Model", inputs: "Inputs") -> "Arrays":
 
     tensors = [keras.ops.convert_to_tensor(array, "float32") for array in inputs]
     given = keras.tree.flatten(model(tensors if len(tensors) > 1 else tensors[0], training=False))
-    return {f"output_{i}": keras.ops.convert_to_numpy(one).astype("float32") for i, one in enumerate(given)}
+    results = [keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")) for one in given]
+    return {f"output_{i}": array for i, array in enumerate(results)}
 
 
 def difference(found: "Arrays", wanted: "Arrays") -> float:

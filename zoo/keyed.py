@@ -94,8 +94,12 @@ def arrays(model: "keras.Model") -> "Arrays":
     import keras
     import numpy as np
 
-    found = {path: keras.ops.convert_to_numpy(variable) for path, variable in variables(model).items()}
-    return {path: np.array(a, a.dtype if a.dtype.kind in "iub" else "float32") for path, a in found.items()}
+    found = {}
+    for path, variable in variables(model).items():
+        dtype = "float32" if keras.backend.is_float_dtype(variable.dtype) else variable.dtype
+        tensor = keras.ops.cast(keras.ops.copy(variable), dtype)  # a tensor: NumPy warns of TensorFlow variables
+        found[path] = np.array(keras.ops.convert_to_numpy(tensor))
+    return found
 
 
 def read_weights(model: "keras.Model", file: str | os.PathLike, *, sha256: str | None = None) -> None:

@@ -6,6 +6,7 @@ Keras is imported inside the functions that need it: listing and reading cards s
 
 import dataclasses
 import fnmatch
+import inspect
 import os
 import shutil
 import uuid
@@ -92,9 +93,10 @@ def _build(name: str, arguments: dict[str, Any]) -> "keras.Model":
 
 
 def _merged(read: Card, arguments: dict[str, Any]) -> dict[str, Any]:
-    registry.check_arguments(registry.builder(read.builder), arguments)
+    function = registry.builder(read.builder)
+    registry.check_arguments(function, arguments)
     for key, value in arguments.items():
-        own = read.arguments.get(key)
+        own = read.arguments.get(key, inspect.signature(function).parameters[key].default)
         if key not in _FREE and value != own:
             raise ValueError(
                 f"{read.name} was trained with {key}={own!r}, got {key}={value!r}. Leave it out, or build fresh "
