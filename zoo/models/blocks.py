@@ -213,6 +213,11 @@ def fit(x: KerasTensor, skip: KerasTensor, name: str, style: Style) -> tuple[Ker
     return x, skip
 
 
+def fit_shortcut(shortcut: KerasTensor, x: KerasTensor, name: str, style: Style) -> KerasTensor:
+    """Crops what a residual stage adds, where unpadded convolutions took voxels from the border."""
+    return CropLike("center", name=f"{name}_add_crop")([shortcut, x]) if style.padding == "valid" else shortcut
+
+
 def join(x: KerasTensor, skip: KerasTensor, name: str, style: Style) -> KerasTensor:
     """Concatenates a volume and a skip, in this order."""
     return layers.Concatenate(name=f"{name}_concat")(list(fit(x, skip, name, style)))

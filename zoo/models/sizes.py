@@ -75,15 +75,16 @@ def divisor(strides: Iterable[Triple]) -> Triple:
     return math.prod(s[0] for s in steps), math.prod(s[1] for s in steps), math.prod(s[2] for s in steps)
 
 
-def same_sizes(name: str, strides: Sequence[Triple]) -> Sizes:
+def same_sizes(name: str, strides: Sequence[Triple], levels: int | None = None) -> Sizes:
     """Sizes of an encoder and decoder with "same" padding: multiples of the divisor.
 
     Args:
         name: the network, for the refusal.
         strides: one (x, y, z) for each step down.
+        levels: number of levels to name; None for one more than steps down.
     """
     steps = divisor(strides)
-    rule = f"{_steps_in_words(name, strides)}: every size must be a multiple of "
+    rule = f"{_steps_in_words(name, strides, levels)}: every size must be a multiple of "
     return Sizes(steps, steps, rule + _voxels(steps))
 
 
@@ -121,10 +122,11 @@ def _smallest(strides: Sequence[int], down: Sequence[int], up: Sequence[int], be
     return size
 
 
-def _steps_in_words(name: str, strides: Sequence[Triple]) -> str:
+def _steps_in_words(name: str, strides: Sequence[Triple], levels: int | None = None) -> str:
+    subject = f"{name} with {levels or len(strides) + 1} levels"
     if all(step == (2, 2, 2) for step in strides) and len(strides) < len(TIMES):
-        return f"{name} with {len(strides) + 1} levels halves each axis {TIMES[len(strides)]}"
-    return f"{name} with {len(strides) + 1} levels divides the axes by {divisor(strides)}"
+        return f"{subject} halves each axis {TIMES[len(strides)]}"
+    return f"{subject} divides the axes by {divisor(strides)}"
 
 
 def _voxels(triple: Triple) -> str:

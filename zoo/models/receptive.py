@@ -1,0 +1,66 @@
+"""How much of the input one output voxel sees: the halo that a sliding window needs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+Field = tuple[float, float]  # edge in input voxels, input voxels from one voxel to the next
+
+
+def receptive_field(model: keras.Model, layer: str | None = None) -> tuple[int, int, int]:
+    """Edge of the receptive field of a layer's voxel, in voxels of the input.
+
+    Counted as the papers count it: each convolution or pooling of edge k adds (k - 1) times the distance
+    of its input's voxels, a stride multiplies that distance, a transposed convolution divides it first.
+
+    Args:
+        model: a functional model, its sub-models counted as nothing.
+        layer: name of the layer; None for the model's last one.
+
+    Returns:
+        (x, y, z) in voxels.
+
+    Raises:
+        ValueError: the model has no such layer.
+    """
+    wanted = model.layers[-1].name if layer is None else layer
+    model.get_layer(wanted)
+    fields: dict[str, list[Field]] = {}
+    sources = {entry["config"]["name"]: list(_sources(entry["inbound_nodes"])) for entry in _entries(model)}
+    for each in model.layers:  # in the order of the graph
+        seen = [fields[name] for name in sources[each.name]] or [[(1.0, 1.0)] * 3]
+        widest = [max(options) for options in zip(*seen, strict=True)]
+        fields[each.name] = [_through(each, axis, *widest[axis]) for axis in range(3)]
+    x, y, z = (round(edge) for edge, _ in fields[wanted])
+    return x, y, z
+
+
+def _entries(model: keras.Model) -> list[dict[str, Any]]:
+    return model.get_config()["layers"]
+
+
+def _sources(node: Any) -> Iterator[str]:
+    """Names of the layers whose outputs a layer takes, wherever the configuration nests them."""
+    if isinstance(node, dict) and "keras_history" in node:
+        yield node["keras_history"][0]
+    elif isinstance(node, dict):
+        for part in node.values():
+            yield from _sources(part)
+    elif isinstance(node, list | tuple):
+        for part in node:
+            yield from _sources(part)
+
+
+def _through(layer: keras.layers.Layer, axis: int, edge: float, distance: float) -> Field:
+    if isinstance(layer, keras.layers.Conv3DTranspose):
+        distance /= layer.strides[axis]
+        return edge + (layer.kernel_size[axis] - 1) * distance, distance
+    if isinstance(layer, keras.layers.Conv3D):
+        reach = (layer.kernel_size[axis] - 1) * layer.dilation_rate[axis]
+        return edge + reach * distance, distance * layer.strides[axis]
+    if isinstance(layer, keras.layers.MaxPooling3D):
+        return edge + (layer.pool_size[axis] - 1) * distance, distance * layer.strides[axis]
+    if isinstance(layer, keras.layers.UpSampling3D):
+        return edge, distance / layer.size[axis]
+    return edge, distance

@@ -1,0 +1,159 @@
+"""ResUNet and, with its options, ResUNet++."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import KerasTensor, layers
+
+from zoo.models import blocks
+from zoo.models.sizes import Sizes, Triple, any_sizes, level_strides, same_sizes, valid_sizes
+
+RATES = (1, 2, 4)
+NO_STEP = (1, 1, 1)
+
+
+def resunet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by name
+    input_shape: Sequence[int | None] = (None, None, None, 1),
+    num_classes: int = 2,
+    *,
+    filters: Sequence[int] = (64, 128, 256, 512),
+    squeeze_excite: bool = False,
+    aspp: bool = False,
+    attention: bool = False,
+    norm: str = "batch",
+    activation: str = "relu",
+    dropout: float = 0.0,
+    strides: Sequence[int | Sequence[int]] | None = None,
+    deep_supervision: bool = False,
+    conditioning: int = 0,
+    padding: str = "same",
+    any_size: bool = False,
+    name: str = "resunet",
+) -> keras.Model:
+    """Builds ResUNet: a U-Net of pre-activation residual units, in 3D.
+
+    Chosen when a U-Net stops improving with depth; with `squeeze_excite`, `aspp` and `attention` it is
+    ResUNet++, made for small bright lesions. A unit is norm, activation, convolution, twice, plus what
+    came in (through a 1x1x1 convolution when the shape changes); the first unit begins with a
+    convolution. The first convolution of a unit steps down; the decoder repeats voxels to step up.
+
+    Args:
+        input_shape: (x, y, z, channels) in voxels, None where open.
+        num_classes: channels of the logits.
+        filters: width of each level, the bottom last.
+        squeeze_excite: weigh the channels after each unit of the encoder.
+        aspp: see the bottom, and the last volume, at dilations 1, 2 and 4 (these convolutions always pad).
+        attention: weigh the voxels of each skip by what the decoder knows.
+        norm: "batch", "instance", "group" or "none".
+        activation: "relu", "leaky_relu", "elu" or "prelu".
+        dropout: rate before every convolution of a unit but the very first.
+        strides: one int or (x, y, z) for each step down; None for 2.
+        deep_supervision: return logits of every level of the decoder.
+        conditioning: number of tabular values that scale and shift the channels of every level (FiLM,
+            the identity at start); they are a second input, (batch, conditioning).
+        padding: "same", or "valid" for an output smaller than the input in which no voxel saw a border.
+        any_size: take every size, by cropping what stepping up overshoots.
+        name: of the model.
+
+    Returns:
+        A functional model from (batch, x, y, z, channels) float32 to float32 logits
+        (batch, x, y, z, num_classes); with deep supervision a list, full resolution first.
+
+    Raises:
+        ValueError: a size does not fit, or an option is none of the above.
+
+    Source: Zhang et al., IEEE GRSL 2018, arXiv 1711.10684; Jha et al., ISM 2019, arXiv 1911.07067. Ours
+    is 3D; its dilations are 1, 2, 4 rather than 6, 12, 18, which pass the border of a 3D bottom; its
+    attention is the additive gate of Oktay et al. 2018 (arXiv 1804.03999) at the skip's resolution.
+    """
+    style = blocks.Style(norm, activation, dropout, padding, any_size)
+    steps = level_strides(strides, len(filters) - 1)
+    inputs, x, condition = blocks.entrance(input_shape, conditioning, _sizes(name, steps, style))
+    skips: list[KerasTensor] = []
+    for level, (width, step) in enumerate(zip(filters, (NO_STEP, *steps), strict=True)):
+        part = f"encoder_{level}"
+        x = _unit(x, width, part, style, step=step, plain_start=level == 0)
+        x = _squeeze_excite(x, part) if squeeze_excite else x
+        x = blocks.condition_on(x, condition, part)
+        skips.append(x)
+    x = _pyramid(x, filters[-1], "bottom", style) if aspp else x
+    outputs: list[KerasTensor] = []
+    for level in reversed(range(len(steps))):
+        part = f"decoder_{level}"
+        x = layers.UpSampling3D(steps[level], name=f"{part}_up")(x)
+        x, skip = blocks.fit(x, skips[level], part, style)
+        skip = _gate(skip, x, part) if attention else skip
+        x = layers.Concatenate(name=f"{part}_concat")([x, skip])
+        x = blocks.condition_on(_unit(x, filters[level], part, style), condition, part)
+        outputs.insert(0, x)
+    outputs[0] = _pyramid(x, filters[0], "top", style) if aspp else x
+    return keras.Model(inputs, blocks.heads(outputs, num_classes, deep_supervision), name=name)
+
+
+def _unit(
+    x: KerasTensor,
+    width: int,
+    name: str,
+    style: blocks.Style,
+    *,
+    step: Triple = NO_STEP,
+    plain_start: bool = False,
+) -> KerasTensor:
+    """A residual unit with pre-activation."""
+    shortcut = _shortcut(x, width, name, style, step)
+    if not plain_start:
+        x = blocks.finish(x, f"{name}_before_0", style)
+    x = blocks.convolution(x, width, f"{name}_conv_0", style, strides=step, use_bias=style.norm != "instance")
+    x = blocks.finish(x, f"{name}_before_1", style)
+    x = blocks.convolution(x, width, f"{name}_conv_1", style)
+    return layers.Add(name=f"{name}_add")([x, blocks.fit_shortcut(shortcut, x, name, style)])
+
+
+def _shortcut(x: KerasTensor, width: int, name: str, style: blocks.Style, step: Triple) -> KerasTensor:
+    if x.shape[-1] == width and step == NO_STEP:
+        return x
+    if style.padding == "valid" and step != NO_STEP:  # meet the centres of the strided convolution
+        x = layers.Cropping3D(1, name=f"{name}_project_crop")(x)
+    settings = {"kernel_size": 1, "strides": step, "padding": style.padding}
+    return layers.Conv3D(width, name=f"{name}_project", **settings)(x)
+
+
+def _squeeze_excite(x: KerasTensor, name: str) -> KerasTensor:
+    """Weighs channels by what the whole volume shows (Hu et al. 2018, arXiv 1709.01507)."""
+    width = x.shape[-1]
+    weight = layers.GlobalAveragePooling3D(keepdims=True, name=f"{name}_squeeze")(x)
+    weight = layers.Dense(max(width // 8, 4), "relu", name=f"{name}_excite_0")(weight)
+    weight = layers.Dense(width, "sigmoid", name=f"{name}_excite_1")(weight)
+    return layers.Multiply(name=f"{name}_excited")([x, weight])
+
+
+def _pyramid(x: KerasTensor, width: int, name: str, style: blocks.Style) -> KerasTensor:
+    """Sums convolutions at several dilations, then mixes their channels."""
+    seen = [
+        blocks.normalise(
+            blocks.convolution(x, width, f"{name}_rate_{rate}", style, dilation_rate=rate, padding="same",
+                               use_bias=style.norm != "instance"),
+            f"{name}_rate_{rate}_norm", style.norm,
+        )
+        for rate in RATES
+    ]  # fmt: skip
+    x = layers.Add(name=f"{name}_rates")(seen)
+    return layers.Conv3D(width, 1, name=f"{name}_mix")(x)
+
+
+def _gate(skip: KerasTensor, x: KerasTensor, name: str) -> KerasTensor:
+    """Weighs the voxels of a skip: sigmoid(w . relu(A skip + B x))."""
+    width = skip.shape[-1]
+    seen = layers.Conv3D(width, 1, use_bias=False, name=f"{name}_gate_skip")(skip)
+    asked = layers.Conv3D(width, 1, name=f"{name}_gate_ask")(x)
+    both = layers.Activation("relu", name=f"{name}_gate_relu")(layers.Add(name=f"{name}_gate_add")([seen, asked]))
+    weight = layers.Conv3D(1, 1, activation="sigmoid", name=f"{name}_gate_weight")(both)
+    return layers.Multiply(name=f"{name}_gated")([skip, weight])
+
+
+def _sizes(name: str, steps: tuple[Triple, ...], style: blocks.Style) -> Sizes:
+    if style.any_size:
+        return any_sizes()
+    if style.padding == "same":
+        return same_sizes(name, steps)
+    return valid_sizes(name, steps, [4, *(2 for _ in steps)], [4 for _ in steps], between=2)
