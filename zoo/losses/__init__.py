@@ -1,11 +1,11 @@
 """Losses on tensors, from logits, in keras.ops: functions of `(y_true, y_pred)`, and two classes that compose them.
 
 Every function takes logits `y_pred` (batch, x, y, z, classes), any float dtype, and computes in float32. One class
-means a sigmoid, more mean a softmax with background first. `y_true` is a label map (batch, x, y, z, 1) or one-hot (or soft)
-of as many channels as `y_pred`; a label that is no class of `y_pred` belongs to nothing. The losses for one kind of
-lesion (those that say "foreground") join all classes but the background. `mask` (batch, x, y, z, 1), 1 where a voxel
-counts and 0 in padding, is taken by all; what lies outside it changes neither value nor gradient. Each returns one
-value a sample, float32 (batch,), finite with finite gradients for empty masks too.
+means a sigmoid, more mean a softmax with background first. `y_true` is a label map (batch, x, y, z, 1) or one-hot (or
+soft) of as many channels as `y_pred`; a label that is no class of `y_pred` belongs to nothing. The losses for one kind
+of lesion (those that say "foreground") join all classes but the background. `mask` (batch, x, y, z, 1), 1 where a
+voxel counts and 0 in padding, is taken by all; what lies outside it changes neither value nor gradient. Each returns
+one value a sample, float32 (batch,), finite with finite gradients for empty masks too.
 
 `compile(loss=dice)` serves as it is; options, sums and masks go through `Combined`.
 """

@@ -1,0 +1,148 @@
+"""Many cases in one table: both means, their confidence intervals, and the counts that a mean leaves out.
+
+A mean over cases skips what is not defined (both masks empty), so every row says how many cases it is the mean of and
+how many were empty, missed or invented.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+FLAGS = ("both_empty", "false_alarm", "missed")
+MEAN_OF_CASES = "mean of cases"
+MEAN_OF_CLASS_MEANS = "mean of class means"
+
+Cases = Mapping[str, Mapping[int, Mapping[str, float]]]
+Row = dict[str, Any]
+
+
+def case_rows(cases: Cases, *, names: Mapping[int, str] | None = None) -> list[Row]:
+    """One row for each case and label: `case`, `label` and every metric, as `segmentation_metrics` gave them.
+
+    Args:
+        cases: case -> label -> metric -> value.
+        names: label -> what the table calls it.
+    """
+    return [
+        {"case": case, "label": _name(label, names), **metrics}
+        for case, labels in cases.items()
+        for label, metrics in labels.items()
+    ]
+
+
+def summarise(
+    cases: Cases,
+    *,
+    names: Mapping[int, str] | None = None,
+    metrics: Iterable[str] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[Row]:
+    """Mean, spread and counts of each metric for each label, then over all labels in both ways.
+
+    `"mean of cases"` first averages the labels of a case, then the cases: every case counts alike. `"mean of class
+    means"` first averages the cases of a label, then the labels: every label counts alike. They differ as soon as a
+    label is not defined in every case.
+
+    Args:
+        cases: case -> label -> metric -> value; a label may lack in a case.
+        names: label -> what the table calls it.
+        metrics: which metrics; by default all but the flags.
+        confidence: of the interval of the mean, 0 to 1.
+        resamples: bootstrap samples of whole cases (percentile interval).
+        seed: of the bootstrap; the same seed gives the same table.
+
+    Returns:
+        Rows of `label`, `metric`, `mean`, `low`, `high` (the interval), `sd` (n - 1), `median`, `n` (values that are
+        defined), and the counts `both_empty`, `false_alarm`, `missed`. What has no defined value is NaN, never 0.
+
+    Raises:
+        ValueError: no case, or a confidence or number of resamples out of range.
+    """
+    if not cases or not 0 < confidence < 1 or resamples < 1:
+        raise ValueError(
+            "summarise needs at least one case, a confidence between 0 and 1 and at least one resample, got "
+            f"{len(cases)} cases, {confidence} and {resamples}."
+        )
+    labels = sorted({label for case in cases.values() for label in case})
+    counts = np.random.default_rng(seed).multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=resamples)
+    bootstrap = _Bootstrap(counts.astype(float), (1 - confidence) / 2)
+    flags = {flag: _values(cases, labels, flag) for flag in FLAGS}
+    rows: list[Row] = []
+    for metric in _metrics(cases) if metrics is None else metrics:
+        values = _values(cases, labels, metric)
+        for column, label in enumerate(labels):
+            statistics = bootstrap.column(values[:, column])
+            counted = {flag: int(np.nansum(value[:, column])) for flag, value in flags.items()}
+            rows.append({"label": _name(label, names), "metric": metric, **statistics, **counted})
+        counted = {flag: int(np.nansum(value)) for flag, value in flags.items()}
+        rows.append({"label": MEAN_OF_CASES, "metric": metric, **bootstrap.cases(values), **counted})
+        rows.append({"label": MEAN_OF_CLASS_MEANS, "metric": metric, **bootstrap.classes(values), **counted})
+    return rows
+
+
+def mean(values: Iterable[float]) -> float:
+    """Mean of the values that are defined; NaN (without a warning) where none is."""
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else float("nan")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bootstrap:
+    """How often each case is drawn in each resample, (resamples, cases), and the probability of each tail."""
+
+    counts: np.ndarray
+    tail: float
+
+    def column(self, values: np.ndarray) -> Row:
+        """Statistics of one value a case."""
+        return self._statistics(values, self._means(values[:, None])[:, 0])
+
+    def cases(self, values: np.ndarray) -> Row:
+        """Statistics of the means over labels of each case."""
+        return self.column(np.array([mean(row) for row in values]))
+
+    def classes(self, values: np.ndarray) -> Row:
+        """Statistics of the means over cases of each label; cases are what is resampled."""
+        means = self._means(values)
+        resampled = np.array([mean(row) for row in means])
+        return self._statistics(np.array([mean(column) for column in values.T]), resampled)
+
+    def _means(self, values: np.ndarray) -> np.ndarray:
+        """Mean of each column in each resample, NaN where a resample has no defined value."""
+        defined = ~np.isnan(values)
+        drawn = self.counts @ defined
+        return np.where(drawn > 0, self.counts @ np.where(defined, values, 0.0) / np.maximum(drawn, 1), np.nan)
+
+    def _statistics(self, values: np.ndarray, resampled: np.ndarray) -> Row:
+        defined, resampled = values[~np.isnan(values)], resampled[~np.isnan(resampled)]
+        # One case says nothing about other cases.
+        enough = self.counts.shape[1] > 1 and len(defined) > 0 and len(resampled) > 0
+        low, high = np.quantile(resampled, [self.tail, 1 - self.tail]) if enough else (np.nan, np.nan)
+        return {
+            "mean": mean(defined),
+            "low": float(low),
+            "high": float(high),
+            "sd": float(np.std(defined, ddof=1)) if len(defined) > 1 else float("nan"),
+            "median": float(np.median(defined)) if len(defined) else float("nan"),
+            "n": len(defined),
+        }
+
+
+def _metrics(cases: Cases) -> list[str]:
+    """Every metric that occurs, in order of first appearance, without the flags."""
+    found = {metric: None for labels in cases.values() for metrics in labels.values() for metric in metrics}
+    return [metric for metric in found if metric not in FLAGS]
+
+
+def _values(cases: Cases, labels: list[int], metric: str) -> np.ndarray:
+    """(cases, labels), NaN where a case lacks the label or the metric."""
+    return np.array([[float(case.get(label, {}).get(metric, math.nan)) for label in labels] for case in cases.values()])
+
+
+def _name(label: int, names: Mapping[int, str] | None) -> str:
+    return str(label) if names is None else names.get(label, str(label))
