@@ -14,16 +14,25 @@ from zoo.registry import unknown
 
 
 def write_whole(path: str | os.PathLike, content: bytes) -> Path:
-    """Writes a file whole or not at all: into a hidden name beside it, then renamed.
+    """Writes a file whole or not at all: into a hidden name beside it, forced to the disk, then renamed.
 
     Returns:
         The file's path; a file that was there is replaced.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; what was there is kept.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        told = f"{path} could not be written ({error.strerror}); what was there is kept."
+        raise type(error)(error.errno, told) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path

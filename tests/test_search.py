@@ -1,0 +1,44 @@
+"""The search: space, resuming, table, refusals."""
+
+import json
+
+import pytest
+import toy
+
+from zoo.training import fit, search
+
+OPTIONS = fit.Options(steps=25, precision="float32")
+SPACE = {"optimizer.learning_rate": search.Between(1e-4, 1e-2, log=True), "arguments.filters": [(2, 4), (4, 8)]}
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    out = tmp_path_factory.mktemp("search")
+    task = toy.TASK.replace(optimizer={"name": "adam"}, patch=(16, 16, 16), batch_size=1)
+    search.search(task, "synthetic", out, space=SPACE, trials=1, options=OPTIONS)
+    return out, search.search(task, "synthetic", out, space=SPACE, trials=3, options=OPTIONS)
+
+
+def test_a_search_goes_on_until_its_trials_have_ended(searched):
+    out, best = searched
+    rows = (out / search.TABLE).read_text().splitlines()
+    assert rows[0] == "trial,state,score,optimizer.learning_rate,arguments.filters" and len(rows) == 4
+    assert json.loads((out / "best.json").read_text())["settings"].keys() == SPACE.keys() == best.keys()
+    assert best["arguments.filters"] in SPACE["arguments.filters"]
+    assert (out / search.IMPORTANCE).read_bytes().startswith(b"\x89PNG")
+    assert (out / "trial_002" / "unet3d.ball" / "card.json").exists()
+
+
+def test_settings_are_changed_by_path():
+    changed = search.with_settings(
+        toy.TASK, {"batch_size": 3, "optimizer.learning_rate": 0.5, "arguments.dropout": 0.2}
+    )
+    assert changed.batch_size == 3 and changed.optimizer["learning_rate"] == 0.5
+    assert changed.optimizer["schedule"] == "polynomial" and changed.arguments == {"filters": (4, 8), "dropout": 0.2}
+
+
+def test_bad_spaces_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no task setting 'optimiser'. Did you mean 'optimizer'"):
+        search.search(toy.TASK, "synthetic", tmp_path, space={"optimiser.learning_rate": [1]})
+    with pytest.raises(ValueError, match=r"search space is empty"):
+        search.search(toy.TASK, "synthetic", tmp_path, space={})

@@ -1,0 +1,140 @@
+"""Runs: learning, resuming, divergence, refusals."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import toy
+
+from zoo import records
+from zoo.training import fit, folder, sources, state, watch
+
+HERE = pathlib.Path(__file__).parent
+
+
+def start(out):
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "toy.py"), str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def finish(out):
+    process = start(out)
+    errors = process.communicate(timeout=300)[1].decode()
+    assert process.returncode == 0, errors
+    return errors
+
+
+def wait_for_step(out, step):
+    for _ in range(1200):
+        if (out / fit.LAST).exists() and state.progress(out / fit.LAST)["step"] >= step:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"no state at step {step} in {out}")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    told = finish(out)
+    return out, told
+
+
+def test_a_run_learns_and_tells_what_it_needs(finished):
+    out, told = finished
+    assert "60 steps of" in told and "GiB of memory" in told
+    rows = folder.read_log(out / "log.csv")
+    assert [row["step"] for row in rows] == [20, 40, 60]
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((out / "versions.json").read_text())["keras"].startswith("3.")
+    assert json.loads((out / "config.json").read_text())["seed"] == 0
+
+
+def test_killed_runs_end_where_the_whole_run_ends(finished, tmp_path):
+    out = tmp_path / "run"
+    for step in (0, 20, 40):
+        process = start(out)
+        wait_for_step(out, step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    finish(out)
+    ours, theirs = (safetensors.numpy.load_file(run / fit.LAST) for run in (out, finished[0]))
+    for key in theirs:
+        np.testing.assert_array_equal(ours[key], theirs[key], err_msg=key)
+    assert [row["val_loss"] for row in folder.read_log(out / "log.csv")] == [
+        row["val_loss"] for row in folder.read_log(finished[0] / "log.csv")
+    ]
+
+
+def test_ctrl_c_keeps_the_very_step(finished, tmp_path):
+    out = tmp_path / "run"
+    process = start(out)
+    wait_for_step(out, 20)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1].decode()
+    assert process.returncode != 0 and "the state is in" in errors
+    finish(out)
+    ours, theirs = (safetensors.numpy.load_file(run / fit.LAST) for run in (out, finished[0]))
+    for key in theirs:
+        np.testing.assert_array_equal(ours[key], theirs[key], err_msg=key)
+
+
+def test_a_nan_names_the_layer_and_keeps_the_last_good_state(tmp_path):
+    task = toy.TASK.replace(arguments={"filters": (4, 8)}, optimizer={"name": "sgd", "learning_rate": 1e30}, steps=25)
+    with pytest.raises(
+        watch.DivergedError, match=r"layer '\w+' gave the first value .* at step [1-9]|gradient overflowed"
+    ):
+        fit.train(task, "synthetic", tmp_path / "run", precision="float32")
+    kept = safetensors.numpy.load_file(tmp_path / "run" / fit.LAST)
+    assert all(np.isfinite(value).all() for value in kept.values())
+
+
+def test_another_runs_folder_is_refused(finished):
+    with pytest.raises(
+        ValueError, match=r"seed was 0, now 1.*Repeat its settings to resume it, or choose a new folder"
+    ):
+        fit.train(toy.TASK, "synthetic", finished[0], seed=1, precision="float32")
+
+
+def test_a_task_without_synthesis_asks_for_a_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"Task 'ball' has no synthesis: give a folder"):
+        fit.train(toy.TASK.replace(synthesis=None), "synthetic", tmp_path / "run", precision="float32")
+
+
+def test_shards_cut_the_joined_batch():
+    joined = next(iter(sources.synthetic(toy.TASK.replace(batch_size=4), split="train", seed=3, start=5)))
+    parts = [next(iter(sources.synthetic(toy.TASK, split="train", seed=3, start=5, shard=(i, 2)))) for i in (0, 1)]
+    np.testing.assert_array_equal(joined[0], np.concatenate([x for x, _ in parts]))
+
+
+def test_splits_never_share_a_sample():
+    drawn = {split: next(iter(sources.synthetic(toy.TASK, split=split, seed=0)))[0].numpy() for split in sources.SPLITS}
+    assert len({sample.tobytes() for sample in drawn.values()}) == len(drawn)
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "state"
+    records.write_whole(path, b"old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"could not be written \(No space left on device\); what was there is kept"):
+        records.write_whole(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_plans_are_whole_epochs():
+    assert fit.Plan.of(1000) == fit.Plan(40, 25)
+    assert fit.Plan.of(10) == fit.Plan(1, 10)
+    assert fit.Plan.of(60).steps == 60 and fit.Plan.of(1001).steps >= 1001

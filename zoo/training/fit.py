@@ -1,0 +1,253 @@
+"""`zoo.train`: from a task and its data to a run folder that survives being killed."""
+
+import dataclasses
+import importlib.util
+import math
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from zoo import registry
+from zoo.training import cluster, estimate, folder, publish, sources, state, watch
+from zoo.training.keeper import BEST, LAST, Keeper, NonFiniteLossError
+from zoo.training.precision import policy, use_jit
+from zoo.training.step import compile_model, optimizer, set_final_bias
+from zoo.training.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run cut into epochs of equal length; the log gets a row and validation runs once an epoch."""
+
+    epochs: int
+    steps_per_epoch: int
+
+    @classmethod
+    def of(cls, steps: int) -> "Plan":
+        """At most 40 epochs of at least 25 steps; the steps are rounded up to whole epochs."""
+        epochs = max(1, min(math.ceil(steps / 25), 40))
+        return cls(epochs, math.ceil(steps / epochs))
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+
+def train(
+    task: Task,
+    source: str | pathlib.Path,
+    out: str | pathlib.Path,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    precision: str = "auto",
+    jit: str | bool = "auto",
+    deterministic: bool = False,
+) -> pathlib.Path:
+    """Trains a task, or goes on with a run that was stopped.
+
+    The run folder holds `config.json`, `versions.json`, `splits.json` (real data), `log.csv`, `tensorboard/`,
+    `curves.png`, `last.safetensors` (the whole state), `best.safetensors`, and at the end `model/`, a trained-model
+    folder. Run the same command again after a kill, and it goes on where it was; with `deterministic` the final
+    weights then equal those of a run that was never stopped.
+
+    Args:
+        task: what to learn; `task.replace(...)` changes its settings.
+        source: "synthetic", or a folder of real data in a layout that `zoo.data` reads.
+        out: the run folder, made when missing.
+        seed: decides the initial weights, the splits, and every sample.
+        steps: optimiser steps; None takes the task's.
+        precision: "auto", "float32" or "bfloat16" (see `zoo.training.precision.policy`).
+        jit: True, False or "auto": XLA on a GPU, oneDNN graph on a CPU.
+        deterministic: bit-equal results from equal runs, at some cost in speed.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        ValueError: the folder holds a run with other settings, or the source does not fit the task.
+        DivergedError: a NaN or infinity appeared; names the step and the layer.
+    """
+    options = Options(seed=seed, steps=steps, precision=precision, jit=jit, deterministic=deterministic)
+    return run(task, source, pathlib.Path(out), options)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a run is made, whatever the task; the arguments of `train`, which explains them."""
+
+    seed: int = 0
+    steps: int | None = None
+    precision: str = "auto"
+    jit: str | bool = "auto"
+    deterministic: bool = False
+
+
+def run(
+    task: Task,
+    source: str | pathlib.Path,
+    out: pathlib.Path,
+    options: Options,
+    *,
+    split: sources.Split | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> pathlib.Path:
+    """What `train` does, for callers that fix the split (folds) or look on (searches)."""
+    place = cluster.here()
+    if place and place.serves:
+        cluster.serve()
+    plan = Plan.of(options.steps or task.steps)
+    folder.open_run(out, _config(task, source, options, plan))
+    if (out / task.model_name).exists():
+        return out
+    _seed_everything(options)
+    strategy = cluster.strategy(place)
+    with _dtype_policy(policy(options.precision)):
+        feed = sources.feed(task, source, seed=options.seed, out=out, split=split)
+        twin = build(task, plan.steps) if place else None
+        with cluster.scope(strategy):
+            model = build(task, plan.steps, jit=use_jit(options.jit))
+    keeper = Keeper(out, monitor=task.monitor, writes=not place or place.writes)
+    _resume_or_begin(model, task, feed, plan, keeper)
+    work = Work(model, feed, plan, keeper, callbacks)
+    with keeper, _divergence_explained(work, twin):
+        if place:
+            cluster.fit(
+                model, cluster.Loop(strategy, place, feed, twin, plan.epochs, plan.steps_per_epoch), keeper, callbacks
+            )
+        else:
+            _fit(work)
+    if keeper.writes:
+        state.restore_weights(twin or model, out / BEST)
+        publish.publish(twin or model, task, out, progress=keeper.progress())
+    return out
+
+
+def _config(task: Task, source: Any, options: Options, plan: Plan) -> dict[str, Any]:
+    kept = ("batch_size", "patch", "spacing_mm", "channels", "optimizer", "arguments", "builder")
+    settings = {key: getattr(task, key) for key in kept}
+    chosen = {"task": task.name, "source": str(source), "seed": options.seed, "steps": plan.steps}
+    return chosen | {"precision": policy(options.precision), "deterministic": options.deterministic} | settings
+
+
+@contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _seed_everything(options: Options) -> None:
+    keras.utils.set_random_seed(options.seed)
+    if options.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def build(task: Task, steps: int, *, jit: bool = False) -> keras.Model:
+    """The task's network with fresh weights, compiled.
+
+    Args:
+        task: its builder, arguments, loss, metrics and optimiser are used.
+        steps: optimiser steps of the whole training, for the schedule.
+        jit: whether XLA compiles the step.
+    """
+    shape = (None, None, None, len(task.channels))
+    model = registry.builder(task.builder)(shape, task.num_logits, **task.arguments)
+    compile_model(model, task.loss(), optimizer(task.optimizer, steps), metrics=task.metrics(), jit=jit)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one run consists of."""
+
+    model: keras.Model
+    feed: sources.Feed
+    plan: Plan
+    keeper: Keeper
+    callbacks: Sequence[keras.callbacks.Callback]
+
+
+def _resume_or_begin(model: keras.Model, task: Task, feed: sources.Feed, plan: Plan, keeper: Keeper) -> None:
+    """Restores the last state where there is one; otherwise sets the final bias and tells what the run will need."""
+    keeper.set_model(model)
+    last = keeper.out / LAST
+    if last.exists():
+        keeper.go_on(state.restore(model, last))
+        print(f"Going on at step {keeper.step} of {plan.steps} in {keeper.out}.", file=sys.stderr)
+        return
+    set_final_bias(model, feed.prior())
+    if keeper.writes and not tf.distribute.has_strategy():
+        x, y = next(iter(feed.training(0).take(1)))
+        print(estimate.measure(model, x, y).sentence(plan.steps), file=sys.stderr)
+    keeper.write()
+
+
+def _fit(work: Work) -> None:
+    """Keras' own `fit`, from the keeper's step to the end."""
+    _finish_epoch(work)
+    plan, keeper = work.plan, work.keeper
+    if keeper.step < plan.steps:
+        work.model.fit(
+            work.feed.training(keeper.step),
+            epochs=plan.epochs,
+            initial_epoch=keeper.step // plan.steps_per_epoch,
+            steps_per_epoch=plan.steps_per_epoch,
+            validation_data=work.feed.validation,
+            callbacks=[*_callbacks(work), *work.callbacks],
+            shuffle=False,
+            verbose=1 if sys.stderr.isatty() else 2,
+        )
+
+
+def _callbacks(work: Work) -> list[keras.callbacks.Callback]:
+    """The keeper, then averaging (the keeper must look first), then TensorBoard where that is installed."""
+    chosen: list[keras.callbacks.Callback] = [work.keeper]
+    if work.model.optimizer.use_ema:
+        chosen.append(keras.callbacks.SwapEMAWeights())
+    if importlib.util.find_spec("tensorboard"):
+        chosen.append(keras.callbacks.TensorBoard(work.keeper.out / "tensorboard", write_graph=False))
+    return chosen
+
+
+def _finish_epoch(work: Work) -> None:
+    """After a stop within an epoch: takes what is left of it, validates, and logs as `fit` would have."""
+    model, keeper, length = work.model, work.keeper, work.plan.steps_per_epoch
+    left = -keeper.step % length
+    if not left:
+        return
+    logs: dict[str, float] = {}
+    for number, (x, y) in enumerate(work.feed.training(keeper.step).take(left)):
+        logs = model.train_on_batch(x, y, return_dict=True)
+        keeper.on_train_batch_end(number, logs)
+    watchers = [keeper, keras.callbacks.SwapEMAWeights()] if model.optimizer.use_ema else [keeper]
+    found = model.evaluate(work.feed.validation, callbacks=watchers, return_dict=True, verbose=0)
+    keeper.on_epoch_end(0, logs | {f"val_{key}": value for key, value in found.items()})
+
+
+@contextmanager
+def _divergence_explained(work: Work, twin: keras.Model | None) -> Iterator[None]:
+    """Turns a loss that is not finite into an error that names the layer, found by replaying from the last state."""
+    try:
+        yield
+    except NonFiniteLossError:
+        last = work.keeper.out / LAST
+        if twin:
+            raise watch.DivergedError(f"The loss is no longer finite; the last good state is in {last}.") from None
+        good = state.restore(work.model, last)["step"]
+        reason = watch.explain(work.model, work.feed.training(good), good)
+        state.restore(work.model, last)
+        raise watch.DivergedError(
+            f"Training met a value that is not finite: {reason}. The state of step {good} is kept in {last}. "
+            "Lower the learning rate, clip gradients (global_clipnorm), or look at the data of that step."
+        ) from None

@@ -1,0 +1,89 @@
+"""From a finished run to a trained-model folder with its card."""
+
+import json
+import math
+import pathlib
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from zoo import cards, weights
+from zoo.training import folder, precision
+from zoo.training.sources import SYNTHETIC
+from zoo.training.task import Task
+
+VERSION = "1.0.0"
+
+
+def publish(model: keras.Model, task: Task, out: pathlib.Path, *, progress: Mapping[str, Any]) -> pathlib.Path:
+    """Writes `out/<builder>.<task>`, which `zoo.load` and `zoo.predict` take, from the weights in `model`.
+
+    Args:
+        model: the trained network.
+        task: what it learned.
+        out: the run folder.
+        progress: where the run stands, as the keeper tells it.
+
+    Returns:
+        The trained-model folder.
+    """
+    config = json.loads((out / "config.json").read_text())
+    return weights.save(model, out / task.model_name, describe(task, config, progress))
+
+
+def describe(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any]) -> cards.Card:
+    """The card of a run; what was measured on test data is added by `zoo.evaluate`."""
+    arguments = {"input_shape": (None, None, None, len(task.channels)), "num_classes": task.num_logits}
+    return cards.Card(
+        name=task.model_name,
+        version=VERSION,
+        builder=task.builder,
+        arguments=arguments | dict(task.arguments),
+        task=task.name,
+        description=task.description,
+        input=_input(task),
+        output=_output(task),
+        training=_training(task, config, progress),
+        licence="Apache-2.0",
+        intended_use=task.intended_use,
+        limits=task.limits or ("Not validated beyond the metrics on this card.",),
+        changelog={VERSION: "First weights."},
+        preprocessing=_steps(task.preprocessing),
+        postprocessing=_steps(task.postprocessing),
+        references=task.references,
+    )
+
+
+def _input(task: Task) -> cards.Input:
+    channels = tuple(cards.Channel(name, task.intensities.get(name, "any scale")) for name in task.channels)
+    return cards.Input(channels, task.patch, task.divisor, task.spacing_mm)
+
+
+def _output(task: Task) -> cards.Output:
+    labels = {index: cards.Label(name, value) for index, (name, value) in task.labels.items()}
+    if task.num_logits == 1:
+        labels = {0: labels[1]}
+    return cards.Output("segmentation", task.activation, labels)
+
+
+def _steps(steps: tuple[Mapping[str, Any], ...]) -> tuple[cards.Step, ...]:
+    return tuple(cards.Step(step["name"], {k: v for k, v in step.items() if k != "name"}) for step in steps)
+
+
+def _training(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any]) -> cards.Training:
+    synthetic = config["source"] == SYNTHETIC
+    told = task.training_data if synthetic else {}
+    device = f"{len(precision.gpus())} GPU" if precision.gpus() else f"CPU ({platform.machine()})"
+    return cards.Training(
+        data=told.get("data", f"real data in {pathlib.Path(config['source']).name}"),
+        data_licence=told.get("licence", "that of the data"),
+        synthetic=synthetic,
+        command=f"zoo train {task.name} --source {config['source']} --seed {config['seed']} --steps {config['steps']}",
+        commit=folder.commit().removesuffix("+changes") or None,
+        seed=config["seed"],
+        device=device,
+        steps=config["steps"],
+        minutes=math.ceil(progress["seconds"] / 6) / 10,
+    )

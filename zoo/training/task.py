@@ -1,0 +1,90 @@
+"""What a task is: everything that `zoo.train` needs to know, in one frozen record."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# (task, split) -> a graph function from an int32 seed pair to one (image, labels) sample.
+Synthesis = Callable[["Task", str], Callable[[Any], tuple[Any, Any]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """One problem with its network, data and goal; each file in `zoo/tasks` defines one as `TASK`.
+
+    Attributes:
+        name: the tag of the model that it trains, `builder.name`.
+        description: one sentence for the card.
+        builder: name of a builder in `zoo/models`.
+        arguments: keyword arguments of the builder beyond `input_shape` and `num_classes`.
+        channels: names of the input channels, in order.
+        labels: index -> (name, source value) of every class, 0 is background.
+        spacing_mm: voxel size that the network sees, in mm.
+        patch: voxels (x, y, z) of one training sample and one prediction window.
+        loss: makes the loss, a function of logits.
+        optimizer: `name`, `learning_rate`, `schedule` and settings, as `zoo.training.step.optimizer` reads them.
+        batch_size: samples a step.
+        steps: optimiser steps of the full training.
+        divisor: sizes that the network takes are multiples of it, along x, y, z.
+        intensities: channel name -> what its values are, for the card.
+        preprocessing: named steps with numbers, as a card holds them: `{"name": "zscore", ...}`.
+        postprocessing: the same, after the network.
+        synthesis: makes samples where the source is "synthetic"; None where only real data serve.
+        activation: what turns logits into the card's output.
+        flip_pairs: pairs of label indices that a left-right mirror exchanges.
+        augment: `(image, labels, seed) -> (image, labels)` for real data, or None.
+        metrics: makes the metrics of the progress bar.
+        monitor: the metric that chooses the best weights, higher is better.
+        validation_batches: number of synthetic validation batches.
+        training_data: what the synthesis is made of, and under which licence, for the card.
+        references: DOIs without a prefix.
+        intended_use: for the card.
+        limits: one sentence each, for the card.
+    """
+
+    name: str
+    description: str
+    builder: str
+    channels: tuple[str, ...]
+    labels: Mapping[int, tuple[str, int]]
+    spacing_mm: tuple[float, float, float]
+    patch: tuple[int, int, int]
+    loss: Callable[[], Any]
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    optimizer: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "adam", "learning_rate": 1e-3})
+    batch_size: int = 1
+    steps: int = 1000
+    divisor: tuple[int, int, int] = (8, 8, 8)
+    intensities: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    preprocessing: tuple[Mapping[str, Any], ...] = ()
+    postprocessing: tuple[Mapping[str, Any], ...] = ()
+    synthesis: Synthesis | None = None
+    activation: str = "softmax"
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    augment: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
+    metrics: Callable[[], list[Any]] = list
+    monitor: str = "mean_dice"
+    validation_batches: int = 8
+    training_data: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    references: tuple[str, ...] = ()
+    intended_use: str = "Research on adult human brain images; not for diagnosis."
+    limits: tuple[str, ...] = ()
+
+    @property
+    def model_name(self) -> str:
+        """Name of the trained model, `builder.tag`."""
+        return f"{self.builder}.{self.name}"
+
+    @property
+    def num_logits(self) -> int:
+        """Channels of the head: one under a sigmoid of two classes, else one a class."""
+        return 1 if self.activation == "sigmoid" and self.num_classes == 2 else self.num_classes
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels, background counted."""
+        return len(self.labels)
+
+    def replace(self, **changes: Any) -> "Task":
+        """The same task with some fields changed, for searches and ablations."""
+        return dataclasses.replace(self, **changes)
