@@ -1,1 +1,1 @@
-"""Readers, samplers, caches and the tf.data pipeline."""
+"""From files to batches: readers, checks, folds, caches, the patch sampler and the tf.data pipeline."""

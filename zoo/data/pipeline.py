@@ -1,0 +1,202 @@
+"""From cases to batches: one tf.data pipeline."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from zoo.data import cache as caches
+from zoo.data import sampler
+from zoo.data.cases import Case
+from zoo.data.prepare import Reading
+from zoo.data.sampler import Sampling
+from zoo.data.table import Table
+
+Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+Patch = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Which batches come, and from where.
+
+    Attributes:
+        seed: the same seed gives the same batches in the same order; None draws one, and order may vary.
+        start: number of the first batch, to go on where a run was stopped.
+        stop: number of the batch to stop before; None goes on for ever.
+        shard: this host's number and the number of hosts; each host reads its own part of the cases.
+        service: address of a tf.data service ("grpc://host:5000") whose workers do the work; the cache must be a
+            folder that they see under the same path, and the order is then not fixed.
+        prefetch: batches ready in advance.
+    """
+
+    seed: int | None = 0
+    start: int = 0
+    stop: int | None = None
+    shard: tuple[int, int] = (0, 1)
+    service: str | None = None
+    prefetch: int = 2
+
+    def part(self, cases: Sequence[Case]) -> list[Case]:
+        """The cases of this host.
+
+        Raises:
+            ValueError: no such host, or fewer cases than hosts.
+        """
+        index, count = self.shard
+        if not 0 <= index < count or len(cases) < count:
+            raise ValueError(f"shard={self.shard} of {len(cases)} cases: give (host, hosts) with a case for each host.")
+        return list(cases)[index::count]
+
+
+def dataset(
+    cases: Sequence[Case] | caches.Cache,
+    *,
+    patch: Patch | None,
+    batch_size: int = 1,
+    reading: Reading | None = None,
+    sampling: Sampling | None = None,
+    cache: str | Path = caches.MEMORY,
+    augment: Augment | None = None,
+    stream: Stream | None = None,
+) -> tf.data.Dataset:
+    """Batches of patches for `model.fit`.
+
+    Args:
+        cases: what a reader listed, or a cache that `zoo.data.cache.build` made, to be used several times.
+        patch: voxels along x, y, z; smaller volumes are padded with 0 on both sides after their intensities are lined
+            up. None gives whole volumes, one round in the order of the cases unless `stream.stop` says otherwise.
+        batch_size: patches a batch; the last, smaller batch of a stream that ends is dropped, except with patch=None.
+        reading: channels, grid, intensities and labels.
+        sampling: how centres are drawn.
+        cache: "memory", or the folder of a cache on disk.
+        augment: `(image, labels, seed) -> (image, labels)` on one patch, (x, y, z, channels) float32, (x, y, z, 1)
+            int32 and a seed of two int32; shapes stay. Labels are None where the cases have none.
+        stream: seed, first batch, host, service.
+
+    Returns:
+        `(image, labels)` with (batch, x, y, z, channels) float32 and (batch, x, y, z, 1) int32; the image alone where
+        there are no labels. With `reading.tabular` the image is {"volume": ..., "conditioning": (batch, n)}. Whole
+        volumes in batches of several come as (image, labels, mask), padded at the far ends, mask 0 there.
+
+    Raises:
+        ValueError: no usable case, or settings that do not fit the cases.
+    """
+    stream = stream or Stream()
+    if not isinstance(cases, caches.Cache):
+        cases = caches.build(stream.part(cases), reading or Reading(), cache)  # read, normalise, keep
+    _check(cases, stream, patch, batch_size)
+    seed = secrets.randbelow(2**31) if stream.seed is None else stream.seed
+    table, plan = Table(cases), sampler.plan(cases.counts, cases.ids, sampling or Sampling())
+    stop = _stop(stream, batch_size, None if patch else len(cases.entries))
+    samples = tf.data.Dataset.range(stream.start * batch_size, stop)  # a patch is its number
+    samples = _mapped(samples, lambda number: (number, *_sample(table, plan, number, seed=seed, patch=patch)), stream)
+    if augment is not None:
+        samples = _mapped(samples, lambda *sample: _augmented(augment, seed, *sample), stream)
+    samples = samples.map(lambda number, *sample: _shown(table, *sample))
+    batches = _batched(samples, batch_size, patch)
+    if stream.service is not None:
+        batches = batches.apply(_distributed(stream.service))
+    return batches.prefetch(stream.prefetch)
+
+
+def _check(cache: caches.Cache, stream: Stream, patch: Patch | None, batch_size: int) -> None:
+    if batch_size < 1 or (patch is not None and (len(patch) != 3 or min(patch) < 1)):
+        raise ValueError(
+            f"patch must be three sizes of 1 or more and batch_size 1 or more, got {patch} and {batch_size}."
+        )
+    if stream.service is not None and cache.buffer is not None:
+        raise ValueError(
+            f"The tf.data service at {stream.service} cannot see this process's memory. Pass cache=FOLDER, on a disk "
+            "that its workers share."
+        )
+
+
+def _stop(stream: Stream, batch_size: int, num_cases: int | None) -> int:
+    if stream.stop is not None:
+        return stream.stop * batch_size
+    return tf.int64.max if num_cases is None else num_cases
+
+
+def _mapped(samples: tf.data.Dataset, function: Callable[..., Any], stream: Stream) -> tf.data.Dataset:
+    return samples.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=stream.seed is not None)
+
+
+def _sample(
+    table: Table, plan: sampler.Plan, number: tf.Tensor, *, seed: int, patch: Patch | None
+) -> tuple[tf.Tensor, ...]:
+    """Case number, image and, where there are any, labels of one patch, or of one whole volume."""
+    if patch is None:
+        case = number % len(plan.counts)
+        start, size = tf.zeros([3], tf.int64), table.shape(case)
+    else:
+        case, start, size = _placed(table, plan, number, seed=seed, patch=patch)
+    image = _padded(table.image(case, start, size), patch, table.num_channels)
+    if not table.labelled:
+        return case, image
+    return case, image, _padded(table.labels(case, start, size), patch, 1)
+
+
+def _placed(
+    table: Table, plan: sampler.Plan, number: tf.Tensor, *, seed: int, patch: Patch
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Case, first voxel and size of a patch, cut down where the volume is smaller."""
+    case, kind, rank = plan.draw(number, seed)
+    luck = tf.random.stateless_uniform([6], tf.stack([tf.constant(~seed, tf.int64), number]), dtype=tf.float64)
+    shape, wanted = table.shape(case), tf.constant(patch, tf.int64)
+    size = tf.minimum(shape, wanted)
+
+    def around(voxel: tf.Tensor) -> tf.Tensor:
+        reach = tf.cast(plan.sampling.jitter * tf.cast(size, tf.float64), tf.int64)
+        reach = tf.minimum(reach, (size - 1) // 2)
+        shift = tf.cast(luck[3:] * tf.cast(2 * reach + 1, tf.float64), tf.int64) - reach
+        return tf.clip_by_value(voxel - size // 2 + shift, 0, shape - size)
+
+    def anywhere() -> tf.Tensor:
+        return tf.cast(luck[:3] * tf.cast(shape - size + 1, tf.float64), tf.int64)
+
+    kinds = [(kind >= 0, lambda: around(table.voxel(case, kind, rank)))] if table.labelled else []
+    if len(plan.hard):
+        kinds.append((kind == sampler.HARD, lambda: around(tf.gather(plan.hard, rank)[1:])))
+    return case, tf.case(kinds, default=anywhere) if kinds else anywhere(), size
+
+
+def _padded(volume: tf.Tensor, patch: Patch | None, num_channels: int) -> tf.Tensor:
+    if patch is None:
+        return tf.ensure_shape(volume, (None, None, None, num_channels))
+    room = tf.maximum(tf.constant((*patch, num_channels)) - tf.shape(volume), 0)
+    padded = tf.cond(
+        tf.reduce_any(room > 0), lambda: tf.pad(volume, tf.stack([room // 2, room - room // 2], 1)), lambda: volume
+    )
+    return tf.ensure_shape(padded, (*patch, num_channels))
+
+
+def _augmented(augment: Augment, seed: int, number: tf.Tensor, case: tf.Tensor, *sample: tf.Tensor) -> tuple:
+    image, labels = (*sample, None)[:2]
+    made = augment(image, labels, tf.cast(tf.stack([tf.constant(seed, tf.int64), number]), tf.int32))
+    kept = [tf.ensure_shape(new, old.shape) for new, old in zip(made, sample, strict=False)]
+    return (number, case, *kept)
+
+
+def _shown(table: Table, case: tf.Tensor, image: tf.Tensor, *labels: tf.Tensor) -> Any:
+    """What the model is given."""
+    tabular = table.tabular(case)
+    shown = {"volume": image, "conditioning": tabular} if tabular.shape[-1] else image
+    return (shown, *labels) if labels else shown
+
+
+def _batched(samples: tf.data.Dataset, batch_size: int, patch: Patch | None) -> tf.data.Dataset:
+    if patch is not None:
+        return samples.batch(batch_size, drop_remainder=True)
+    if batch_size == 1 or not isinstance(samples.element_spec, tuple):
+        return samples.padded_batch(batch_size)
+    return samples.map(lambda x, y: (x, y, tf.ones_like(y, tf.float32))).padded_batch(batch_size)
+
+
+def _distributed(address: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    """Each batch is made once, by one of the workers."""
+    policy = tf.data.experimental.service.ShardingPolicy.DYNAMIC
+    return tf.data.experimental.service.distribute(policy, service=address)

@@ -1,0 +1,1 @@
+"""One data set layout a file: `fits(root) -> bool` and `read(root, *, channels, labels) -> list[Case]`."""

@@ -1,0 +1,145 @@
+"""BIDS data sets: `dataset_description.json`, entities in file names, label maps among the derivatives.
+
+Source: Gorgolewski et al., The brain imaging data structure, Scientific Data 2016, 10.1038/sdata.2016.44. Also reads
+what is BIDS but for its description (ISLES 2022 and 2024: `sub-strokecase0001/ses-0001/`, masks in `derivatives`).
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.data.cases import Case, stem
+from zoo.data.readers.layout import nifti_files, one, some, table
+
+FILE = "dataset_description.json"
+LABEL_SUFFIXES = ("dseg", "msk", "mask")
+_ENTITY = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9+]+)")
+
+
+@dataclass(frozen=True)
+class Name:
+    """A BIDS file name: its entities ({"sub": "01", "ses": "02"}), its suffix ("T1w") and the file."""
+
+    entities: dict[str, str]
+    suffix: str
+    path: Path
+
+    @classmethod
+    def of(cls, path: Path) -> "Name":
+        """Takes a file name apart; what is neither an entity nor the last part is passed over."""
+        *parts, suffix = stem(path).split("_")
+        pairs = (_ENTITY.fullmatch(part) for part in parts)
+        return cls({pair[1]: pair[2] for pair in pairs if pair}, suffix, path)
+
+    def fits(self, pattern: str) -> bool:
+        """Whether the suffix, and each entity that the pattern names, are those of the pattern."""
+        wanted = Name.of(Path(pattern))
+        return self.suffix == wanted.suffix and wanted.entities.items() <= self.entities.items()
+
+    @property
+    def session(self) -> tuple[str, str]:
+        """Subject and session; the session is empty where there is none."""
+        return self.entities.get("sub", ""), self.entities.get("ses", "")
+
+
+def fits(root: Path) -> bool:
+    """A description, or subjects with modality folders; VALDO's flat subject folders are not BIDS."""
+    described = (root / FILE).is_file() and "BIDSVersion" in _description(root)
+    return described or any(any(root.glob(f"sub-*/{part}*")) for part in ("ses-", "anat", "dwi", "perf"))
+
+
+def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str | None = None) -> list[Case]:
+    """Lists one case a session.
+
+    A file is named by its suffix and as many entities as tell it apart: "T1w", "acq-high_T1w",
+    "space-T1w_desc-preproc_FLAIR".
+
+    Args:
+        root: the data set.
+        channels: channel name -> entities and suffix; None takes the suffixes of the raw images that every
+            session has. The raw images are searched first, then the derivatives.
+        labels: the same for the label map, searched among the derivatives first; None takes a "dseg", "msk" or
+            "mask" (not that of the brain) where a session has exactly one.
+
+    Returns:
+        Cases with the columns of participants.tsv as tabular data.
+
+    Raises:
+        ValueError: no subject, a channel missing in a session, or several files for one, with their names.
+    """
+    raw = _names(root, nifti_files(root, "sub-*/**/*"))
+    derived = _names(root, nifti_files(root, "derivatives/**/*"))
+    sessions = sorted({name.session for name in raw})
+    wanted = dict(channels or _shared(raw, sessions))
+    rows = table(root / "participants.tsv", delimiter="\t")
+    cases = [_case(session, (raw, derived), wanted, labels, rows) for session in sessions]
+    return some(cases, root, "sub-*/ with NIfTI files")
+
+
+def _names(root: Path, paths: list[Path]) -> list[Name]:
+    """Names of files, with the subject and session of their folders where the file name leaves them out."""
+    names = []
+    for path in paths:
+        name = Name.of(path)
+        parts = (_ENTITY.fullmatch(part) for part in path.relative_to(root).parts[:-1])
+        folders = {part[1]: part[2] for part in parts if part and part[1] in ("sub", "ses")}
+        names.append(Name({**folders, **name.entities}, name.suffix, path))
+    return [name for name in names if "sub" in name.entities]
+
+
+def _shared(raw: list[Name], sessions: list[tuple[str, str]]) -> dict[str, str]:
+    """Suffixes of raw 3D images that every session has, label maps left out."""
+    sets = [{name.suffix for name in raw if name.session == session} for session in sessions]
+    shared = sorted(set.intersection(*sets) - set(LABEL_SUFFIXES) - {"bold", "dwi"}) if sets else []
+    if sets and not shared:
+        seen = sorted(set.union(*sets))
+        raise ValueError(f"No suffix is in every session; there are {', '.join(seen)}. Name the channels: channels=.")
+    return {suffix: suffix for suffix in shared}
+
+
+def _case(
+    session: tuple[str, str],
+    names: tuple[list[Name], list[Name]],
+    wanted: Mapping[str, str],
+    labels: str | None,
+    rows: Mapping[str, dict[str, float | str]],
+) -> Case:
+    raw, derived = ([name for name in part if name.session == session] for part in names)
+    subject = f"sub-{session[0]}"
+    key = f"{subject}_ses-{session[1]}" if session[1] else subject
+    advice = "Name an entity that tells them apart, as in 'run-1_T1w'."
+    files = {
+        ours: one(_files(raw, pattern) or _files(derived, pattern), f"channel {pattern!r}", key, advice)
+        for ours, pattern in wanted.items()
+    }
+    row = rows.get(subject, {})
+    return Case(key, subject, files, _labels(raw, derived, labels, key), dict(row))
+
+
+def _files(names: list[Name], pattern: str) -> list[Path]:
+    return [name.path for name in names if name.fits(pattern)]
+
+
+def _labels(raw: list[Name], derived: list[Name], pattern: str | None, key: str) -> Path | None:
+    if pattern:
+        found = _files(derived, pattern) or _files(raw, pattern)
+        return one(found, f"label map {pattern!r}", key, "Name an entity that tells them apart.")
+    for suffix in LABEL_SUFFIXES:
+        found = [name.path for name in derived + raw if name.suffix == suffix and not _of_brain(name)]
+        if found:
+            return one(found, "label map", key, "Name one: labels='desc-lesion_mask'.")
+    return None
+
+
+def _of_brain(name: Name) -> bool:
+    return "brain" in (name.entities.get("desc"), name.entities.get("label"))
+
+
+def _description(root: Path) -> dict:
+    try:
+        content = json.loads((root / FILE).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{root / FILE} is not JSON ({error}). Repair it, or name a reader.") from error
+    return content if isinstance(content, dict) else {}
