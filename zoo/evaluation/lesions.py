@@ -272,8 +272,8 @@ def froc(images: Sequence[Detections]) -> Froc:
         images: the candidates of every image, those without any too.
 
     Returns:
-        One point for each distinct score, strictest first: thresholds (a candidate counts at or above it), false
-        positives an image, and sensitivity over all lesions (NaN where there are none).
+        One point above all scores and one for each distinct score, strictest first: thresholds (a candidate counts at
+        or above it), false positives an image, and sensitivity over all lesions (NaN where there are none).
 
     Raises:
         ValueError: no image.
@@ -289,15 +289,15 @@ def froc(images: Sequence[Detections]) -> Froc:
         ),
         key=lambda candidate: -candidate[0],
     )
-    points: dict[float, tuple[float, float]] = {}
+    points = {math.inf: (0.0, _ratio(0, num_lesions))}
     found: set[tuple[int, int]] = set()
     false = 0
     for score, number, hit in ranked:
         found.update((number, lesion) for lesion in hit)
         false += not len(hit)
         points[score] = (false / len(images), _ratio(len(found), num_lesions))
-    values = np.array(list(points.values())).reshape(-1, 2)
-    return Froc(np.array(list(points), dtype=float), values[:, 0], values[:, 1])
+    values = np.array(list(points.values()))
+    return Froc(np.array(list(points)), values[:, 0], values[:, 1])
 
 
 def mean_sensitivity(curve: Froc, *, at: Sequence[float] = FALSE_POSITIVE_RATES) -> float:
@@ -312,8 +312,7 @@ def mean_sensitivity(curve: Froc, *, at: Sequence[float] = FALSE_POSITIVE_RATES)
     Returns:
         0 to 1; NaN where there are no lesions.
     """
-    reached = [curve.sensitivity[curve.false_positives <= rate].max(initial=0.0) for rate in at]
-    return float("nan") if np.isnan(curve.sensitivity).any() else float(np.mean(reached))
+    return float(np.mean([curve.sensitivity[curve.false_positives <= rate].max() for rate in at]))
 
 
 @dataclasses.dataclass(frozen=True)
