@@ -102,20 +102,43 @@ def volume_shape(input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
     return shape
 
 
-def convolution(x: KerasTensor, filters: int, name: str, style: Style, **layer) -> KerasTensor:
+def convolution(
+    x: KerasTensor,
+    filters: int,
+    name: str,
+    style: Style,
+    *,
+    kernel_size: int | Triple = 3,
+    strides: int | Triple = 1,
+    dilation_rate: int = 1,
+    use_bias: bool = True,
+) -> KerasTensor:
     """One convolution, 3x3x3 unless said.
-
-    The bias is left out before an instance norm, which would take it away again at once.
 
     Args:
         x: (batch, x, y, z, channels).
         filters: channels that come out.
         name: of the layer.
-        style: what the network's convolutions share.
-        **layer: more arguments of `keras.layers.Conv3D` (kernel_size, strides, use_bias ...).
+        style: what the network's convolutions share; the padding counts here.
+        kernel_size: edge in voxels.
+        strides: voxels from one output to the next.
+        dilation_rate: voxels from one tap of the kernel to the next.
+        use_bias: False before an instance norm, which would take the bias away again at once.
+
+    Returns:
+        (batch, x, y, z, filters), the sizes as padding and strides make them.
     """
-    settings = {"kernel_size": 3, "padding": style.padding, "kernel_initializer": "he_normal", **layer}
-    return layers.Conv3D(filters, name=name, **settings)(x)
+    convolve = layers.Conv3D(
+        filters,
+        kernel_size,
+        strides,
+        style.padding,
+        dilation_rate=dilation_rate,
+        use_bias=use_bias,
+        kernel_initializer="he_normal",
+        name=name,
+    )
+    return convolve(x)
 
 
 def normalise(x: KerasTensor, name: str, norm: str) -> KerasTensor:

@@ -1,6 +1,7 @@
 """ResUNet and, with its options, ResUNet++."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import keras
 from keras import KerasTensor, layers
@@ -129,14 +130,12 @@ def _squeeze_excite(x: KerasTensor, name: str) -> KerasTensor:
 
 def _pyramid(x: KerasTensor, width: int, name: str, style: blocks.Style) -> KerasTensor:
     """Sums convolutions at several dilations, then mixes their channels."""
-    seen = [
-        blocks.normalise(
-            blocks.convolution(x, width, f"{name}_rate_{rate}", style, dilation_rate=rate, padding="same",
-                               use_bias=style.norm != "instance"),
-            f"{name}_rate_{rate}_norm", style.norm,
-        )
-        for rate in RATES
-    ]  # fmt: skip
+    style, use_bias = replace(style, padding="same"), style.norm != "instance"
+    seen = []
+    for rate in RATES:
+        part = f"{name}_rate_{rate}"
+        dilated = blocks.convolution(x, width, part, style, dilation_rate=rate, use_bias=use_bias)
+        seen.append(blocks.normalise(dilated, f"{part}_norm", style.norm))
     x = layers.Add(name=f"{name}_rates")(seen)
     return layers.Conv3D(width, 1, name=f"{name}_mix")(x)
 

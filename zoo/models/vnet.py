@@ -94,7 +94,7 @@ def _depths(variant: str, levels: int) -> list[int]:
 
 
 def _descend(x: KerasTensor, width: int, strides: Triple, name: str, style: blocks.Style) -> KerasTensor:
-    x = blocks.convolution(x, width, name, style, kernel_size=strides, strides=strides, padding="same")
+    x = blocks.convolution(x, width, name, style, kernel_size=strides, strides=strides)
     return blocks.finish(x, name, style)
 
 
