@@ -24,7 +24,12 @@ class Failure:
 
 
 def convert(
-    cases: Sequence[Case], work: Callable[[Case], Result], title: str, *, num_threads: int | None = None
+    cases: Sequence[Case],
+    work: Callable[[Case], Result],
+    title: str,
+    *,
+    num_threads: int | None = None,
+    quiet: bool = False,
 ) -> tuple[list[Result], list[Failure]]:
     """Does one piece of work a case; decompression and NumPy leave Python's lock, so threads run side by side.
 
@@ -33,6 +38,7 @@ def convert(
         work: may raise ValueError or OSError for a bad case.
         title: of the progress bar, which a terminal shows.
         num_threads: None takes one a core.
+        quiet: bad cases are the caller's to report, even where all are bad.
 
     Returns:
         The results in the order of the cases, bad ones left out, and the bad ones.
@@ -58,7 +64,8 @@ def convert(
             pool.shutdown(cancel_futures=True)
             raise
     bad = [failures[number] for number in sorted(failures)]
-    _tell(bad, len(cases))
+    if not quiet:
+        _tell(bad, len(cases))
     return [results[number] for number in sorted(results)], bad
 
 
