@@ -26,6 +26,7 @@ __all__ = [
     "check",
     "check_same_grid",
     "from_ras",
+    "on_grid_of",
     "read",
     "resample",
     "resample_affine",
@@ -126,19 +127,40 @@ def write(
         FileNotFoundError: the folder does not exist.
         ValueError: another suffix, another grid, or values that `dtype` cannot hold.
     """
-    path, array = Path(path), np.asarray(array)
+    path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
         raise ValueError(f"An image is written to .nii or .nii.gz, got {str(path)!r}. Change the suffix.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"The folder {path.parent} does not exist. Make it, or write elsewhere.")
+    nifti.save(on_grid_of(like, array, dtype=dtype, name=path.name), path)
+    return path
+
+
+def on_grid_of(
+    like: Image, array: np.ndarray, *, dtype: np.dtype | type | str | None = None, name: str = "The image"
+) -> Image:
+    """An image in memory, as `write` writes it: the grid of another image around an array.
+
+    Args:
+        like: the image whose grid it is.
+        array: (x, y, z) or (x, y, z, channels) on that grid.
+        dtype: as `write` takes it.
+        name: what the errors call it.
+
+    Returns:
+        An image of the class of `like`.
+
+    Raises:
+        ValueError: another grid, or values that `dtype` cannot hold.
+    """
+    array = np.asarray(array)
     if array.shape[:3] != like.shape[:3] or array.ndim not in (3, 4):
         raise ValueError(
-            f"{path.name} would hold shape {array.shape} on a grid of {like.shape[:3]}. "
+            f"{name} would hold shape {array.shape} on a grid of {like.shape[:3]}. "
             "Bring it to that grid first (from_ras, resample_like)."
         )
-    data = _stored(array, dtype, path)
-    nifti.save(type(like)(data, like.affine, _header(like, data)), path)
-    return path
+    data = _stored(array, dtype, name)
+    return type(like)(data, like.affine, _header(like, data))
 
 
 def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -240,7 +262,7 @@ def _check_values(image: Image, name: str) -> None:
         raise ValueError(f"{name} holds nothing but zeros. Check the file it was made from.")
 
 
-def _stored(values: np.ndarray, dtype: np.dtype | type | str | None, path: Path) -> np.ndarray:
+def _stored(values: np.ndarray, dtype: np.dtype | type | str | None, name: str) -> np.ndarray:
     if dtype is None:
         narrow = {"bool": "uint8", "float16": "float32", "int64": "int32", "uint64": "int32"}
         dtype = narrow.get(values.dtype.name, values.dtype)
@@ -251,7 +273,7 @@ def _stored(values: np.ndarray, dtype: np.dtype | type | str | None, path: Path)
         data = values.astype(dtype)
     if dtype.kind in "iu" and not np.array_equal(data, values):
         raise ValueError(
-            f"{path.name} cannot be stored as {dtype}: values from {values.min()} to {values.max()} would "
+            f"{name} cannot be stored as {dtype}: values from {values.min()} to {values.max()} would "
             "change. Pass a dtype that holds them, such as dtype='float32', or round them first."
         )
     return data
