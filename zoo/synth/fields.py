@@ -1,0 +1,80 @@
+"""Smooth fields and volumes as products of one small matrix an axis."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+Tensor = Any
+
+
+def separable(volume: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """Multiplies each axis of a volume by a matrix.
+
+    Args:
+        volume: (x, y, z) or (x, y, z, channels) float32.
+        matrices: three of (new size, old size).
+
+    Returns:
+        (new x, new y, new z) and the channels.
+    """
+    channels = volume.shape[3:]
+    x, y, z = (matrix.shape[0] for matrix in matrices)
+    volume = ops.matmul(matrices[0], ops.reshape(volume, (volume.shape[0], -1)))
+    volume = ops.reshape(volume, (x, matrices[1].shape[1], -1))
+    volume = ops.matmul(matrices[1], volume)
+    if not len(channels):
+        return ops.matmul(volume, ops.transpose(matrices[2]))
+    volume = ops.reshape(volume, (x, y, matrices[2].shape[1], *channels))
+    return ops.matmul(matrices[2], volume)
+
+
+def coarse_shape(shape: Sequence[int], scale: float) -> tuple[int, int, int]:
+    """Control points along each axis: `scale` times the voxels, at least two."""
+    x, y, z = (max(2, int(np.ceil(size * scale))) for size in shape)
+    return x, y, z
+
+
+def upsample(coarse: Tensor, shape: Sequence[int]) -> Tensor:
+    """Cubic B-spline through a coarse grid of control points: smooth, and never beyond their range.
+
+    Args:
+        coarse: (x, y, z) or (x, y, z, channels) float32.
+        shape: wanted voxels along x, y, z; the outer control points sit on the outer voxels.
+
+    Returns:
+        `shape` and the channels, float32.
+    """
+    return separable(coarse, [_spline(old, new) for old, new in zip(coarse.shape[:3], shape, strict=True)])
+
+
+def _spline(old: int, new: int) -> Tensor:
+    """(new, old) weights of the cubic B-spline, the ends held."""
+    where = np.linspace(0, old - 1, new)[:, None, None]
+    nodes = np.arange(-1, old + 1)[None, :, None]
+    distance = np.abs(where - nodes)[..., 0]
+    weights = np.where(
+        distance < 1, 2 / 3 - distance**2 + distance**3 / 2, np.maximum(2 - distance, 0) ** 3 / 6
+    )
+    held = weights[:, 1:-1].copy()
+    held[:, 0] += weights[:, 0]
+    held[:, -1] += weights[:, -1]
+    return ops.convert_to_tensor(held / held.sum(1, keepdims=True), dtype="float32")
+
+
+def upsample_linear(field: Tensor, shape: Sequence[int]) -> Tensor:
+    """Linear interpolation of a grid to a finer one whose outer voxels coincide with its own.
+
+    Args:
+        field: (x, y, z) or (x, y, z, channels) float32.
+        shape: wanted voxels along x, y, z.
+
+    Returns:
+        `shape` and the channels, float32.
+    """
+    matrices = []
+    for old, new in zip(field.shape[:3], shape, strict=True):
+        where = np.linspace(0, old - 1, new)[:, None]
+        matrices.append(np.maximum(0, 1 - np.abs(where - np.arange(old))).astype(np.float32))
+    return separable(field, [ops.convert_to_tensor(matrix) for matrix in matrices])
