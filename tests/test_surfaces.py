@@ -191,6 +191,21 @@ def test_symmetric_scaling_with_spacing_and_blind_to_flips(seed, factor):
             assert here <= surfaces.hausdorff(prediction, reference, spacing)
 
 
+@pytest.mark.parametrize("cost", [0, surfaces.TRANSFORM_COST, math.inf])
+def test_far_surfaces_equal_a_distance_transform(monkeypatch, cost):
+    monkeypatch.setattr(surfaces, "TRANSFORM_COST", cost)  # tree alone, as it is, transform alone
+    grid = np.indices((16, 24, 32))
+    first = sum((axis - 4) ** 2 for axis in grid) <= 9
+    second = (grid[2] > 20) & (grid[1] > 2)
+    spacing = (0.7, 1.0, 1.3)
+    there, back = (
+        ndimage.distance_transform_edt(~b, sampling=spacing)[a & ~ndimage.binary_erosion(a)]
+        for a, b in ((first, second), (second, first))
+    )
+    assert surfaces.hausdorff(first, second, spacing) == pytest.approx(max(there.max(), back.max()), rel=1e-6)
+    assert surfaces.assd(first, second, spacing) == pytest.approx(np.concatenate([there, back]).mean(), rel=1e-6)
+
+
 # -- surface elements
 
 

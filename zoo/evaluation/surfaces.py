@@ -1,7 +1,7 @@
 """Distances between the surfaces of two label maps in mm, each definition under its own name.
 
-Both surfaces of a structure lie in the box that holds both masks, so everything is computed in that box, and one pair
-of distance transforms serves every metric that needs it.
+Both surfaces of a structure lie in the box that holds both masks, so everything is computed in that box, and one search
+in each direction serves every metric that needs its distances.
 """
 
 import dataclasses
@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import edt
 import numpy as np
+from scipy.spatial import cKDTree
 
 from zoo.evaluation import overlap, surfels
 from zoo.registry import unknown
 
 CONVENTIONS = ("per_direction_max", "pooled", "area_weighted")
+NEAR_VOXELS = 4  # how far the search tree looks at first
+TRANSFORM_COST = 10  # of a distance transform, for each voxel, in comparisons of two points
 Box = tuple[slice, ...]
 
 
@@ -176,7 +179,7 @@ class _Pair:
     def distances(self) -> tuple[np.ndarray, np.ndarray]:
         """Distances in mm from each surface voxel to the other surface, prediction first."""
         ours, theirs = _shell(self.prediction), _shell(self.reference)
-        return _distance_to(theirs, self.spacing_mm)[ours], _distance_to(ours, self.spacing_mm)[theirs]
+        return _both_ways(ours, theirs, self.spacing_mm)
 
     @functools.cached_property
     def weighted(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -184,8 +187,8 @@ class _Pair:
         area = surfels.areas(self.spacing_mm)
         codes = [surfels.codes(np.pad(mask, 1)) for mask in (self.prediction, self.reference)]
         ours, theirs = ((code != 0) & (code != 255) for code in codes)
-        there = _distance_to(theirs, self.spacing_mm)[ours], area[codes[0][ours]]
-        return there, (_distance_to(ours, self.spacing_mm)[theirs], area[codes[1][theirs]])
+        there, back = _both_ways(ours, theirs, self.spacing_mm)
+        return (there, area[codes[0][ours]]), (back, area[codes[1][theirs]])
 
     def overlaps(self) -> dict[str, float]:
         return {"dice": overlap.dice_of_counts(*self.counts), "iou": overlap.iou_of_counts(*self.counts)}
@@ -238,9 +241,29 @@ def _shell(mask: np.ndarray) -> np.ndarray:
     return mask & ~core
 
 
-def _distance_to(points: np.ndarray, spacing_mm: overlap.Spacing) -> np.ndarray:
-    """Distance in mm from every voxel centre to the nearest point, float32."""
-    return edt.edt((~points).view(np.uint8), anisotropy=spacing_mm)
+def _both_ways(first: np.ndarray, second: np.ndarray, spacing_mm: overlap.Spacing) -> tuple[np.ndarray, np.ndarray]:
+    """Distance in mm from each point of one mask to the nearest of the other, and the other way round."""
+    ours, theirs = (cKDTree(np.argwhere(mask) * spacing_mm, balanced_tree=False) for mask in (first, second))
+    there = _nearest(ours, theirs, (first, second), spacing_mm)
+    return there, _nearest(theirs, ours, (second, first), spacing_mm)
+
+
+def _nearest(
+    here: cKDTree, there: cKDTree, masks: tuple[np.ndarray, np.ndarray], spacing_mm: overlap.Spacing
+) -> np.ndarray:
+    """Distances in mm from the points of one tree to the other's.
+
+    A tree is quickest for what lies near, which is most of two surfaces that agree; for many far points it may look
+    at all others, and one distance transform of the box is cheaper than that.
+    """
+    distances, _ = there.query(here.data, distance_upper_bound=NEAR_VOXELS * max(spacing_mm))
+    far = np.flatnonzero(np.isinf(distances))
+    if len(far) * there.n < TRANSFORM_COST * masks[0].size:
+        distances[far] = there.query(here.data[far])[0]
+    else:
+        transform = edt.edt((~masks[1]).view(np.uint8), anisotropy=spacing_mm)
+        distances[far] = transform[masks[0]][far]
+    return distances
 
 
 def _area_percentile(distances: np.ndarray, areas: np.ndarray, share: float) -> float:
