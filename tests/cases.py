@@ -35,8 +35,8 @@ def made(folder, num=4, *, shape=SHAPE, channels=("t1", "flair"), dtype=np.int16
             name: write(folder / key / f"{name}.nii", image(10 * number + place, shape, dtype))
             for place, name in enumerate(channels)
         }
-        labels = lesion((3 + number, 5, 7), shape=shape)
-        labels[10:12, 20, 2 + number] = 2
+        labels = lesion((3 + number % 8, 5, 7), shape=shape)
+        labels[10:12, 20, 2 + number % 8] = 2
         mask = write(folder / key / "mask.nii", labels) if labelled else None
         cases.append(Case(key, f"subject{number // 2}", files, mask, {"age": 50.0 + number}))
     return cases

@@ -20,7 +20,6 @@ class Entry:
 
     Attributes:
         id: of the case.
-        subject: of the case.
         shape: voxels along x, y, z.
         channels: where each channel lies.
         lines: intensity line of each channel.
@@ -32,7 +31,6 @@ class Entry:
     """
 
     id: str
-    subject: str
     shape: tuple[int, int, int]
     channels: tuple[Block, ...]
     lines: tuple[Line, ...]

@@ -90,9 +90,7 @@ def _lay(case: Case, prepared: Prepared, buffer: np.ndarray, room: tuple[int, in
     num = len(prepared.channels)
     labels = blocks[num] if prepared.labels is not None else None
     shape = prepared.channels[0].shape
-    return Entry(
-        case.id, case.subject, shape, tuple(blocks[:num]), tuple(prepared.lines), labels, tabular=prepared.tabular
-    )
+    return Entry(case.id, shape, tuple(blocks[:num]), tuple(prepared.lines), labels, tabular=prepared.tabular)
 
 
 def _join(results: Sequence[tuple[Entry, dict[int, np.ndarray]]]) -> tuple[list[Entry], np.ndarray]:

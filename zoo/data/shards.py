@@ -111,7 +111,9 @@ def verify(entry: Entry) -> None:
         for _ in tf.data.TFRecordDataset(entry.file):
             pass
     except tf.errors.OpError as error:
-        raise ValueError(f"{entry.file} is damaged ({error.message}). Delete it and read the case again.") from error
+        reason = re.search(r"(?:corrupted|truncated) record[^\[]*", error.message)
+        what = reason[0].strip() if reason else error.message
+        raise ValueError(f"{entry.file} is damaged ({what}). Delete it and read the case again.") from error
 
 
 def _describe(case: Case, prepared: Prepared) -> tuple[bytes, list[np.ndarray]]:
@@ -125,7 +127,6 @@ def _describe(case: Case, prepared: Prepared) -> tuple[bytes, list[np.ndarray]]:
     spans = zip(prepared.places.items(), begins[len(images) :], strict=True)
     entry = Entry(
         case.id,
-        case.subject,
         prepared.channels[0].shape,
         tuple(blocks[:num]),
         tuple(prepared.lines),
