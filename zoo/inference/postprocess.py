@@ -1,0 +1,85 @@
+"""What is done to a label map after arg-max: the named steps of a card, in order."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from zoo.cards import Label, Step
+from zoo.registry import check_arguments, unknown
+from zoo.volumes import components
+
+
+def postprocess(
+    labels: np.ndarray, steps: Iterable[Step], names: Mapping[int, Label], *, spacing_mm: Sequence[float] | np.ndarray
+) -> np.ndarray:
+    """Applies named steps to a label map.
+
+    The steps: "largest_component" (connectivity=26), "fill_holes" and "remove_small" (minimum_ml). Each takes
+    `labels`, indices or names of the card; each of these is treated alone. Left out, all that is not 0 is
+    treated as one.
+
+    Args:
+        labels: (x, y, z) integers, the source values of the card's labels; 0 is background.
+        steps: as a card has them.
+        names: the card's labels by channel index.
+        spacing_mm: voxel size along x, y, z.
+
+    Returns:
+        A new map, same dtype.
+
+    Raises:
+        ValueError: an unknown step, parameter or label; the nearest match is named.
+    """
+    result = labels.copy()
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    for step in steps:
+        if step.name not in STEPS:
+            raise unknown("postprocessing step", step.name, STEPS)
+        settings = dict(step.parameters)
+        chosen = settings.pop("labels", None)
+        check_arguments(STEPS[step.name], settings)
+        for value in [None] if chosen is None else [_value(one, names) for one in chosen]:
+            STEPS[step.name](result, value, voxel_ml, **settings)
+    return result
+
+
+def _value(chosen: int | str, names: Mapping[int, Label]) -> int:
+    """The source value of a label that is given by index or name."""
+    for index, label in names.items():
+        if chosen in (index, label.name):
+            return label.value
+    raise unknown("label", chosen, [label.name for label in names.values()])
+
+
+def _mask(labels: np.ndarray, value: int | None) -> np.ndarray:
+    return labels != 0 if value is None else labels == value
+
+
+def _largest_component(labels: np.ndarray, value: int | None, voxel_ml: float, *, connectivity: int = 26) -> None:
+    mask = _mask(labels, value)
+    if mask.any():
+        labels[mask & ~components.largest_component(mask, connectivity)] = 0
+
+
+def _fill_holes(labels: np.ndarray, value: int | None, voxel_ml: float) -> None:
+    """Holes take the value; with none given, the commonest foreground label. Other labels inside stay."""
+    mask = _mask(labels, value)
+    if mask.any():
+        values, counts = np.unique(labels[mask], return_counts=True)
+        labels[components.fill_holes(mask) & (labels == 0)] = values[counts.argmax()]
+
+
+def _remove_small(
+    labels: np.ndarray, value: int | None, voxel_ml: float, *, minimum_ml: float, connectivity: int = 26
+) -> None:
+    mask = _mask(labels, value)
+    numbered, _ = components.label_components(mask, connectivity)
+    sizes = np.bincount(numbered.ravel()) * voxel_ml
+    labels[mask & (sizes[numbered] < minimum_ml)] = 0
+
+
+STEPS: dict[str, Callable[..., None]] = {
+    "fill_holes": _fill_holes,
+    "largest_component": _largest_component,
+    "remove_small": _remove_small,
+}

@@ -1,0 +1,68 @@
+"""Chooses the number format and the compiler for the hardware at hand."""
+
+import pathlib
+
+import keras
+
+from zoo.registry import unknown
+
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+def policy(precision: str = "auto") -> str:
+    """The Keras dtype policy for a precision.
+
+    Args:
+        precision: "auto" (bfloat16 where the hardware has it, else float32), "float32" or "bfloat16".
+
+    Raises:
+        ValueError: another word; the nearest match is named.
+    """
+    if precision == "auto":
+        return POLICIES["bfloat16" if has_fast_bfloat16() else "float32"]
+    if precision not in POLICIES:
+        raise unknown("precision", precision, ["auto", *POLICIES])
+    return POLICIES[precision]
+
+
+def use_jit(jit: bool | str = "auto") -> bool:
+    """Whether XLA compiles: on a GPU or TPU yes; on a CPU no, where oneDNN's 3D convolutions are far quicker.
+
+    Raises:
+        ValueError: neither a bool nor "auto".
+    """
+    if isinstance(jit, bool):
+        return jit
+    if jit != "auto":
+        raise ValueError(f'jit must be True, False or "auto", got {jit!r}. Pass "auto" to let the hardware decide.')
+    return bool(accelerators())
+
+
+def accelerators() -> list[str]:
+    """Names of the GPUs and TPUs that the backend sees, such as "gpu:0"."""
+    return [device for kind in ("gpu", "tpu") for device in keras.distribution.list_devices(kind)]
+
+
+def has_fast_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether bfloat16 has its own hardware here: compute capability >= 8.0, AVX-512-bf16 or AMX.
+
+    Args:
+        cpuinfo: where Linux describes the processor; elsewhere the answer is no.
+    """
+    if accelerators():
+        return all(capability >= (8, 0) for capability in _capabilities())
+    path = pathlib.Path(cpuinfo)
+    lines = path.read_text().splitlines() if path.exists() else []
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
+    return not BFLOAT16_FLAGS.isdisjoint(flags)
+
+
+def _capabilities() -> list[tuple[int, int]]:
+    """Compute capability of every GPU; on a TPU, and where the backend does not tell, one that has bfloat16."""
+    if keras.backend.backend() != "tensorflow":
+        return [(8, 0)]
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    return [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]

@@ -1,0 +1,163 @@
+"""A trained model made ready once, for as many images as there are."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from zoo import weights
+from zoo.cards import Card
+from zoo.inference import channels, grids, memory, steps
+from zoo.inference.channels import Images
+from zoo.inference.network import prepare
+from zoo.inference.postprocess import postprocess
+from zoo.inference.sides import partners
+from zoo.inference.window import sliding_window
+from zoo.volumes import image
+from zoo.volumes.image import Image
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to predict; `zoo.predict` says what each means."""
+
+    probabilities: bool = False
+    patch: Sequence[int] | None = None
+    overlap: float = 0.5
+    mirror: bool | Sequence[int] = False
+    batch_size: int | None = None
+    precision: str = "float32"
+    jit: bool | str = "auto"
+    conditioning: Sequence[float] | None = None
+    skip: bool | None = None
+    memory_budget_mb: float = 2048
+
+
+class Predictor:
+    """Predicts image after image with one compiled network.
+
+    Args:
+        model: name or folder of a trained model, or a Keras model.
+        card: of a Keras model; a trained model has its own.
+        settings: how to predict.
+
+    Raises:
+        ValueError: no such model, a Keras model without a card, or a setting that does not fit the model.
+    """
+
+    def __init__(
+        self, model: str | os.PathLike | keras.Model, *, card: Card | None = None, settings: Settings | None = None
+    ) -> None:
+        self.settings = settings or Settings()
+        if isinstance(model, keras.Model):
+            if card is None:
+                raise ValueError(
+                    f"A card must say what {model.name!r} takes and gives, got None. Pass card=, or the name of a "
+                    "trained model (zoo.list_models())."
+                )
+        else:
+            card = weights.card(model) if card is None else card
+            model = weights.load(model)
+        self.card, self.model = card, model
+        self.patch = self._patch()
+        self._segments = card.output.kind == "segmentation"
+        self._flips = partners(card.output.labels) if 0 in self._mirror_axes() and card.output.labels else None
+        steps.split(card.preprocessing)
+        given = self.settings
+        self._forward = prepare(model, precision=given.precision, jit=given.jit, conditioning=given.conditioning)
+        self._batch_size = given.batch_size or memory.choose_batch_size(model, self.patch)
+
+    def __call__(self, images: Images, *, progress: Progress | None = None) -> Image:
+        """Predicts one case.
+
+        Args:
+            images: as `zoo.predict` takes them.
+            progress: called with (windows done, windows in all).
+
+        Returns:
+            An image on the grid of the first channel.
+        """
+        read = channels.read_channels(images, self.card)
+        like = read[0]
+        volume, affine = channels.stack(read)
+        del read
+        shape, spacing = volume.shape[:3], image.spacing_mm(affine)
+        work, work_spacing = steps.to_work_grid(self.card, volume, spacing)
+        del volume
+        result = self._windows(work, progress)
+        return self._native(result, like, shape, work_spacing / spacing)
+
+    def _patch(self) -> tuple[int, int, int]:
+        asked, divisor = self.settings.patch or self.card.input.patch, self.card.input.divisor
+        x, y, z = (int(n) for n in np.broadcast_to(asked, 3))
+        if any(n < 1 or n % by for n, by in zip((x, y, z), divisor, strict=True)):
+            raise ValueError(
+                f"patch must be positive multiples of {divisor} for {self.card.name}, got {(x, y, z)}. "
+                f"The card's own is {self.card.input.patch}."
+            )
+        return x, y, z
+
+    def _mirror_axes(self) -> tuple[int, ...]:
+        given = self.settings.mirror
+        return ((0,) if given else ()) if isinstance(given, bool) else tuple(given)
+
+    def _windows(self, work: np.ndarray, progress: Progress | None) -> np.ndarray:
+        self._check_room(work.shape)
+        wanted = self._segments if self.settings.skip is None else self.settings.skip
+        mask = (work != 0).any(-1) if wanted else None
+        return sliding_window(
+            self._forward,
+            steps.normalise(self.card, work),
+            patch=self.patch,
+            overlap=self.settings.overlap,
+            batch_size=self._batch_size,
+            mirror_axes=self._mirror_axes(),
+            flip_labels=self._flips,
+            activation=self.card.output.activation,
+            skip=mask,
+            progress=progress,
+        )
+
+    def _check_room(self, shape: Sequence[int]) -> None:
+        """Says what does not fit before it starts, rather than being killed later."""
+        num_classes = keras.tree.flatten(self.model.outputs)[0].shape[-1]
+        voxels = float(np.prod(np.maximum(shape[:3], self.patch)))
+        needed, free = 4 * voxels * (num_classes + shape[3] + 1), memory.machine_bytes()
+        if needed > free:
+            raise ValueError(
+                f"A volume of {tuple(shape[:3])} voxels and {num_classes} classes needs {needed / 2**20:.0f} MiB, and "
+                f"{free / 2**20:.0f} MiB are free. Free memory, or crop the volume."
+            )
+
+    def _native(self, result: np.ndarray, like: Image, shape: Sequence[int], scale: np.ndarray) -> Image:
+        """From the network's grid to the image's own: labels by arg-max there, or the values themselves."""
+        budget = int(self.settings.memory_budget_mb * 2**20)
+        slabs = grids.native_slabs(result, shape, scale, budget_bytes=budget)
+        if self.settings.probabilities or not self._segments:
+            values = np.empty((*shape, result.shape[-1]), np.float32)
+            for part, slab in slabs:
+                values[part] = slab
+            values = values[..., 0] if values.shape[-1] == 1 else values
+            return image.on_grid_of(like, image.from_ras(values, like))
+        table = self._values()
+        labels = np.empty(tuple(shape), table.dtype)
+        for part, slab in slabs:
+            labels[part] = table[grids.classes(slab, self.card.output.activation)]
+        labels = postprocess(
+            labels,
+            self.card.postprocessing,
+            self.card.output.labels,
+            spacing_mm=image.spacing_mm(like.affine),  # a volume, so the order of the axes does not matter
+        )
+        return image.on_grid_of(like, image.from_ras(labels, like))
+
+    def _values(self) -> np.ndarray:
+        """Source value of each class, and last a 0 for voxels of none."""
+        values = [self.card.output.labels[index].value for index in sorted(self.card.output.labels)]
+        lowest, highest = min(0, *values), max(0, *values)
+        fits = next(d for d in ("uint8", "int16", "int32") if np.iinfo(d).min <= lowest and highest <= np.iinfo(d).max)
+        return np.asarray([*values, 0], fits)
