@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 from zoo.synth import fields, seeds
@@ -58,7 +57,7 @@ IDENTITY = Acquisition(
 )
 
 
-def draw(seed: Tensor, shape: Shape, acquisition: Acquisition = Acquisition()) -> Params:  # noqa: B008 frozen
+def draw(seed: Tensor, shape: Shape, acquisition: Acquisition = Acquisition()) -> Params:
     """Draws one acquisition.
 
     Args:

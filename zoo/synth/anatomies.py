@@ -142,7 +142,7 @@ def stack(chosen: Sequence[str], *, heads_each: int = 0, allow_test: bool = Fals
     Returns:
         (anatomies x heads, x, y, z) uint8, each centred in the grid of the largest.
     """
-    seeds_of_heads = list(range(heads_each)) or [None]
+    seeds_of_heads: list[int] | list[None] = list(range(heads_each)) or [None]
     maps = [
         anatomy(name, head=head, allow_test=allow_test).labels for name in chosen for head in seeds_of_heads
     ]
@@ -152,6 +152,44 @@ def stack(chosen: Sequence[str], *, heads_each: int = 0, allow_test: bool = Fals
         start = (shape - labels.shape) // 2
         place[tuple(slice(a, a + n) for a, n in zip(start, labels.shape, strict=True))] = labels
     return result
+
+
+def contact_sheet(path: str | pathlib.Path) -> pathlib.Path:
+    """Draws every anatomy in three planes, one column each, with its split and what it borrows.
+
+    Args:
+        path: of the PNG.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileNotFoundError: a package with anatomies is not installed.
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.2 * len(SOURCES), 7.2), facecolor="black", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(3, len(SOURCES))
+    for column, (name, source) in zip(axes.T, SOURCES.items(), strict=True):
+        labels = anatomy(name, allow_test=True).labels
+        middle = [int(np.median(places)) for places in np.nonzero(labels)]
+        column[0].set_title(f"{name}\n{source.split}", color="white", fontsize=10)
+        planes = labels[middle[0] - 8], labels[:, middle[1]], labels[:, :, middle[2]]
+        for axis, plane in zip(column, planes, strict=True):
+            axis.imshow(_colours()[plane.T], origin="lower", interpolation="nearest")
+            axis.set_axis_off()
+    figure.savefig(path, dpi=110, facecolor="black")
+    return pathlib.Path(path)
+
+
+def _colours() -> np.ndarray:
+    """(labels, 3) uint8: fixed colours, far apart, black for the background."""
+    colours = np.random.default_rng(4).integers(60, 255, (NUM_LABELS, 3))
+    colours[0] = 0
+    return colours.astype(np.uint8)
 
 
 def cache_folder() -> pathlib.Path:
@@ -217,7 +255,7 @@ def _derive(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _codes(name: str) -> tuple[np.ndarray, np.ndarray]:
-    image = nib.load(locate(name))
+    image = nib.nifti1.load(locate(name))
     data = np.asanyarray(image.dataobj).squeeze()
     data = data[..., -1] if data.ndim == 4 else data
     codes, affine = to_ras(np.rint(data).astype(np.int32), image.affine)

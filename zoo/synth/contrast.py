@@ -80,7 +80,7 @@ PROTOCOLS = {
 KINDS = ("random", *PROTOCOLS)
 
 
-def draw(seed: Tensor, contrast: Contrast = Contrast(), classes: np.ndarray = labels.CLASSES) -> Params:  # noqa: B008
+def draw(seed: Tensor, contrast: Contrast = Contrast(), classes: np.ndarray = labels.CLASSES) -> Params:
     """Draws one contrast.
 
     Args:

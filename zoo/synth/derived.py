@@ -9,7 +9,6 @@ from scipy import interpolate, ndimage
 from zoo.synth.labels import INDEX, LABELS, NUM_LABELS, sides
 from zoo.volumes.components import fill_holes, largest_component
 
-FACES = ndimage.generate_binary_structure(3, 1)
 CLOSING_MM = 12.0  # bridges every sulcus and the fissures, so that the shell is what the dura encloses
 REACH_MM = 25.0  # of a matched point
 GAP_MM = 1.5  # holes in a cortical ribbon that a front must not slip through
@@ -131,13 +130,23 @@ def _race(first: np.ndarray, second: np.ndarray, free: np.ndarray) -> tuple[np.n
     for _ in range(200):
         open_voxels = free & ~first & ~second
         # The outer front moves first: a voxel that both reach at once is at the mouth of a gap in the ribbon.
-        new_second = ndimage.binary_dilation(second, FACES) & open_voxels
-        new_first = ndimage.binary_dilation(first, FACES) & open_voxels & ~new_second
+        new_second = _grown(second) & open_voxels
+        new_first = _grown(first) & open_voxels & ~new_second
         if not (new_first.any() or new_second.any()):
             break
         first |= new_first
         second |= new_second
     return first, second
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """Dilation by one voxel through faces; slices are ten times as fast here as `scipy.ndimage`."""
+    result = mask.copy()
+    for axis in range(3):
+        before, after = np.moveaxis(mask, axis, 0), np.moveaxis(result, axis, 0)
+        after[1:] |= before[:-1]
+        after[:-1] |= before[1:]
+    return result
 
 
 def _nearest_side(labels: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ def separable(volume: Tensor, matrices: Sequence[Tensor]) -> Tensor:
         (new x, new y, new z) and the channels.
     """
     channels = volume.shape[3:]
-    x, y, z = (matrix.shape[0] for matrix in matrices)
+    x, y = (matrix.shape[0] for matrix in matrices[:2])
     volume = ops.matmul(matrices[0], ops.reshape(volume, (volume.shape[0], -1)))
     volume = ops.reshape(volume, (x, matrices[1].shape[1], -1))
     volume = ops.matmul(matrices[1], volume)

@@ -48,7 +48,7 @@ IDENTITY = Geometry(rotation_deg=0, scaling=(1, 1), shear=0, velocity_sd=0, flip
 SQUARINGS = 5  # the velocity is halved this often first, to steps well under a voxel
 
 
-def draw(seed: Tensor, shape: Shape, geometry: Geometry = Geometry()) -> Params:  # noqa: B008 frozen
+def draw(seed: Tensor, shape: Shape, geometry: Geometry = Geometry()) -> Params:
     """Draws one geometry.
 
     Args:

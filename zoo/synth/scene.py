@@ -10,7 +10,9 @@ from zoo.synth import acquisition as acquisitions
 from zoo.synth import contrast as contrasts
 from zoo.synth import geometry as geometries
 from zoo.synth import labels as scheme
+from zoo.synth import lesions as lesion_shapes
 from zoo.synth import seeds
+from zoo.synth.lesions import Lesions
 
 Tensor = Any
 
@@ -27,13 +29,13 @@ class Recipe:
     """
 
     shape: tuple[int, int, int] = (96, 96, 96)
-    geometry: geometries.Geometry = geometries.Geometry()
-    contrast: contrasts.Contrast = contrasts.Contrast()
-    acquisition: acquisitions.Acquisition = acquisitions.Acquisition()
+    geometry: geometries.Geometry = dataclasses.field(default_factory=geometries.Geometry)
+    contrast: contrasts.Contrast = dataclasses.field(default_factory=contrasts.Contrast)
+    acquisition: acquisitions.Acquisition = dataclasses.field(default_factory=acquisitions.Acquisition)
 
 
 DEFAULT = Recipe()
-IDENTITY_AUGMENTATION = Recipe(geometry=geometries.IDENTITY, acquisition=acquisitions.IDENTITY)
+IDENTITY = Recipe(geometry=geometries.IDENTITY, acquisition=acquisitions.IDENTITY)
 _BRAIN = np.isin(np.arange(scheme.NUM_LABELS), (*scheme.BRAIN, scheme.INDEX["csf"])).astype(np.float32)
 
 
@@ -53,18 +55,60 @@ def synthesise(labels: Tensor, seed: Tensor, recipe: Recipe = DEFAULT) -> tuple[
     """
     if len(labels.shape) != 3:
         raise ValueError(f"A label map is 3D (x, y, z), got shape {tuple(labels.shape)}. Map over the batch.")
-    spacing = recipe.geometry.spacing_mm
+    moved, _ = _moved(labels, seed, recipe)
+    return _acquired(contrasts.apply(moved, _contrast(seed, recipe)), moved, seed, recipe), moved[..., None]
+
+
+def synthesise_lesions(
+    labels: Tensor,
+    allowed: Tensor,
+    seed: Tensor,
+    lesions: Lesions,
+    recipe: Recipe = DEFAULT,
+    *,
+    territory: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Paints one sample of an anatomy with lesions; compile it with XLA.
+
+    Args:
+        labels: (x, y, z) integers of the scheme, 1 mm, static shape.
+        allowed: (x, y, z) bool, where centres of lesions may lie: `zoo.synth.lesions.placement`.
+        seed: an int or an integer tensor of any shape.
+        lesions: ranges of the lesions.
+        recipe: ranges of all else.
+        territory: (x, y, z) integers, territories that lesions of that shape stay within; None for no such bounds.
+
+    Returns:
+        Image (x, y, z, 1) float32 in 0 to 1, labels (x, y, z, 1) int32, and the union of the lesions
+        (x, y, z, 1) float32 in 0 to 1.
+    """
+    moved, where = _moved(labels, seed, recipe)
+    params = lesion_shapes.draw(seeds.fold(seed, 104), lesions)
+    zones = None if territory is None else geometries.nearest(territory, where)
+    masks = lesion_shapes.apply(geometries.nearest(allowed, where), params, lesions, zones)
+    image = lesion_shapes.paint(contrasts.apply(moved, _contrast(seed, recipe)), masks, params["intensity"])
+    return _acquired(image, moved, seed, recipe), moved[..., None], ops.max(masks, axis=0)[..., None]
+
+
+def _moved(labels: Tensor, seed: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    if len(labels.shape) != 3:
+        raise ValueError(f"A label map is 3D (x, y, z), got shape {tuple(labels.shape)}. Map over the batch.")
     geometry = geometries.draw(seeds.fold(seed, 101), recipe.shape, recipe.geometry)
-    where = geometries.coordinates(geometry, recipe.shape, labels.shape, spacing)
-    moved = geometries.swap_sides(geometries.nearest(labels, where), geometry["flip"])
-    contrast = contrasts.draw(seeds.fold(seed, 102), recipe.contrast)
-    image = contrasts.apply(moved, contrast)
+    where = geometries.coordinates(geometry, recipe.shape, labels.shape, recipe.geometry.spacing_mm)
+    return geometries.swap_sides(geometries.nearest(labels, where), geometry["flip"]), where
+
+
+def _contrast(seed: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+    return contrasts.draw(seeds.fold(seed, 102), recipe.contrast)
+
+
+def _acquired(image: Tensor, moved: Tensor, seed: Tensor, recipe: Recipe) -> Tensor:
+    """(x, y, z, 1) float32."""
     brain = (
         ops.take(ops.convert_to_tensor(_BRAIN), moved, axis=0) if recipe.acquisition.skull_strip > 0 else None
     )
-    acquired = acquisitions.draw(seeds.fold(seed, 103), recipe.shape, recipe.acquisition)
-    image = acquisitions.apply(image, acquired, brain=brain, spacing_mm=spacing)
-    return image[..., None], moved[..., None]
+    params = acquisitions.draw(seeds.fold(seed, 103), recipe.shape, recipe.acquisition)
+    return acquisitions.apply(image, params, brain=brain, spacing_mm=recipe.acquisition.spacing_mm)[..., None]
 
 
 def augment(
