@@ -91,8 +91,7 @@ def dataset(
     _check(cases, stream, patch, batch_size)
     seed = secrets.randbelow(2**31) if stream.seed is None else stream.seed
     table, plan = Table(cases), sampler.plan(cases.counts, cases.ids, sampling or Sampling())
-    stop = _stop(stream, batch_size, None if patch else len(cases.entries))
-    samples = tf.data.Dataset.range(stream.start * batch_size, stop)  # a patch is its number
+    samples = _numbers(stream, batch_size, None if patch else len(cases.entries))
     samples = _mapped(samples, lambda number: (number, *_sample(table, plan, number, seed=seed, patch=patch)), stream)
     if augment is not None:
         samples = _mapped(samples, lambda *sample: _augmented(augment, seed, *sample), stream)
@@ -115,10 +114,16 @@ def _check(cache: caches.Cache, stream: Stream, patch: Patch | None, batch_size:
         )
 
 
-def _stop(stream: Stream, batch_size: int, num_cases: int | None) -> int:
-    if stream.stop is not None:
-        return stream.stop * batch_size
-    return tf.int64.max if num_cases is None else num_cases
+def _numbers(stream: Stream, batch_size: int, num_cases: int | None) -> tf.data.Dataset:
+    """Numbers of patches, or of volumes up to `num_cases`; a patch is its number.
+
+    They are counted out batch by batch, so that a service, which deals out what the first data set holds, gives each
+    worker whole batches.
+    """
+    if stream.stop is None and num_cases is not None:
+        return tf.data.Dataset.range(stream.start * batch_size, num_cases)
+    rounds = tf.data.Dataset.range(stream.start, tf.int64.max if stream.stop is None else stream.stop)
+    return rounds.flat_map(lambda number: tf.data.Dataset.range(number * batch_size, (number + 1) * batch_size))
 
 
 def _mapped(samples: tf.data.Dataset, function: Callable[..., Any], stream: Stream) -> tf.data.Dataset:
@@ -177,8 +182,11 @@ def _padded(volume: tf.Tensor, patch: Patch | None, num_channels: int) -> tf.Ten
 def _augmented(augment: Augment, seed: int, number: tf.Tensor, case: tf.Tensor, *sample: tf.Tensor) -> tuple:
     image, labels = (*sample, None)[:2]
     made = augment(image, labels, tf.cast(tf.stack([tf.constant(seed, tf.int64), number]), tf.int32))
-    kept = [tf.ensure_shape(new, old.shape) for new, old in zip(made, sample, strict=False)]
-    return (number, case, *kept)
+    kept = list(zip(made, sample, strict=False))
+    for new, old in kept:
+        if not new.shape.is_compatible_with(old.shape):
+            raise ValueError(f"augment turned shape {old.shape} into {new.shape}. Cut or pad back to the same shape.")
+    return (number, case, *(tf.ensure_shape(new, old.shape) for new, old in kept))
 
 
 def _shown(table: Table, case: tf.Tensor, image: tf.Tensor, *labels: tf.Tensor) -> Any:
