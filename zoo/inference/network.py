@@ -31,10 +31,16 @@ def prepare(
         shape compiles once.
 
     Raises:
-        ValueError: an unknown precision or jit, or tabular values where the network takes none, or the reverse.
+        ValueError: an unknown precision or jit, bfloat16 for a model that is not functional, or tabular values
+            where the network takes none, or the reverse.
     """
     values = _conditioning(model, conditioning)
     copy = fold_batch_norm(model, precision=policy(precision))
+    if copy is model and policy(precision) != "float32":
+        raise ValueError(
+            f"{model.name!r} is no functional model, so it cannot be copied in {precision}. "
+            'Build it so (keras.Model(inputs, outputs)), or pass precision="float32".'
+        )
 
     def run(windows):
         if values is None:
@@ -48,7 +54,7 @@ def prepare(
 
 
 def _conditioning(model: keras.Model, values: Sequence[float] | None) -> np.ndarray | None:
-    wanted = [int(one.shape[-1]) for one in model.inputs[1:]]
+    wanted = [int(one.shape[-1]) for one in (model.inputs or [])[1:]]
     given = [] if values is None else [len(values)]
     if wanted != given:
         raise ValueError(
