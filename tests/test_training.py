@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 
+import nibabel
 import numpy as np
 import pytest
 import safetensors.numpy
 import toy
 
+import zoo
 from zoo import records
 from zoo.training import fit, folder, sources, state, watch
 
@@ -138,3 +140,38 @@ def test_plans_are_whole_epochs():
     assert fit.Plan.of(1000) == fit.Plan(40, 25)
     assert fit.Plan.of(10) == fit.Plan(1, 10)
     assert fit.Plan.of(60).steps == 60 and fit.Plan.of(1001).steps >= 1001
+
+
+def write_cases(root, number):
+    """Subfolders of T1w and label files on different grids, with the label's source value."""
+    random = np.random.default_rng(0)
+    for case in range(number):
+        shape = (24, 28 + case, 32)
+        labels = np.zeros(shape, np.uint8)
+        labels[8:14, 9:15, 10 + case : 16 + case] = 7
+        image = random.normal(100, 5, shape).astype("float32") + 40 * (labels > 0)
+        folder = root / f"sub-{case:02d}"
+        folder.mkdir(parents=True)
+        nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), folder / "T1w.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), folder / "labels.nii.gz")
+
+
+def test_a_folder_of_real_cases_trains_and_resumes_its_split(tmp_path, capsys):
+    write_cases(tmp_path / "data", 5)
+    steps = ({"name": "resample", "spacing_mm": [1.0, 1.0, 1.0]}, {"name": "z_score"})
+    task = toy.TASK.replace(synthesis=None, steps=25, preprocessing=steps, positive_fraction=1.0, batch_size=1)
+    out = fit.train(task, tmp_path / "data", tmp_path / "run", precision="float32")
+    split = json.loads((out / "splits.json").read_text())["folds"][0]
+    assert len(split["train"]) == 4 and len(split["validation"]) == 1
+    assert folder.read_log(out / "log.csv")[-1]["val_accuracy"] > 0.9
+    card = zoo.card(out / "unet3d.ball")
+    assert not card.training.synthetic and card.output.labels[1].value == 7
+    zoo.verify(out / "unet3d.ball")
+
+
+def test_a_folder_without_labels_is_refused(tmp_path):
+    write_cases(tmp_path / "data", 2)
+    for path in (tmp_path / "data").glob("*/labels.nii.gz"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"None of the 2 cases in .* has a label map: training needs them"):
+        fit.train(toy.TASK, tmp_path / "data", tmp_path / "run", precision="float32")

@@ -7,10 +7,16 @@ from typing import Any
 
 import tensorflow as tf
 
+from zoo.data import splits
+from zoo.data.cache import build as build_cache
+from zoo.data.cases import Case, cases
+from zoo.data.pipeline import Stream, dataset
+from zoo.data.prepare import Reading
+from zoo.data.sampler import Sampling
+from zoo.data.splits import Split
 from zoo.training.task import Task
 
 Shard = tuple[int, int]
-Split = dict[str, list[str]]
 SYNTHETIC = "synthetic"
 SPLITS = {"train": 0, "validation": 1, "prior": 2}
 
@@ -48,7 +54,7 @@ def feed(task: Task, source: str | pathlib.Path, *, seed: int, out: pathlib.Path
     """
     if str(source) == SYNTHETIC:
         return _synthetic_feed(task, seed)
-    return _folder_feed(task, pathlib.Path(source), seed, out)
+    return _folder_feed(task, pathlib.Path(source), seed, out, split)
 
 
 def _synthetic_feed(task: Task, seed: int) -> Feed:
@@ -58,6 +64,71 @@ def _synthetic_feed(task: Task, seed: int) -> Feed:
         validation,
         lambda: prior(task, synthetic(task, split="prior", seed=seed, stop=task.validation_batches)),
     )
+
+
+SPLIT_FILE, CACHE, LABELS = "splits.json", "cache", "labels"
+VALIDATE_ONE_IN = 5
+
+
+def _folder_feed(task: Task, root: pathlib.Path, seed: int, out: pathlib.Path, split: Split | None) -> Feed:
+    """Patches of real cases; which cases train is written to the run folder and kept when the run goes on."""
+    found = labelled(task, root)
+    chosen = split or _split(found, seed, out)
+    training, validation = (
+        build_cache(part, reading(task), out / CACHE / name)
+        for part, name in zip(chosen.select(found), ("training", "validation"), strict=True)
+    )
+
+    def batches(cache: Any, **stream: Any) -> tf.data.Dataset:
+        sampling = Sampling(positive_fraction=task.positive_fraction)
+        settings = {"patch": task.patch, "batch_size": task.batch_size, "sampling": sampling}
+        augment = task.augment if cache is training else None
+        return dataset(cache, stream=Stream(**stream), augment=augment, **settings)
+
+    def train(start: int, shard: Shard | None = (0, 1)) -> tf.data.Dataset:
+        if shard is None:
+            return batches(training, seed=None)
+        index, count = shard
+        # Every worker reads all cases and takes every count-th batch, so that n workers see one worker's joined batch.
+        stream = batches(training, seed=seed, start=start * count)
+        return stream if count == 1 else stream.shard(count, index)
+
+    check = batches(validation, seed=seed + 1, stop=task.validation_batches)
+    return Feed(
+        train,
+        check.apply(tf.data.experimental.assert_cardinality(task.validation_batches)).cache(),
+        lambda: prior(task, batches(training, seed=seed + 2, stop=task.validation_batches)),
+    )
+
+
+def labelled(task: Task, root: pathlib.Path) -> list[Case]:
+    """The cases of a folder that have every channel of the task and a label map.
+
+    Raises:
+        ValueError: no case has labels; or a channel is missing.
+    """
+    channels = {name: pattern for name, pattern in task.patterns.items() if name != LABELS}
+    found = cases(root, reader=task.reader, channels=channels or None, labels=task.patterns.get(LABELS))
+    having = [case for case in found if case.labels]
+    if not having:
+        raise ValueError(f"None of the {len(found)} cases in {root} has a label map: training needs them.")
+    return having
+
+
+def reading(task: Task) -> Reading:
+    """How the task reads cases: its channels, spacing, intensity steps, and the values of its labels."""
+    steps = tuple(step for step in task.preprocessing if step["name"] != "resample")
+    values = {value: index for index, (_, value) in task.labels.items()}
+    return Reading(channels=task.channels, spacing_mm=task.spacing_mm, steps=steps, labels=values)
+
+
+def _split(found: list[Case], seed: int, out: pathlib.Path) -> Split:
+    """One case in five for validation, by subject, written once."""
+    path = out / SPLIT_FILE
+    if not path.exists():
+        subjects = len({case.subject for case in found})
+        splits.write(splits.folds(found, min(VALIDATE_ONE_IN, subjects), seed=seed)[:1], path, seed=seed)
+    return splits.read(path)[0]
 
 
 def synthetic(
@@ -81,7 +152,8 @@ def synthetic(
     """
     if task.synthesis is None:
         raise ValueError(f"Task {task.name!r} has no synthesis: give a folder or a BIDS data set as its source.")
-    sample = task.synthesis(task, split)
+    # XLA makes synthesis quicker on every device, also inside a data set's map.
+    sample = tf.function(task.synthesis(task, split), jit_compile=True)
     size, base = task.batch_size, seed * len(SPLITS) + SPLITS[split]
     numbers = _numbers_by_clock() if shard is None else _numbers(size, start, stop, shard)
     samples = numbers.map(

@@ -32,6 +32,9 @@ class Task:
         synthesis: makes samples where the source is "synthetic"; None where only real data serve.
         activation: what turns logits into the card's output.
         flip_pairs: pairs of label indices that a left-right mirror exchanges.
+        reader: layout of a folder of real data; None looks at the files.
+        patterns: channel name, or "labels" -> what the reader calls it, where that differs.
+        positive_fraction: share of real patches that are centred on foreground.
         augment: `(image, labels, seed) -> (image, labels)` for real data, or None.
         metrics: makes the metrics of the progress bar.
         monitor: the metric that chooses the best weights, higher is better.
@@ -61,9 +64,12 @@ class Task:
     synthesis: Synthesis | None = None
     activation: str = "softmax"
     flip_pairs: tuple[tuple[int, int], ...] = ()
+    reader: str | None = None
+    patterns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    positive_fraction: float = 1 / 3
     augment: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
     metrics: Callable[[], list[Any]] = list
-    monitor: str = "mean_dice"
+    monitor: str = "dice"
     validation_batches: int = 8
     training_data: Mapping[str, str] = dataclasses.field(default_factory=dict)
     references: tuple[str, ...] = ()
