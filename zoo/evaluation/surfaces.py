@@ -59,7 +59,8 @@ def segmentation_metrics(
     for label in sorted(ours.keys() | theirs.keys()) if labels is None else labels:
         tolerance = _tolerance(tolerance_mm[label] if isinstance(tolerance_mm, Mapping) else tolerance_mm)
         box = _around(ours.get(label), theirs.get(label))
-        pair = _Pair(prediction[box] == label, reference[box] == label, spacing, prediction.shape)
+        ours_here, theirs_here = (np.equal(volume[box], label, order="C") for volume in (prediction, reference))
+        pair = _Pair(ours_here, theirs_here, spacing, prediction.shape)
         metrics[int(label)] = {
             **pair.overlaps(),
             "hd_mm": pair.hausdorff(),
@@ -150,7 +151,7 @@ def _pair(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[fl
     prediction, reference = overlap.masks(prediction, reference)
     spacing = overlap.spacing(spacing_mm)
     box = _around(overlap.boxes(prediction).get(1), overlap.boxes(reference).get(1))
-    return _Pair(prediction[box], reference[box], spacing, prediction.shape)
+    return _Pair(np.ascontiguousarray(prediction[box]), np.ascontiguousarray(reference[box]), spacing, prediction.shape)
 
 
 @dataclasses.dataclass(frozen=True)
