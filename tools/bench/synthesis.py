@@ -36,9 +36,7 @@ def ours(labels, count):
 
     recipe, anatomy = Recipe(shape=(SIZE,) * 3), tf.constant(labels)
     sample = tf.function(lambda number: synthesise(anatomy, number, recipe), jit_compile=True)
-    batches = tf.data.Dataset.range(10**6).map(
-        lambda n: sample(tf.cast(n, tf.int32)), num_parallel_calls=WORKERS
-    )
+    batches = tf.data.Dataset.range(10**6).map(lambda n: sample(tf.cast(n, tf.int32)), num_parallel_calls=WORKERS)
     return timed(iter(batches.batch(1).prefetch(1)), count)
 
 
@@ -59,6 +57,7 @@ def monai(labels, count):
     import numpy as np
     from monai import transforms as mt
 
+    random = np.random.default_rng(0)
     label_map, num_labels = labels[None].astype("float32"), int(labels.max()) + 1
     bend = {
         "sigma_range": (5, 7),
@@ -72,8 +71,8 @@ def monai(labels, count):
 
     def sample():
         moved = np.asarray(spatial(label_map)).astype("int32")
-        means, sds = np.random.uniform(0, 1, num_labels), np.random.uniform(0, 0.1, num_labels)
-        noise = np.random.standard_normal(moved.shape).astype("float32")
+        means, sds = random.uniform(0, 1, num_labels), random.uniform(0, 0.1, num_labels)
+        noise = random.standard_normal(moved.shape).astype("float32")
         return intensity(means.astype("float32")[moved] + sds.astype("float32")[moved] * noise)
 
     return timed(iter(loader(sample, count)), count)
@@ -110,9 +109,7 @@ def run_side(side, labels_path, count):
     labels = np.load(labels_path)
     rate = {"zoo": ours, "torchio": torchio, "monai": monai}[side](labels, count)
     versions = [SIDES[side], *(["tensorflow-cpu", "keras"] if side == "zoo" else ["torch"])]
-    print(
-        json.dumps({"rate": rate, "versions": {name: importlib.metadata.version(name) for name in versions}})
-    )
+    print(json.dumps({"rate": rate, "versions": {name: importlib.metadata.version(name) for name in versions}}))
     sys.stdout.flush()
     os._exit(0)  # the loaders' queues are still full; joining their workers would take longer than the run
 
@@ -153,9 +150,7 @@ def compare(peer, rounds, out):
         rates, versions = {side: [] for side in SIDES}, {}
         for number in range(rounds):
             for side in list(SIDES)[:: 1 if number % 2 == 0 else -1]:
-                result = measure(
-                    side, sys.executable if side == "zoo" else peer, path, 60 if side == "zoo" else 12
-                )
+                result = measure(side, sys.executable if side == "zoo" else peer, path, 60 if side == "zoo" else 12)
                 rates[side].append(round(result["rate"], 3))
                 versions |= result["versions"]
                 print(f"round {number}: {side} {result['rate']:.2f} samples/s", flush=True)
@@ -183,11 +178,7 @@ def compare(peer, rounds, out):
 
 
 def processor():
-    lines = (
-        pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        if pathlib.Path("/proc/cpuinfo").exists()
-        else []
-    )
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if pathlib.Path("/proc/cpuinfo").exists() else []
     named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     name = named[0] if named else platform.processor() or platform.machine()
     return name.replace("(R)", "").replace("/", "-").replace("@", "at")

@@ -10,24 +10,19 @@ Tensor = Any
 
 
 def separable(volume: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """Multiplies each axis of a volume by a matrix.
+    """Multiplies each of the last three axes of a volume by a matrix.
 
     Args:
-        volume: (x, y, z) or (x, y, z, channels) float32.
+        volume: (..., x, y, z) float32; components come first, so that rows of voxels stay contiguous.
         matrices: three of (new size, old size).
 
     Returns:
-        (new x, new y, new z) and the channels.
+        (..., new x, new y, new z) float32.
     """
-    channels = volume.shape[3:]
-    x, y = (matrix.shape[0] for matrix in matrices[:2])
-    volume = ops.matmul(matrices[0], ops.reshape(volume, (volume.shape[0], -1)))
-    volume = ops.reshape(volume, (x, matrices[1].shape[1], -1))
-    volume = ops.matmul(matrices[1], volume)
-    if not len(channels):
-        return ops.matmul(volume, ops.transpose(matrices[2]))
-    volume = ops.reshape(volume, (x, y, matrices[2].shape[1], *channels))
-    return ops.matmul(matrices[2], volume)
+    leading, (x, y, z) = tuple(volume.shape[:-3]), volume.shape[-3:]
+    volume = ops.matmul(matrices[0], ops.reshape(volume, (*leading, x, y * z)))
+    volume = ops.matmul(matrices[1], ops.reshape(volume, (*leading, matrices[0].shape[0], y, z)))
+    return ops.matmul(volume, ops.transpose(matrices[2]))
 
 
 def coarse_shape(shape: Sequence[int], scale: float) -> tuple[int, int, int]:
@@ -40,13 +35,13 @@ def upsample(coarse: Tensor, shape: Sequence[int]) -> Tensor:
     """Cubic B-spline through a coarse grid of control points: smooth, and never beyond their range.
 
     Args:
-        coarse: (x, y, z) or (x, y, z, channels) float32.
+        coarse: (..., x, y, z) float32.
         shape: wanted voxels along x, y, z; the outer control points sit on the outer voxels.
 
     Returns:
-        `shape` and the channels, float32.
+        `shape` after the leading axes, float32.
     """
-    return separable(coarse, [_spline(old, new) for old, new in zip(coarse.shape[:3], shape, strict=True)])
+    return separable(coarse, [_spline(old, new) for old, new in zip(coarse.shape[-3:], shape, strict=True)])
 
 
 def _spline(old: int, new: int) -> Tensor:
@@ -67,14 +62,14 @@ def upsample_linear(field: Tensor, shape: Sequence[int]) -> Tensor:
     """Linear interpolation of a grid to a finer one whose outer voxels coincide with its own.
 
     Args:
-        field: (x, y, z) or (x, y, z, channels) float32.
+        field: (..., x, y, z) float32.
         shape: wanted voxels along x, y, z.
 
     Returns:
-        `shape` and the channels, float32.
+        `shape` after the leading axes, float32.
     """
     matrices = []
-    for old, new in zip(field.shape[:3], shape, strict=True):
+    for old, new in zip(field.shape[-3:], shape, strict=True):
         where = np.linspace(0, old - 1, new)[:, None]
         matrices.append(np.maximum(0, 1 - np.abs(where - np.arange(old))).astype(np.float32))
     return separable(field, [ops.convert_to_tensor(matrix) for matrix in matrices])

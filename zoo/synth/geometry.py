@@ -13,6 +13,7 @@ from zoo.synth import fields, labels, seeds
 Tensor = Any
 Params = dict[str, Tensor]
 Shape = Sequence[int]
+Where = Sequence[Tensor]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ def draw(seed: Tensor, shape: Shape, geometry: Geometry = Geometry()) -> Params:
 
     Returns:
         `rotation_deg` (3,), `scaling` (3,), `shear` (6,), `translation_mm` (3,), `crop` (3,) in -1 to 1,
-        `velocity_sd` (), `velocity` (grid, 3) in mm, `flip` () 0 or 1, all float32.
+        `velocity_sd` (), `velocity` (3, grid) in mm, `flip` () 0 or 1, all float32.
     """
     low, high = geometry.scaling
     grid = fields.coarse_shape(shape, geometry.velocity_scale)
@@ -70,7 +71,7 @@ def draw(seed: Tensor, shape: Shape, geometry: Geometry = Geometry()) -> Params:
         "shear": geometry.shear * seeds.uniform(seed, (6,), 3, low=-1.0),
         "translation_mm": geometry.translation_mm * seeds.uniform(seed, (3,), 4, low=-1.0),
         "velocity_sd": sd,
-        "velocity": sd * seeds.normal(seed, (*grid, 3), 6),
+        "velocity": sd * seeds.normal(seed, (3, *grid), 6),
         "flip": ops.cast(seeds.uniform(seed, (), 7) < geometry.flip, "float32"),
         "crop": crop * seeds.uniform(seed, (3,), 8, low=-1.0),
     }
@@ -102,26 +103,31 @@ def displacement(velocity: Tensor, shape: Shape) -> Tensor:
     """Integrates a stationary velocity for unit time, at half resolution, by scaling and squaring.
 
     Args:
-        velocity: (grid, 3) control points, in voxels of the sample.
+        velocity: (3, grid) control points, in voxels of the sample.
         shape: voxels of the sample.
 
     Returns:
-        (x, y, z, 3) float32, in voxels.
+        (3, x, y, z) float32, in voxels.
 
     Source: Arsigny et al., MICCAI 2006, doi:10.1007/11866565_113.
     """
     half = tuple(max(2, (size + 1) // 2) for size in shape)
     stretch = np.array([(h - 1) / max(s - 1, 1) for h, s in zip(half, shape, strict=True)], np.float32)
+    stretch = stretch[:, None, None, None]
     field = fields.upsample(velocity * (stretch / 2**SQUARINGS), half)
-    grid = _grid(half)
     # A loop, not five calls: XLA would fuse each squaring into the next and compute it again for every corner.
-    field = ops.fori_loop(0, SQUARINGS, lambda _, inner: inner + linear(inner, grid + inner), field)
+    field = ops.fori_loop(0, SQUARINGS, lambda _, inner: inner + _composed(inner), field)
     return fields.upsample_linear(field / stretch, shape)
+
+
+def _composed(field: Tensor) -> Tensor:
+    where = [axis + moved for axis, moved in zip(_grid(field.shape[1:]), ops.unstack(field, 3), strict=True)]
+    return ops.stack([linear(component, where) for component in ops.unstack(field, 3)])
 
 
 def coordinates(
     params: Mapping[str, Tensor], shape: Shape, source_shape: Shape, spacing: float = 1.0
-) -> Tensor:
+) -> Where:
     """Where in the source each voxel of the sample lies.
 
     Args:
@@ -131,70 +137,77 @@ def coordinates(
         spacing: voxel size of the sample over that of the source.
 
     Returns:
-        (x, y, z, 3) float32, in voxels of the source.
+        Three of (x, y, z) float32, in voxels of the source.
     """
-    centre = (np.asarray(shape, np.float32) - 1) / 2
-    room = np.maximum((np.asarray(source_shape) - np.asarray(shape) * spacing) / 2, 0).astype(np.float32)
-    middle = (np.asarray(source_shape, np.float32) - 1) / 2
-    where = _grid(shape) - centre + displacement(params["velocity"] / spacing, shape)
+    moved = ops.unstack(displacement(params["velocity"] / spacing, shape), 3)
+    local = [
+        axis - (size - 1) / 2 + shift for axis, size, shift in zip(_grid(shape), shape, moved, strict=True)
+    ]
     matrix = affine(params) * spacing
-    moved = ops.sum(where[..., None, :] * matrix, axis=-1)
-    return moved + (middle + params["crop"] * room + params["translation_mm"])
+    where = []
+    for axis, (size, source) in enumerate(zip(shape, source_shape, strict=True)):
+        room = max((source - size * spacing) / 2, 0.0)
+        start = (source - 1) / 2 + params["crop"][axis] * room + params["translation_mm"][axis]
+        where.append(
+            matrix[axis, 0] * local[0] + matrix[axis, 1] * local[1] + matrix[axis, 2] * local[2] + start
+        )
+    return where
 
 
-def nearest(volume: Tensor, where: Tensor, outside: int = 0) -> Tensor:
+def nearest(volume: Tensor, where: Where, outside: int = 0) -> Tensor:
     """Value of the nearest voxel.
 
     Args:
         volume: (x, y, z), any type.
-        where: (..., 3) float32 voxels.
+        where: three of (...) float32 voxels.
         outside: value beyond the volume.
 
     Returns:
         (...) of the volume's type.
     """
-    size = np.array(volume.shape, np.int32)
-    index = ops.cast(ops.floor(where + 0.5), "int32")
-    inside = ops.all((index >= 0) & (index < size), axis=-1)
-    index = ops.clip(index, 0, size - 1)
-    flat = (index[..., 0] * int(size[1]) + index[..., 1]) * int(size[2]) + index[..., 2]
+    flat, inside = 0, True
+    for place, size in zip(where, volume.shape, strict=True):
+        index = ops.cast(ops.floor(place + 0.5), "int32")
+        inside = (index >= 0) & (index < size) & inside
+        flat = flat * size + ops.clip(index, 0, size - 1)
     values = ops.take(ops.reshape(volume, (-1,)), flat, axis=0)
     return ops.where(inside, values, ops.cast(outside, values.dtype))
 
 
-def linear(volume: Tensor, where: Tensor) -> Tensor:
+def linear(volume: Tensor, where: Where) -> Tensor:
     """Trilinear value, the border held beyond the volume.
 
     Args:
-        volume: (x, y, z, channels) float32.
-        where: (..., 3) float32 voxels.
+        volume: (x, y, z) float32.
+        where: three of (...) float32 voxels.
 
     Returns:
-        (..., channels) float32.
+        (...) float32.
     """
-    shape, channels = volume.shape[:3], volume.shape[3]
-    flat = ops.reshape(volume, (-1, channels))
-    low, high, part = [], [], []
-    for axis, size in enumerate(shape):
-        place = ops.clip(where[..., axis], 0.0, float(size - 1))
-        floor = ops.floor(place)
-        low.append(ops.cast(floor, "int32"))
-        high.append(ops.minimum(low[-1] + 1, size - 1))
-        part.append((place - floor)[..., None])
-    rows = [(x * shape[1] + y) * shape[2] for x in (low[0], high[0]) for y in (low[1], high[1])]
-    lines = [
-        _mix(ops.take(flat, r + low[2], axis=0), ops.take(flat, r + high[2], axis=0), part[2]) for r in rows
-    ]
-    return _mix(_mix(lines[0], lines[1], part[1]), _mix(lines[2], lines[3], part[1]), part[0])
+    _, y_size, z_size = volume.shape
+    flat = ops.reshape(volume, (-1,))
+    (x, dx), (y, dy), (z, dz) = (_split(place, size) for place, size in zip(where, volume.shape, strict=True))
+    rows = [(i * y_size + j) * z_size for i in x for j in y]
+    lines = [_mix(ops.take(flat, row + z[0], axis=0), ops.take(flat, row + z[1], axis=0), dz) for row in rows]
+    return _mix(_mix(lines[0], lines[1], dy), _mix(lines[2], lines[3], dy), dx)
+
+
+def _split(place: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """The voxels below and above a place within an axis, and how far it is from the lower."""
+    place = ops.clip(place, 0.0, float(size - 1))
+    floor = ops.floor(place)
+    low = ops.cast(floor, "int32")
+    return (low, ops.minimum(low + 1, size - 1)), place - floor
 
 
 def _mix(first: Tensor, second: Tensor, part: Tensor) -> Tensor:
     return first + (second - first) * part
 
 
-def _grid(shape: Shape) -> Tensor:
-    axes = [ops.arange(size, dtype="float32") for size in shape]
-    return ops.stack(ops.meshgrid(*axes, indexing="ij"), axis=-1)
+def _grid(shape: Shape) -> list[Tensor]:
+    """Voxel numbers along x, y and z, each of a shape that broadcasts."""
+    sizes = [(-1, 1, 1), (1, -1, 1), (1, 1, -1)]
+    return [ops.reshape(ops.arange(size, dtype="float32"), to) for size, to in zip(shape, sizes, strict=True)]
 
 
 def swap_sides(label_map: Tensor, flip: Tensor, partners: np.ndarray = labels.PARTNERS) -> Tensor:

@@ -90,7 +90,7 @@ def synthesise_lesions(
     return _acquired(image, moved, seed, recipe), moved[..., None], ops.max(masks, axis=0)[..., None]
 
 
-def _moved(labels: Tensor, seed: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+def _moved(labels: Tensor, seed: Tensor, recipe: Recipe) -> tuple[Tensor, geometries.Where]:
     if len(labels.shape) != 3:
         raise ValueError(f"A label map is 3D (x, y, z), got shape {tuple(labels.shape)}. Map over the batch.")
     geometry = geometries.draw(seeds.fold(seed, 101), recipe.shape, recipe.geometry)
@@ -142,9 +142,8 @@ def augment(
     geometry = geometries.draw(seeds.fold(seed, 101), recipe.shape, recipe.geometry)
     where = geometries.coordinates(geometry, recipe.shape, labels.shape[:3])
     moved = geometries.swap_sides(geometries.nearest(labels[..., 0], where), geometry["flip"], partners)
-    image = geometries.linear(image, where)
     channels = []
     for channel in range(image.shape[-1]):
         acquired = acquisitions.draw(seeds.fold(seed, 103 + channel), recipe.shape, recipe.acquisition)
-        channels.append(acquisitions.apply(image[..., channel], acquired))
+        channels.append(acquisitions.apply(geometries.linear(image[..., channel], where), acquired))
     return ops.stack(channels, axis=-1), moved[..., None]
