@@ -1,0 +1,138 @@
+"""The command `zoo`: one function a verb.
+
+A verb is a function under `@app.command()`: its docstring is its help, it prints by `tell`, raises what zoo raises.
+`zoo.terminal.Verbs` turns an exception into one line and an exit code: 1 for work that failed, 2 for bad arguments.
+What needs Keras is imported inside `framework()`, so that help and listings stay quick.
+"""
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+import zoo
+from zoo import cards, records, registry, weights
+from zoo.cli_cards import builder_row, card_table, documentation, list_table, trained_row
+from zoo.cli_predict import case_line, given_cases, predict_cases
+from zoo.terminal import FAILURES, WIDTH, Device, Json, Model, UsageError, Verbs, end, find_model, framework, tell
+
+app = typer.Typer(
+    cls=Verbs,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
+)
+
+
+def main() -> NoReturn:
+    """Runs the command line; never returns."""
+    app()
+    raise SystemExit(0)
+
+
+@app.callback(invoke_without_command=True)
+def _zoo(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """3D networks for neuroimaging with verified weights.
+
+    Research use, not for diagnosis.
+    """
+    if version:
+        print(zoo.__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command("list")
+def list_(
+    pattern: Annotated[str, typer.Argument(help="Names that match, as in 'unet3d*'.")] = "*", as_json: Json = False
+) -> None:
+    """List networks and trained models."""
+    names = weights.list_models(pattern)
+    if not names:
+        raise UsageError(str(registry.unknown("model like", pattern, weights.list_models())))
+    builders = registry.builders()
+    rows = [builder_row(name) if name in builders else trained_row(name) for name in names]
+    tell(rows, list_table(rows), as_json)
+
+
+@app.command()
+def info(model: Annotated[str, typer.Argument(help="A trained model or a network.")], as_json: Json = False) -> None:
+    """Show the card of a trained model, or what a network is and takes."""
+    if model in registry.builders():
+        text = documentation(model)
+        tell({"name": model, "documentation": text}, text, as_json)
+        return
+    card = cards.read(find_model(model))
+    tell(records.plain(card), card_table(card), as_json)
+
+
+@app.command()
+def predict(
+    model: Model,
+    scans: Annotated[
+        list[str],
+        typer.Argument(help="NIfTI files or one folder; CHANNEL=FILE ... for several channels."),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="Folder for results, or a .nii.gz file for one scan.")
+    ] = Path(),
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Write probabilities, not labels.")] = False,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Average over left/right mirror images.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Run a trained model on scans, each result on its scan's own grid.
+
+    A result is called SCAN_TAG.nii.gz. Scans that cannot be used are reported, the
+    others are finished, and the exit code is then 1.
+    """
+    folder = find_model(model)
+    card = cards.read(folder)
+    given = given_cases(scans, card)
+    with framework(device):
+        from zoo.inference.predictor import Settings
+
+        settings = Settings(probabilities=probabilities, mirror=mirror)
+        rows = predict_cases(folder, card, given, out, settings=settings, overwrite=overwrite)
+    tell(rows, "\n".join(case_line(row) for row in rows if "error" not in row), as_json)
+    end(f"{row['case']}: {row['error']}" for row in rows if "error" in row)
+
+
+@app.command()
+def verify(
+    models: Annotated[list[str] | None, typer.Argument(help="Left out: all there are.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check trained models: hash, names, shapes, golden output."""
+    names = models or [name for name in weights.list_models() if name not in registry.builders()]
+    folders = {name: find_model(name) for name in names}
+    faults: dict[str, str | None] = {}
+    with framework():
+        for name, folder in folders.items():
+            try:
+                weights.verify(folder)
+                faults[name] = None
+            except FAILURES as error:
+                faults[name] = str(error)
+    rows = [{"name": name, "verified": fault is None, "error": fault} for name, fault in faults.items()]
+    tell(rows, "\n".join(f"{name}: verified" for name, fault in faults.items() if fault is None), as_json)
+    end(fault for fault in faults.values() if fault)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For the mask and the picture.")] = Path("zoo-demo"),
+    as_json: Json = False,
+) -> None:
+    """Mask the brain of the real head that ships with zoo, and draw it."""
+    with framework():
+        result = zoo.demo(out)
+    tell(result.as_dict(), str(result), as_json)
+
+
+if __name__ == "__main__":
+    main()

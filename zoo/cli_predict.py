@@ -1,0 +1,145 @@
+"""`zoo predict`: which cases its arguments mean, and what became of each."""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo import cards, registry
+from zoo.terminal import UsageError
+
+NIFTI = (".nii", ".nii.gz")
+SHOWN_LABELS = 3
+Given = Path | list[Path] | dict[str, dict[str, Path]]
+
+
+def given_cases(scans: Sequence[str], card: cards.Card) -> Given:
+    """What `predict_many` takes: one folder, files, or one case of named channels.
+
+    Args:
+        scans: "scan.nii.gz", "folder" or "T1w=scan.nii.gz".
+        card: of the model.
+
+    Raises:
+        UsageError: a path that is not there, or channels that are not those of the card.
+    """
+    pairs = [_pair(scan) for scan in scans]
+    for _, path in pairs:
+        if not path.exists():
+            raise UsageError(f"There is no file or folder {str(path)!r}.")
+    named = [(channel, path) for channel, path in pairs if channel]
+    wanted = [channel.name for channel in card.input.channels]
+    if not named and len(wanted) == 1:
+        if len(pairs) > 1 and any(path.is_dir() for _, path in pairs):
+            raise UsageError("Give files, or one folder, got several of which one is a folder.")
+        return pairs[0][1] if len(pairs) == 1 else [path for _, path in pairs]
+    for channel, _ in named:
+        if channel not in wanted:
+            raise UsageError(str(registry.unknown("channel", channel, wanted)))
+    if sorted(channel for channel, _ in named) != sorted(wanted) or len(named) < len(pairs):
+        example = " ".join(f"{name}=FILE" for name in wanted)
+        raise UsageError(f"{card.name} takes {example}, each once; got {' '.join(scans)!r}.")
+    return {_stem(named[0][1]): {str(channel): path for channel, path in named}}
+
+
+def _pair(scan: str) -> tuple[str | None, Path]:
+    """`T1w=scan.nii.gz` as a channel and a path; a file whose name has such a form is a file."""
+    found = re.fullmatch(r"([A-Za-z0-9_.-]+)=(.+)", scan)
+    return (None, Path(scan)) if found is None or Path(scan).exists() else (found[1], Path(found[2]))
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def predict_cases(
+    folder: Path, card: cards.Card, given: Given, out: Path, *, settings: Any, overwrite: bool
+) -> list[dict[str, Any]]:
+    """Predicts what was given; Keras is loaded already.
+
+    Args:
+        folder: of the model.
+        card: of the model.
+        given: as `given_cases` returns it.
+        out: a folder, or a NIfTI file where there is one case.
+        settings: `zoo.inference.predictor.Settings`.
+        overwrite: whether results in a folder are replaced; a file that is named always is.
+
+    Returns:
+        A row a case: "case" and "error", or "case", "out", "kept", "seconds" and "volumes_ml".
+
+    Raises:
+        UsageError: no cases, two of one name, or a file as `out` for several.
+    """
+    from zoo.inference.cohort import find_cases, predict_many
+
+    tag = card.name.split(".")[-1]
+    try:
+        cases = find_cases(given, ignore=f"_{tag}")
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(str(error)) from error
+    if out.name.endswith(NIFTI):
+        return [_predict_one(folder, card, cases, out, settings)]
+    report = predict_many(folder, cases, out, settings=settings, overwrite=overwrite)
+    rows: list[dict[str, Any]] = []
+    for name in cases:
+        if name in report.failed:
+            rows.append({"case": name, "error": report.failed[name]})
+        else:
+            path = Path(report.done.get(name) or report.kept[name])
+            volumes = {} if settings.probabilities else volumes_ml(path, card)
+            rows.append(_row(name, path, volumes, report.seconds.get(name)))
+    return rows
+
+
+def _predict_one(folder: Path, card: cards.Card, cases: Mapping[str, Any], out: Path, settings: Any) -> dict[str, Any]:
+    """One case into the file `out`."""
+    import numpy as np
+
+    from zoo.inference.predict import progress_bar
+    from zoo.inference.predictor import Predictor
+    from zoo.volumes import image
+
+    if len(cases) != 1:
+        raise UsageError(f"--out {out} is one file, got {len(cases)} scans. Name a folder.")
+    ((name, images),) = cases.items()
+    if out.resolve() in {path.resolve() for path in (images.values() if isinstance(images, dict) else [images])}:
+        raise UsageError(f"--out {out} is the scan itself. Name another file.")
+    start = time.perf_counter()
+    with progress_bar(card.name) as tell:
+        result = Predictor(folder, settings=settings)(images, progress=tell)
+    image.write(out, np.asanyarray(result.dataobj), result)
+    seconds = round(time.perf_counter() - start, 3)
+    return _row(name, out, {} if settings.probabilities else volumes_ml(out, card), seconds)
+
+
+def _row(name: str, path: Path, volumes: dict[str, float], seconds: float | None) -> dict[str, Any]:
+    return {"case": name, "out": str(path), "kept": seconds is None, "seconds": seconds, "volumes_ml": volumes}
+
+
+def volumes_ml(path: Path, card: cards.Card) -> dict[str, float]:
+    """Volume in ml of each label other than 0 in a label map; empty where the model gives no labels."""
+    if card.output.kind != "segmentation":
+        return {}
+    import nibabel
+    import numpy as np
+
+    from zoo.volumes.nifti import spacing_mm
+
+    labels = nibabel.nifti1.load(path)
+    voxel_ml = float(np.prod(spacing_mm(labels.affine))) / 1000
+    values, counts = np.unique(np.asarray(labels.dataobj), return_counts=True)
+    voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    named = [label for label in card.output.labels.values() if label.value != 0]
+    return {label.name: voxels.get(label.value, 0) * voxel_ml for label in named}
+
+
+def case_line(row: Mapping[str, Any]) -> str:
+    """A row without error as a line; many labels are summed, `--json` has each."""
+    volumes = row["volumes_ml"]
+    if len(volumes) > SHOWN_LABELS:
+        volumes = {f"{len(volumes)} labels,": sum(volumes.values())}
+    told = [f"{name} {volume:,.1f} ml" for name, volume in volumes.items()]
+    told += ["was there already (--overwrite replaces it)"] if row["kept"] else [f"{row['seconds']:.1f} s"]
+    return f"{row['out']}: {', '.join(told)}"
