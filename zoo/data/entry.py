@@ -5,6 +5,13 @@ from typing import Any
 
 from zoo.data.intensity import Line
 
+ALIGNMENT = 64  # bytes; TensorFlow takes slices of aligned memory as they are, and copies others
+
+
+def padded(num_bytes: int) -> int:
+    """The next multiple of `ALIGNMENT`."""
+    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
+
 
 @dataclass(frozen=True)
 class Block:

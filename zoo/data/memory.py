@@ -12,11 +12,9 @@ import tensorflow as tf
 
 from zoo.data.cases import Case
 from zoo.data.convert import Failure, convert
-from zoo.data.entry import Block, Entry
+from zoo.data.entry import ALIGNMENT, Block, Entry, padded
 from zoo.data.prepare import KEPT, Prepared, Reading, prepare
 from zoo.volumes import image as images
-
-ALIGNMENT = 64  # bytes; TensorFlow takes slices of aligned memory as they are, and copies others
 
 
 @dataclass(frozen=True)
@@ -80,13 +78,13 @@ def _aligned(size: int) -> np.ndarray:
 def _lay(case: Case, prepared: Prepared, buffer: np.ndarray, room: tuple[int, int]) -> Entry:
     at, size = room
     arrays = [*prepared.channels, *([] if prepared.labels is None else [prepared.labels])]
-    if sum(_padded(array.nbytes) for array in arrays) > size:
+    if sum(padded(array.nbytes) for array in arrays) > size:
         raise ValueError(f"{case.id} is larger than its headers told. Were its files changed meanwhile? Run again.")
     blocks = []
     for array in arrays:
         buffer[at : at + array.nbytes] = array.reshape(-1).view(np.uint8)
         blocks.append(Block(array.dtype.name, at))
-        at += _padded(array.nbytes)
+        at += padded(array.nbytes)
     num = len(prepared.channels)
     labels = blocks[num] if prepared.labels is not None else None
     shape = prepared.channels[0].shape
@@ -125,7 +123,7 @@ def _size(path: Path, reading: Reading, is_label: bool = False) -> int:
         spacing = images.spacing_mm(image.affine)[axes]
         if not np.allclose(spacing, reading.spacing_mm, rtol=1e-3):
             shape, scaled = images.resampled_shape([shape[axis] for axis in axes], spacing, reading.spacing_mm), True
-    return _padded(int(np.prod(shape)) * _width(dtype, scaled, is_label))
+    return padded(int(np.prod(shape)) * _width(dtype, scaled, is_label))
 
 
 def _width(dtype: np.dtype, scaled: bool, is_label: bool) -> int:
@@ -135,7 +133,3 @@ def _width(dtype: np.dtype, scaled: bool, is_label: bool) -> int:
     if scaled or dtype.name not in (*KEPT, "int8"):
         return 4
     return 2 if dtype.name == "int8" else dtype.itemsize
-
-
-def _padded(num_bytes: int) -> int:
-    return -(-num_bytes // ALIGNMENT) * ALIGNMENT

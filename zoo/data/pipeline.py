@@ -90,7 +90,8 @@ def dataset(
         cases = caches.build(stream.part(cases), reading or Reading(), cache)  # read, normalise, keep
     _check(cases, stream, patch, batch_size)
     seed = secrets.randbelow(2**31) if stream.seed is None else stream.seed
-    table, plan = Table(cases), sampler.plan(cases.counts, cases.ids, sampling or Sampling())
+    table = Table(cases, portable=stream.service is not None)
+    plan = sampler.plan(cases.counts, cases.ids, sampling or Sampling())
     samples = _numbers(stream, batch_size, None if patch else len(cases.entries))
     samples = _mapped(samples, lambda number: (number, *_sample(table, plan, number, seed=seed, patch=patch)), stream)
     if augment is not None:

@@ -1,6 +1,7 @@
 """From the files of a case to arrays on one RAS grid, in the dtype of the files, with what the sampler must know."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ from zoo.volumes import nifti
 
 KEPT = ("uint8", "int16", "uint16", "float32")  # dtypes that a cache keeps; any other becomes float32
 MAX_PLACES = 32768  # voxels remembered a label and case; where there are fewer, all of them
-FORMAT = 1  # of what `prepare` gives; a change makes every cache stale
+FORMAT = 2  # of what `prepare` gives; a change makes every cache stale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,20 +192,29 @@ def _places(labels: np.ndarray | None, name: str) -> dict[int, np.ndarray]:
     if labels is None:
         return {}
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    draw = np.random.default_rng(seed)
-    flat = labels.reshape(-1)
-    counts = np.sum([np.bincount(plane.reshape(-1), minlength=int(labels.max()) + 1) for plane in labels], 0)
-    found = {}
-    for index in np.flatnonzero(counts):
-        if counts[index] > max(flat.size // 2, 4 * MAX_PLACES):  # most voxels are of this class: hit, not listed
-            tries = np.unique(draw.integers(flat.size, size=4 * MAX_PLACES))
-            places = tries[flat[tries] == index]
-        else:
-            places = np.flatnonzero(flat == index)
-        if len(places) > MAX_PLACES:
-            places = np.sort(draw.choice(places, MAX_PLACES, replace=False, shuffle=False))
-        found[int(index)] = places.astype(np.int32)
-    return found
+    draw, flat = np.random.default_rng(seed), labels.reshape(-1)
+    foreground = np.flatnonzero(flat)
+    classes = flat[foreground]
+    order = np.argsort(classes, kind="stable")  # of small integers: one counting pass
+    ends = np.cumsum(np.bincount(classes))
+    found = {0: _background(flat, len(foreground), draw)}
+    for index, (begin, end) in enumerate(itertools.pairwise(ends.tolist()), start=1):
+        found[index] = foreground[order[begin:end]]
+    return {index: _thinned(places, draw) for index, places in found.items() if len(places)}
+
+
+def _background(flat: np.ndarray, num_foreground: int, draw: np.random.Generator) -> np.ndarray:
+    """Voxels of class 0: all of them, or, where most voxels are, those that enough tries hit."""
+    if flat.size - num_foreground < max(flat.size // 2, 4 * MAX_PLACES):
+        return np.flatnonzero(flat == 0)
+    tries = np.unique(draw.integers(flat.size, size=4 * MAX_PLACES))
+    return tries[flat[tries] == 0]
+
+
+def _thinned(places: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    if len(places) > MAX_PLACES:
+        places = np.sort(draw.choice(places, MAX_PLACES, replace=False, shuffle=False))
+    return places.astype(np.int32)
 
 
 def _numbers(case: Case, reading: Reading) -> tuple[float, ...]:

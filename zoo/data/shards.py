@@ -1,7 +1,8 @@
 """Prepared cases on disk: one TFRecord shard a case, raw bytes, and a manifest of what lies where.
 
-The first record of a shard is its entry as JSON; then one record an array: channels, labels, places. Since a shard
-describes itself, the manifest can be lost, or never written, without harm: what a killed run left is taken over.
+The first record of a shard is its entry as JSON; then one record an array: channels, labels, places, each filled up so
+that the next begins where memory is aligned and the file can be mapped. Since a shard describes itself, the manifest
+can be lost, or never written, without harm: what a killed run left is taken over.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ import tensorflow as tf
 from zoo import records
 from zoo.data.cases import Case
 from zoo.data.convert import Failure, convert
-from zoo.data.entry import Block, Entry, from_plain
+from zoo.data.entry import Block, Entry, from_plain, padded
 from zoo.data.prepare import FORMAT, Prepared, Reading, key, prepare
 
 MANIFEST = "manifest.json"
@@ -76,7 +77,7 @@ def write(path: Path, case: Case, prepared: Prepared) -> Entry:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             writer.write(header)
             for array in arrays:
-                writer.write(array.tobytes())
+                writer.write(array.tobytes().ljust(_length(array), b"\0"))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -120,7 +121,7 @@ def _describe(case: Case, prepared: Prepared) -> tuple[bytes, list[np.ndarray]]:
     """The header record, its places counted from the end of itself, and the arrays of the other records."""
     images = [*prepared.channels, *([] if prepared.labels is None else [prepared.labels])]
     arrays = [*images, *prepared.places.values()]
-    ends = np.cumsum([HEAD + array.nbytes + FOOT for array in arrays]).tolist()
+    ends = np.cumsum([HEAD + _length(array) + FOOT for array in arrays]).tolist()
     begins = [HEAD, *(end + HEAD for end in ends[:-1])]
     blocks = [Block(array.dtype.name, at) for array, at in zip(images, begins, strict=False)]
     num = len(prepared.channels)
@@ -135,7 +136,14 @@ def _describe(case: Case, prepared: Prepared) -> tuple[bytes, list[np.ndarray]]:
         prepared.tabular,
         num_bytes=ends[-1],
     )
-    return json.dumps({"format": FORMAT, **dataclasses.asdict(entry)}).encode(), arrays
+    header = json.dumps({"format": FORMAT, **dataclasses.asdict(entry)}).encode()
+    before = HEAD + len(header) + FOOT + HEAD  # of the first array
+    return header.ljust(len(header) + padded(before) - before), arrays
+
+
+def _length(array: np.ndarray) -> int:
+    """Bytes of an array's record, so that each array begins a multiple of the alignment after the one before."""
+    return padded(HEAD + array.nbytes + FOOT) - HEAD - FOOT
 
 
 def _moved(entry: Entry, by: int, path: Path) -> Entry:

@@ -1,7 +1,4 @@
-"""A cache as TensorFlow sees it: tables of where things lie, and windows cut from the bytes there.
-
-Only TensorFlow ops, no Python at run time, so that another process (tf.data service) can run it over a cache on disk.
-"""
+"""A cache as TensorFlow sees it: tables of where things lie, and windows cut from the bytes there."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,11 +16,14 @@ class Table:
 
     Args:
         cache: in memory or on disk.
+        portable: read shards with TensorFlow's ops alone, so that another process (tf.data service) can; else shards
+            are mapped into memory, which copies less.
     """
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, *, portable: bool = False) -> None:
         entries = cache.entries
         self._cache = cache
+        self._maps = None if portable or cache.buffer is not None else Maps([entry.file for entry in entries])
         self._files = tf.constant([entry.file for entry in entries])
         self._sizes = tf.constant([entry.num_bytes for entry in entries], tf.int64)
         self._shapes = np.array([entry.shape for entry in entries], np.int64)
@@ -48,7 +48,7 @@ class Table:
         if self._cache.places is not None:
             flat = self._cache.places[at + rank]
         else:
-            flat = tf.io.decode_raw(self._read(case, at + 4 * rank, tf.constant(4, tf.int64)), tf.int32)[0]
+            flat = self._decoded(self._read(case, at + 4 * rank, tf.constant(4, tf.int64)), "int32")[0]
         shape = self.shape(case)
         flat = tf.cast(flat, tf.int64)
         return tf.stack([flat // (shape[1] * shape[2]), flat // shape[2] % shape[1], flat % shape[2]])
@@ -100,15 +100,42 @@ class Table:
         """Bytes of a case: a slice of memory as it is, or a string read from the shard at that place alone."""
         if self._cache.buffer is not None:
             return tf.slice(self._cache.buffer, [at], [length])
+        if self._maps is not None:
+            return tf.slice(self._maps(case), [at], [length])
         rest = tf.gather(self._sizes, case) - at - length
         file = tf.gather(self._files, case)
         return tf.data.FixedLengthRecordDataset(file, length, at, rest).get_single_element()
 
     def _decoded(self, raw: tf.Tensor, name: str) -> tf.Tensor:
         dtype = tf.as_dtype(name)
-        if self._cache.buffer is None:
+        if raw.dtype == tf.string:
             return tf.io.decode_raw(raw, dtype)
         return raw if dtype == tf.uint8 else tf.bitcast(tf.reshape(raw, [-1, dtype.size]), dtype)
+
+
+class Maps:
+    """Shards mapped into memory: the system reads what is touched, and drops it when memory is short.
+
+    Args:
+        files: the shards.
+    """
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._files = files
+        self._tensors: dict[int, tf.Tensor] = {}
+
+    def __call__(self, case: tf.Tensor) -> tf.Tensor:
+        """All bytes of a shard, (bytes,) uint8, none of them copied."""
+        mapped = tf.py_function(self._mapped, [case], tf.uint8)
+        mapped.set_shape([None])
+        return mapped
+
+    def _mapped(self, case: tf.Tensor) -> tf.Tensor:
+        number = int(case)
+        if number not in self._tensors:
+            content = np.memmap(self._files[number], np.uint8, "c")
+            self._tensors[number] = tf.experimental.dlpack.from_dlpack(content.__dlpack__())
+        return self._tensors[number]
 
 
 def _numbers(line: object) -> list[float]:
