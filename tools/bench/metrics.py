@@ -134,7 +134,7 @@ def write(answers, versions):
     medians = {
         library: {
             unit: statistics.median(answer[unit] for answer in found)
-            for unit in ("wall_s", "cpu_s", "hd95_only_wall_s", "peak_mb")
+            for unit in ("wall_s", "cpu_s", "hd95_only_wall_s", "hd95_only_cpu_s", "peak_mb")
         }
         for library, found in answers.items()
     }
