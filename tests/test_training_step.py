@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from zoo.training import precision, step
+from zoo.training import step
 
 
 def test_polynomial_schedule_follows_nnunets_formula():
@@ -65,28 +65,3 @@ def test_final_bias_refuses_a_prior_that_does_not_fit():
         step.set_final_bias(head(3), [0.5, 0.5])
     with pytest.raises(ValueError, match="one positive fraction a class"):
         step.set_final_bias(head(2), [1.0, 0.0])
-
-
-def test_precision_follows_the_processor(tmp_path, monkeypatch):
-    monkeypatch.setattr(precision, "gpus", list)
-    monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx2", "amx_bf16"})
-    assert precision.policy("auto") == "mixed_bfloat16"
-    monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx2"})
-    assert precision.policy("auto") == "float32"
-    assert precision.policy("bfloat16") == "mixed_bfloat16"
-    with pytest.raises(ValueError, match="no precision 'float16'"):
-        precision.policy("float16")
-
-
-def test_cpu_flags_are_read(tmp_path):
-    info = tmp_path / "cpuinfo"
-    info.write_text("processor : 0\nflags\t\t: fpu avx512_bf16 sse\n")
-    assert precision.cpu_flags(str(info)) == {"fpu", "avx512_bf16", "sse"}
-    assert precision.cpu_flags(str(tmp_path / "none")) == set()
-
-
-def test_jit_is_off_on_a_cpu(monkeypatch):
-    monkeypatch.setattr(precision, "gpus", list)
-    assert not precision.use_jit("auto") and precision.use_jit(True) and precision.use_jit("true")
-    with pytest.raises(ValueError, match="no jit setting 'maybe'"):
-        precision.use_jit("maybe")

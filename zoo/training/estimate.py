@@ -1,13 +1,13 @@
 """What a run will need, told before it starts, from one measured step."""
 
 import dataclasses
-import pathlib
 import resource
 import time
 from typing import Any
 
 import keras
 
+from zoo.inference.memory import free_bytes
 from zoo.training import state
 
 
@@ -18,7 +18,7 @@ class Estimate:
     compile_s: float
     step_s: float
     peak_bytes: int
-    free_bytes: int | None
+    free_bytes: int
 
     def sentence(self, steps: int) -> str:
         """What will be needed, in words; says so when memory is short."""
@@ -26,8 +26,6 @@ class Estimate:
             f"{steps} steps of {self.step_s:.2f} s take about {duration(steps * self.step_s)} "
             f"(compiled in {self.compile_s:.1f} s) and {self.peak_bytes / 2**30:.1f} GiB of memory"
         )
-        if self.free_bytes is None:
-            return text + "."
         short = " - this is tight: use a smaller patch or batch" if self.free_bytes < self.peak_bytes * 0.15 else ""
         return f"{text}; {self.free_bytes / 2**30:.1f} GiB are free{short}."
 
@@ -38,14 +36,6 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
-
-
-def free_memory(meminfo: str = "/proc/meminfo") -> int | None:
-    """Bytes that the system can still give; None where it does not tell."""
-    path = pathlib.Path(meminfo)
-    lines = path.read_text().splitlines() if path.exists() else []
-    found = next((line.split()[1] for line in lines if line.startswith("MemAvailable")), None)
-    return int(found) * 1024 if found else None
 
 
 def measure(model: keras.Model, x: Any, y: Any) -> Estimate:
@@ -62,4 +52,4 @@ def measure(model: keras.Model, x: Any, y: Any) -> Estimate:
         variable.assign(before[key])
     model.reset_metrics()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Estimate(max(times[0] - times[1], 0.0), times[1], peak, free_memory())
+    return Estimate(max(times[0] - times[1], 0.0), times[1], peak, free_bytes())

@@ -13,9 +13,9 @@ import keras
 import tensorflow as tf
 
 from zoo import registry
+from zoo.inference.precision import policy, use_jit
 from zoo.training import cluster, estimate, folder, publish, sources, state, watch
 from zoo.training.keeper import BEST, LAST, Keeper, NonFiniteLossError
-from zoo.training.precision import policy, use_jit
 from zoo.training.step import compile_model, optimizer, set_final_bias
 from zoo.training.task import Task
 
@@ -63,7 +63,7 @@ def train(
         out: the run folder, made when missing.
         seed: decides the initial weights, the splits, and every sample.
         steps: optimiser steps; None takes the task's.
-        precision: "auto", "float32" or "bfloat16" (see `zoo.training.precision.policy`).
+        precision: "auto", "float32" or "bfloat16" (see `zoo.inference.precision.policy`).
         jit: True, False or "auto": XLA on a GPU, oneDNN graph on a CPU.
         deterministic: bit-equal results from equal runs, at some cost in speed.
 

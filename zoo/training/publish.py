@@ -10,7 +10,8 @@ from typing import Any
 import keras
 
 from zoo import cards, weights
-from zoo.training import folder, precision
+from zoo.inference.precision import accelerators
+from zoo.training import folder
 from zoo.training.sources import SYNTHETIC
 from zoo.training.task import Task
 
@@ -75,7 +76,7 @@ def _steps(steps: tuple[Mapping[str, Any], ...]) -> tuple[cards.Step, ...]:
 def _training(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any]) -> cards.Training:
     synthetic = config["source"] == SYNTHETIC
     told = task.training_data if synthetic else {}
-    device = f"{len(precision.gpus())} GPU" if precision.gpus() else f"CPU ({platform.machine()})"
+    device = ", ".join(accelerators()) or f"CPU ({platform.machine()})"
     return cards.Training(
         data=told.get("data", f"real data in {pathlib.Path(config['source']).name}"),
         data_licence=told.get("licence", "that of the data"),

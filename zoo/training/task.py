@@ -2,7 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+from zoo.data.cases import Case
 
 # (task, split) -> a graph function from an int32 seed pair to one (image, labels) sample.
 Synthesis = Callable[["Task", str], Callable[[Any], tuple[Any, Any]]]
@@ -30,6 +33,7 @@ class Task:
         preprocessing: named steps with numbers, as a card holds them: `{"name": "zscore", ...}`.
         postprocessing: the same, after the network.
         synthesis: makes samples where the source is "synthetic"; None where only real data serve.
+        test_cases: writes the task's own held-out cases into a folder and lists them; None where real data serve alone.
         activation: what turns logits into the card's output.
         flip_pairs: pairs of label indices that a left-right mirror exchanges.
         reader: layout of a folder of real data; None looks at the files.
@@ -62,6 +66,7 @@ class Task:
     preprocessing: tuple[Mapping[str, Any], ...] = ()
     postprocessing: tuple[Mapping[str, Any], ...] = ()
     synthesis: Synthesis | None = None
+    test_cases: Callable[[Path], list[Case]] | None = None
     activation: str = "softmax"
     flip_pairs: tuple[tuple[int, int], ...] = ()
     reader: str | None = None

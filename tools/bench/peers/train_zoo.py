@@ -21,7 +21,8 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 import zoo  # noqa: E402
-from zoo.training import precision, step  # noqa: E402
+from zoo.inference import precision  # noqa: E402
+from zoo.training import step  # noqa: E402
 
 tf.config.threading.set_intra_op_parallelism_threads(given.threads)
 keras.utils.set_random_seed(0)
@@ -43,4 +44,6 @@ for _ in range(given.steps + 2):
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 weights = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
 result = {"compile_s": times[0], "step_s": sorted(times[2:])[given.steps // 2], "peak_mib": (peak - idle) / 1024}
-print(json.dumps(result | {"parameters": weights, "version": f"keras {keras.__version__}, tensorflow {tf.__version__}"}))
+print(
+    json.dumps(result | {"parameters": weights, "version": f"keras {keras.__version__}, tensorflow {tf.__version__}"})
+)

@@ -14,7 +14,7 @@ def stage(channels, width):
 
 
 class UNet(nn.Module):
-    """Levels of `filters`, max-pool 2, transposed convolutions 2 with stride 2 that keep the width, skips concatenated."""
+    """Levels of `filters`, max-pool 2, transposed convolutions that keep the width, skips concatenated."""
 
     def __init__(self, channels, num_classes, filters):
         super().__init__()

@@ -1,0 +1,78 @@
+"""The package as users get it: quick to import, whole in the wheel, alive outside the checkout."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import venv
+
+import pytest
+
+import zoo
+
+CHECKOUT = pathlib.Path(__file__).parent.parent
+HEAVY = {"tensorflow", "keras", "jax", "torch", "scipy", "matplotlib"}
+QUIET = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV", "ZOO_PATH")}
+
+
+def run(*command, cwd):
+    done = subprocess.run([str(word) for word in command], cwd=cwd, env=QUIET, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_listing_models_loads_no_framework(tmp_path):
+    code = "import sys, zoo; zoo.list_models(); print(sorted({name.split('.')[0] for name in sys.modules}))"
+    assert not HEAVY & set(eval(run(sys.executable, "-c", code, cwd=tmp_path)))
+
+
+def test_public_names_are_found_and_others_refused():
+    assert all(callable(getattr(zoo, name)) for name in zoo.__all__)
+    with pytest.raises(AttributeError, match="module 'zoo' has no attribute 'laod'"):
+        zoo.laod  # noqa: B018
+
+
+def test_no_module_bears_the_name_of_a_public_function():
+    modules = {path.stem for path in (CHECKOUT / "zoo").iterdir() if not path.name.startswith("_")}
+    assert not modules & set(zoo.__all__)
+
+
+def test_every_package_is_listed_for_the_wheel():
+    import configparser
+
+    listed = configparser.ConfigParser()
+    listed.read(CHECKOUT / "setup.cfg")
+    packages = {line for line in listed["options"]["packages"].split() if line != "zoo.pretrained"}
+    found = {
+        str(path.parent.relative_to(CHECKOUT)).replace(os.sep, ".") for path in (CHECKOUT / "zoo").rglob("__init__.py")
+    }
+    assert packages == found
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A fresh environment that holds the wheel and what it requires, without TensorFlow."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, CHECKOUT, cwd=folder)
+    venv.create(folder / "env", with_pip=True)
+    python = folder / "env" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", next(folder.glob("*.whl")), cwd=folder)
+    return python
+
+
+def test_the_wheel_carries_the_trained_models(installed, tmp_path):
+    zoo_command = installed.with_name("zoo")
+    shipped = {path.parent.name for path in CHECKOUT.glob("pretrained/*/card.json")}
+    assert shipped and shipped <= set(json.loads(run(zoo_command, "list", "--json", cwd=tmp_path)))
+    code = "import zoo, pathlib; print(zoo.__file__); assert zoo.sample('colin27').exists()"
+    assert str(CHECKOUT) not in run(installed, "-c", code, cwd=tmp_path)
+    for name in shipped:
+        assert name in run(zoo_command, "info", name, cwd=tmp_path)
+
+
+def test_without_a_framework_the_error_says_what_to_install(installed, tmp_path):
+    done = subprocess.run(
+        [installed.with_name("zoo"), "demo", "--out", tmp_path], env=QUIET, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "pip install 'zoo3d[cpu]'" in done.stderr and "Traceback" not in done.stderr
