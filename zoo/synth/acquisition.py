@@ -160,15 +160,15 @@ def slices(size: int, ratio: Tensor, sigma: Tensor) -> Tensor:
         (size, size) float32; each row sums to 1.
     """
     voxel = ops.arange(size, dtype="float32")
-    centre = (size - 1) / 2
-    # Slices are numbered by voxels from the middle; those beyond the volume repeat its border.
-    place = centre + (voxel - float(size // 2)) * ratio
+    # The middle voxel has a slice on it, so that a ratio of 1 is exact; slices beyond the volume repeat its border.
+    middle = float(size // 2)
+    place = middle + (voxel - middle) * ratio
     place = ops.clip(place, 0.0, float(size - 1))[:, None]
     wide = ops.exp(-0.5 * ops.square((place - voxel) / ops.maximum(sigma, 0.01)))
     sharp = ops.maximum(0.0, 1.0 - ops.abs(place - voxel))
     profile = ops.where(sigma > 0.25, wide, sharp)
     profile = profile / ops.sum(profile, axis=1, keepdims=True)
-    wanted = ((voxel - centre) / ratio + float(size // 2))[:, None]
+    wanted = (middle + (voxel - middle) / ratio)[:, None]
     back = ops.maximum(0.0, 1.0 - ops.abs(wanted - voxel))
     return ops.matmul(back / ops.maximum(ops.sum(back, axis=1, keepdims=True), 1e-6), profile)
 
@@ -223,4 +223,5 @@ def unit_range(image: Tensor) -> Tensor:
 
 def gamma(image: Tensor, log_gamma: Tensor) -> Tensor:
     """`image ** exp(log_gamma)` of an image in 0 to 1."""
-    return ops.exp(ops.exp(log_gamma) * ops.log(ops.maximum(image, 1e-7)))
+    power = ops.exp(ops.exp(log_gamma) * ops.log(ops.maximum(image, 1e-7)))
+    return ops.where(image > 0, power, 0.0)  # not 1e-7 to a power, which a small one lifts into view
