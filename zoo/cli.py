@@ -11,9 +11,9 @@ from typing import Annotated, NoReturn
 import typer
 
 import zoo
-from zoo import cards, records, registry, weights
+from zoo import cards, cli_tasks, records, registry, weights
 from zoo.cli_cards import builder_row, card_table, documentation, list_table, trained_row
-from zoo.cli_predict import case_line, given_cases, predict_cases
+from zoo.cli_predict import case_line, given_cases, predict_cases, write_tables
 from zoo.terminal import FAILURES, WIDTH, Device, Json, Model, UsageError, Verbs, end, find_model, framework, tell
 
 app = typer.Typer(
@@ -70,7 +70,7 @@ def info(model: Annotated[str, typer.Argument(help="A trained model or a network
 
 
 @app.command()
-def predict(
+def predict(  # noqa: PLR0913 - the choices of a command, each an option
     model: Model,
     scans: Annotated[
         list[str],
@@ -82,6 +82,7 @@ def predict(
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Write probabilities, not labels.")] = False,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over left/right mirror images.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")] = False,
+    volumes: Annotated[bool, typer.Option("--volumes", help="Write each result's volumes in ml as CSV, too.")] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -98,6 +99,8 @@ def predict(
 
         settings = Settings(probabilities=probabilities, mirror=mirror)
         rows = predict_cases(folder, card, given, out, settings=settings, overwrite=overwrite)
+        if volumes and not probabilities:
+            write_tables(rows, card)
     tell(rows, "\n".join(case_line(row) for row in rows if "error" not in row), as_json)
     end(f"{row['case']}: {row['error']}" for row in rows if "error" in row)
 
@@ -132,6 +135,10 @@ def demo(
     with framework():
         result = zoo.demo(out)
     tell(result.as_dict(), str(result), as_json)
+
+
+for verb in (cli_tasks.check, cli_tasks.anatomies, cli_tasks.train, cli_tasks.evaluate):
+    app.command()(verb)
 
 
 if __name__ == "__main__":

@@ -123,16 +123,22 @@ def volumes_ml(path: Path, card: cards.Card) -> dict[str, float]:
     if card.output.kind != "segmentation":
         return {}
     import nibabel
-    import numpy as np
 
-    from zoo.volumes.nifti import spacing_mm
+    from zoo.inference.volumes import volumes
 
-    labels = nibabel.nifti1.load(path)
-    voxel_ml = float(np.prod(spacing_mm(labels.affine))) / 1000
-    values, counts = np.unique(np.asarray(labels.dataobj), return_counts=True)
-    voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    named = [label for label in card.output.labels.values() if label.value != 0]
-    return {label.name: voxels.get(label.value, 0) * voxel_ml for label in named}
+    return {str(row["structure"]): float(row["volume_ml"]) for row in volumes(nibabel.nifti1.load(path), card)}
+
+
+def write_tables(rows: Sequence[Mapping[str, Any]], card: cards.Card) -> None:
+    """Writes `SCAN_TAG_volumes.csv` beside every result: voxels, ml and left-right asymmetry a structure."""
+    import nibabel
+
+    from zoo.inference.volumes import write_volumes
+
+    for row in rows:
+        if "error" not in row:
+            path = Path(row["out"])
+            write_volumes(path.with_name(f"{_stem(path)}_volumes.csv"), nibabel.nifti1.load(path), card)
 
 
 def case_line(row: Mapping[str, Any]) -> str:

@@ -1,0 +1,145 @@
+"""`zoo check`, `zoo anatomies`, `zoo train`, `zoo evaluate`: data, and tasks from data to a report."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zoo import tasks
+from zoo.terminal import Device, Json, UsageError, end, framework, tell
+
+Task = Annotated[str, typer.Argument(help="The name of a task; without one, all are listed.")]
+Source = Annotated[str, typer.Option(metavar="SOURCE", help='"synthetic", or a folder of labelled cases.')]
+Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for the results.")]
+Worker = Annotated[int, typer.Option(metavar="N", help="Train on a cluster of N processes on this machine.")]
+Servers = Annotated[int, typer.Option(metavar="N", help="Parameter servers of that cluster: asynchronous training.")]
+Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+
+
+def check(
+    folder: Annotated[Path, typer.Argument(help="A data set: plain folders, BIDS, Decathlon, ISLES 2017, VALDO.")],
+    tolerance_mm: Annotated[float, typer.Option(help="How far grids of one case may lie apart.")] = 0.1,
+    as_json: Json = False,
+) -> None:
+    """Check a data set: grids, channels, labels, duplicates, splits.
+
+    The exit code is 1 when there are errors; warnings leave it 0.
+    """
+    from zoo.data.check import check as checked
+
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder {str(folder)!r}.")
+    report = checked(folder, tolerance_mm=tolerance_mm)
+    tell(report.plain(), str(report), as_json)
+    if report.num_errors:
+        raise typer.Exit(1)
+
+
+def anatomies(
+    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw all of them into a picture.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the anatomies that synthesis draws from, with their volumes."""
+    with framework():
+        from zoo.synth import anatomies as known
+
+        rows = []
+        for name, source in known.SOURCES.items():
+            volumes = known.anatomy(name, allow_test=True).volumes_ml
+            brain = {key: round(value, 2) for key, value in volumes.items() if key != "background"}
+            rows.append({"name": name, "split": source.split, "package": source.package, "volumes_ml": brain})
+        if sheet is not None:
+            known.contact_sheet(sheet)
+    lines = [f"{row['name']:14} {row['split']:7} {row['package']:13} {_total(row):7,.0f} ml" for row in rows]
+    tell(rows, "\n".join([*lines, *([f"drawn in {sheet}"] if sheet else [])]), as_json)
+
+
+def _total(row: dict[str, Any]) -> float:
+    """Volume of the brain, fluid not counted, in ml."""
+    return sum(value for name, value in row["volumes_ml"].items() if name not in ("csf", "skull", "scalp"))
+
+
+def train(  # noqa: PLR0913 - the choices of a command, each an option
+    task: Task = "",
+    source: Source = "synthetic",
+    out: Out = None,
+    seed: Annotated[int, typer.Option(help="Decides weights, splits and every sample.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; left out: the task's.")] = None,
+    precision: Precision = "auto",
+    folds: Annotated[int, typer.Option(metavar="K", help="Cross-validate by subject in K folds.")] = 0,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="Bit-equal results from equal runs.")] = False,
+    local_workers: Worker = 0,
+    parameter_servers: Servers = 0,
+) -> None:
+    """Train a task, or go on with a run that was stopped.
+
+    Run the same command again after a kill and it goes on at the very step. On a
+    cluster that TF_CONFIG describes, start it on every machine.
+    """
+    if not task:
+        tell(tasks.names(), "\n".join(tasks.names()), as_json=False)
+        return
+    if local_workers:
+        raise typer.Exit(_launch(local_workers, parameter_servers))
+    chosen, folder = _task(task), out or Path("runs") / task
+    with framework():
+        from zoo.training import crossval, fit
+
+        options = fit.Options(seed=seed, steps=steps, precision=precision, deterministic=deterministic)
+        if folds:
+            crossval.cross_validate(chosen, source, folder, folds=folds, options=options)
+        else:
+            fit.run(chosen, source, folder, options)
+    print(folder)
+
+
+def _launch(workers: int, servers: int) -> int:
+    """This very command without the options of the cluster, once a process."""
+    from zoo.training.launcher import launch
+
+    words, command = iter(sys.argv[1:]), [sys.executable, "-m", "zoo.cli"]
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name in ("--local-workers", "--parameter-servers"):
+            if not equals:
+                next(words)
+            continue
+        command.append(word)
+    return launch(command, workers=workers, parameter_servers=servers)
+
+
+def _task(name: str) -> Any:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if name not in tasks.names():
+        from zoo.registry import unknown
+
+        raise UsageError(str(unknown("task", name, tasks.names())))
+    with framework():
+        return tasks.task(name)
+
+
+def evaluate(
+    task: Task,
+    run: Annotated[str, typer.Argument(help="A run folder, or a trained model.")],
+    source: Source = "synthetic",
+    out: Out = None,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Average over left/right mirror images.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure a trained model on labelled cases; writes tables and a report.
+
+    A case that cannot be used is reported, the others are finished, and the exit
+    code is then 1.
+    """
+    chosen = _task(task)
+    with framework(device):
+        from zoo.inference.assess import evaluate as assess
+        from zoo.inference.predictor import Settings
+
+        found = assess(chosen, run, source, out=out, settings=Settings(mirror=mirror))
+    plain = {"cases": len(found.scores), "failed": found.failed, "report": str(found.folder / "report.html")}
+    tell(plain, f"{len(found.scores)} cases measured: {plain['report']}", as_json)
+    end(f"{case}: {reason}" for case, reason in found.failed.items())
