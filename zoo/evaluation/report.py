@@ -50,11 +50,12 @@ class Section:
 
 def cell(value: Any) -> dict[str, Any]:
     """How a value is sorted and shown: a missing number as a dash, never as zero."""
-    if isinstance(value, (float, np.floating)):
+    if isinstance(value, float | np.floating):
+        value = float(value)
         if math.isnan(value):
             return {"value": "", "shown": "–", "text": False}
         digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 3 if abs(value) < 10 else 2
-        return {"value": repr(float(value)), "shown": f"{value:.{digits}f}", "text": False}
+        return {"value": repr(value), "shown": f"{value:.{digits}f}", "text": False}
     number = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     return {"value": str(value), "shown": str(value), "text": not number}
 
@@ -124,7 +125,7 @@ def draw_distributions(values: Mapping[str, Sequence[float]], *, label: str, cap
         spread = np.random.default_rng(row).uniform(-0.18, 0.18, known.size)
         axis.plot(known, row + spread, ".", color="#2a6f97", alpha=0.6, markersize=5)
         if known.size > 2:
-            box = {"widths": 0.55, "showfliers": False, "medianprops": {"color": "#c1121f"}}
+            box: dict[str, Any] = {"widths": 0.55, "showfliers": False, "medianprops": {"color": "#c1121f"}}
             axis.boxplot(known, positions=[row], orientation="horizontal", manage_ticks=False, **box)
         if known.size < numbers.size:
             axis.annotate(f"{numbers.size - known.size} not measurable", (1, row), xycoords=("axes fraction", "data"))

@@ -119,7 +119,7 @@ def _labelled(task: "Task", source: str | os.PathLike, folder: Path) -> list[Cas
             raise ValueError(f"Task {task.name!r} has no test cases of its own: give a folder of labelled cases.")
         return task.test_cases(folder / "cases")
     patterns = {name: pattern for name, pattern in task.patterns.items() if name != "labels"}
-    found = cases(source, reader=task.reader, channels=patterns or None, labels=task.patterns.get("labels"))
+    found = cases(Path(source), reader=task.reader, channels=patterns or None, labels=task.patterns.get("labels"))
     labelled = [case for case in found if case.labels]
     if not labelled:
         raise ValueError(f"None of the {len(found)} cases in {source} has a label map to compare with.")
@@ -150,7 +150,7 @@ def _measure(predictor: Predictor, case: Case, path: Path) -> dict[str, Any]:
     begin = time.monotonic()
     predicted = predictor(_inputs(predictor, case))
     seconds = time.monotonic() - begin
-    reference = images.read(case.labels)
+    reference = _truth(case)
     images.check_same_grid([predicted, reference], ["the prediction", str(case.labels)])
     images.write(path.with_suffix(".nii.gz"), np.asanyarray(predicted.dataobj), predicted)
     values = [label.value for label in predictor.card.output.labels.values() if label.value]
@@ -159,6 +159,12 @@ def _measure(predictor: Predictor, case: Case, path: Path) -> dict[str, Any]:
     scores = segmentation_metrics(np.asanyarray(predicted.dataobj), truth, spacing, labels=values)
     plain = {value: {k: None if math.isnan(v) else v for k, v in metrics.items()} for value, metrics in scores.items()}
     return {"seconds": seconds, "scores": plain}
+
+
+def _truth(case: Case) -> images.Image:
+    if case.labels is None:
+        raise ValueError(f"Case {case.id} has no label map to compare with.")
+    return images.read(case.labels)
 
 
 def _inputs(predictor: Predictor, case: Case) -> Any:
@@ -246,7 +252,7 @@ def _three_cases(predictor: Predictor, found: Sequence[Case], assessment: Assess
     for rank, case in chosen.items() if len(ranked) > 2 else [("only", ranked[0])]:
         scan = images.read(next(iter(by_id[case].channels.values())))
         predicted = images.read(assessment.folder / "predictions" / f"{case}.nii.gz")
-        figure = draw_planes(scan, predicted, reference=images.read(by_id[case].labels), names=names)
+        figure = draw_planes(scan, predicted, reference=_truth(by_id[case]), names=names)
         dice = _case_dice(assessment.scores[case])
         drawn.append(report.Picture(report.png(figure), f"{rank.capitalize()} case, {case}: mean Dice {dice:.3f}."))
     return drawn
@@ -264,7 +270,7 @@ def _calibration(predictor: Predictor, some: Sequence[Case]) -> list[report.Pict
     for case in some:
         try:
             probabilities = np.asanyarray(twin(_inputs(twin, case)).dataobj)
-            truth = np.rint(images.array(images.read(case.labels)))
+            truth = np.rint(images.array(_truth(case)))
         except (ValueError, OSError, MemoryError):
             continue  # named among those left out already
         best = probabilities.argmax(-1)

@@ -27,8 +27,8 @@ SPACING_MM = 2.0
 PATCH = (80, 96, 80)  # the brain and little more: air teaches nothing
 GRID_MM = (192, 232, 208)  # holds every anatomy at 1 mm, with its margin
 HEADS = (1, 2)  # two different skulls and faces around every brain
-SIDED = ("ventricle", "cortex", "white", "cerebellum", "thalamus", "caudate", "putamen", "pallidum")
-SIDED += ("hippocampus", "amygdala", "accumbens")
+DEEP = ("thalamus", "caudate", "putamen", "pallidum", "hippocampus", "amygdala", "accumbens")
+SIDED = ("ventricle", "cortex", "white", "cerebellum", *DEEP)
 # Structures of the scheme that this network does not tell apart, and what they count as.
 JOINED = {
     "cerebellum_cortex": "cerebellum",

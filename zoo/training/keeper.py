@@ -38,7 +38,9 @@ class Keeper(keras.callbacks.Callback):
     def __init__(self, out: pathlib.Path, *, monitor: str, minutes: float = 3.0, writes: bool = True):
         super().__init__()
         self.out, self.monitor, self.minutes, self.writes = out, monitor, minutes, writes
-        self.step, self.rows, self.best, self.seconds = 0, [], None, 0.0
+        self.step, self.seconds = 0, 0.0
+        self.rows: list[dict[str, float]] = []
+        self.best: float | None = None
         self.asked_to_stop: str | None = None
         self._written = self._tick = time.monotonic()
         self._handlers: dict[int, Any] = {}

@@ -160,7 +160,12 @@ def _write(study: Any, space: Space, out: pathlib.Path) -> dict[str, Any]:
 
 
 def _values(params: Mapping[str, Any], space: Space) -> dict[str, Any]:
-    return {key: value if isinstance(space[key], Between) else space[key][value] for key, value in params.items()}
+    """What was tried: numbers as they are, and the entry of a sequence that a position stands for."""
+    found = {}
+    for key, value in params.items():
+        choice = space[key]
+        found[key] = value if isinstance(choice, Between) else choice[value]
+    return found
 
 
 def _draw_importance(study: Any, path: pathlib.Path) -> None:

@@ -26,16 +26,20 @@ class Feed:
     """Batches of one run.
 
     Attributes:
-        training: `(start, shard)` -> the endless training batches from a step on. Of `count` workers, shard
+        batches: `(start, shard)` -> the endless training batches from a step on. Of `count` workers, shard
             `(index, count)` gets every `count`-th batch; shard None draws sample numbers from the clock, for
             asynchronous workers, whose order nothing can repeat.
         validation: the fixed validation batches.
         prior: gives the fraction of voxels of each class.
     """
 
-    training: Callable[[int, Shard | None], tf.data.Dataset]
+    batches: Callable[[int, Shard | None], tf.data.Dataset]
     validation: tf.data.Dataset
     prior: Callable[[], list[float]]
+
+    def training(self, start: int, shard: Shard | None = (0, 1)) -> tf.data.Dataset:
+        """The training batches from a step on, of one worker or of the only one."""
+        return self.batches(start, shard)
 
 
 def feed(task: Task, source: str | pathlib.Path, *, seed: int, out: pathlib.Path, split: Split | None = None) -> Feed:
@@ -60,7 +64,7 @@ def feed(task: Task, source: str | pathlib.Path, *, seed: int, out: pathlib.Path
 def _synthetic_feed(task: Task, seed: int) -> Feed:
     validation = synthetic(task, split="validation", seed=seed, stop=task.validation_batches).cache()
     return Feed(
-        lambda start, shard=(0, 1): synthetic(task, split="train", seed=seed, start=start, shard=shard),
+        lambda start, shard: synthetic(task, split="train", seed=seed, start=start, shard=shard),
         validation,
         lambda: prior(task, synthetic(task, split="prior", seed=seed, stop=task.validation_batches)),
     )
@@ -81,11 +85,16 @@ def _folder_feed(task: Task, root: pathlib.Path, seed: int, out: pathlib.Path, s
 
     def batches(cache: Any, **stream: Any) -> tf.data.Dataset:
         sampling = Sampling(positive_fraction=task.positive_fraction)
-        settings = {"patch": task.patch, "batch_size": task.batch_size, "sampling": sampling}
-        augment = task.augment if cache is training else None
-        return dataset(cache, stream=Stream(**stream), augment=augment, **settings)
+        return dataset(
+            cache,
+            patch=task.patch,
+            batch_size=task.batch_size,
+            sampling=sampling,
+            augment=task.augment if cache is training else None,
+            stream=Stream(**stream),
+        )
 
-    def train(start: int, shard: Shard | None = (0, 1)) -> tf.data.Dataset:
+    def train(start: int, shard: Shard | None) -> tf.data.Dataset:
         if shard is None:
             return batches(training, seed=None)
         index, count = shard
@@ -142,7 +151,7 @@ def synthetic(
         seed: seed of the run.
         start: number of the first batch.
         stop: number of the batch to stop before; None goes on for ever.
-        shard: as in `Feed.training`.
+        shard: as in `Feed.batches`.
 
     Returns:
         A data set of ((batch, x, y, z, channels) float32, (batch, x, y, z, 1) int32).
