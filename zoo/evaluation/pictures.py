@@ -235,7 +235,7 @@ def _draw_letters(axes: "Axes", scene: _Scene, plane: _Plane) -> None:
         tall = {0.01: "bottom", 0.99: "top"}.get(y, "center")
         axes.text(x, y, letter, ha=side, va=tall, path_effects=[withStroke(linewidth=2, foreground=PAPER)], **style)
     position = float((scene.affine @ [*scene.at, 1])[plane.axis])
-    axes.text(0.5, -0.015, f"{plane.title}, {'xyz'[plane.axis]} = {position:.0f} mm", ha="center", va="top", **style)
+    axes.text(0.5, -0.015, f"{plane.title}, {'xyz'[plane.axis]} = {round(position)} mm", ha="center", va="top", **style)
 
 
 def _draw_legend(figure: "Figure", scene: _Scene, names: Mapping[int, str], middle: float) -> None:

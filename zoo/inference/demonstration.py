@@ -79,16 +79,17 @@ def demo(out: str | os.PathLike = "zoo-demo") -> Demonstration:
     volumes = overlap.volume_error(found, truth, images.spacing_mm(scan.affine).tolist())
     dice = overlap.dice(found, truth)
     title = f"{MODEL} on Colin27:  {volumes['volume_ml']:,.0f} ml,  Dice {dice:.3f}"
-    drawn = {"reference": reference, "names": {1: "brain"}, "at_mm": AT_MM}
+    names, picture = {1: "brain"}, folder / "brain_mask.png"
     try:
-        picture = str(pictures.write_planes(folder / "brain_mask.png", scan, mask, title=title, **drawn))
+        pictures.write_planes(picture, scan, mask, reference=reference, names=names, at_mm=AT_MM, title=title)
+        drawn: str | None = str(picture)
     except ImportError:
-        picture = None
+        drawn = None
     return Demonstration(
         model=MODEL,
         scan=str(sample(HEAD)),
         mask=str(folder / "brain_mask.nii.gz"),
-        picture=picture,
+        picture=drawn,
         volume_ml=volumes["volume_ml"],
         reference_ml=volumes["reference_ml"],
         dice=dice,
