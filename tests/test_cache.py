@@ -1,5 +1,6 @@
 """Caches: what is kept, what is taken over after a kill, and what is found stale."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import tensorflow as tf
 from cases import SHAPE, image, lesion, made, write
 
 from zoo.data import cache as caches
-from zoo.data import memory, shards
+from zoo.data import mapping, memory, shards
 from zoo.data.cases import Case
 from zoo.data.cases import cases as listed
 from zoo.data.prepare import Reading, prepare, read_labels
@@ -139,7 +140,7 @@ def test_a_killed_run_is_taken_up_where_it_was(tmp_path):
     cases, folder = listed(tmp_path / "data"), tmp_path / "cache"
     command = [sys.executable, "-c", KILLED, str(TESTS), str(tmp_path / "data"), str(folder)]
     process = subprocess.Popen(command, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(list(folder.glob("*.tfrecord"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
@@ -267,3 +268,23 @@ def test_many_places_are_thinned_the_same_way_each_time(tmp_path):
         assert len(np.unique(first[index])) == 32768
         assert (labels.reshape(-1)[first[index]] == index).all()
     assert abs(first[1].mean() / (40 * 48 * 56) - 0.5) < 0.01
+
+
+def test_files_are_mapped_side_by_side_and_let_go(tmp_path):
+    contents = [np.random.default_rng(size).bytes(size) for size in (10, 5000, 4096)]
+    files = [str(tmp_path / f"{number}") for number in range(3)]
+    for file, content in zip(files, contents, strict=True):
+        Path(file).write_bytes(content)
+    tensor, starts = mapping.join(files)
+    for start, content in zip(starts, contents, strict=True):
+        assert start % 4096 == 0
+        assert bytes(tensor[start : start + len(content)].numpy()) == content
+    os.replace(files[0], files[1])  # the mapping keeps what it had
+    assert bytes(tensor[starts[1] : starts[1] + 5000].numpy()) == contents[1]
+    before = Path("/proc/self/maps").read_text()
+    assert files[2] in before
+    del tensor
+    gc.collect()
+    assert files[2] not in Path("/proc/self/maps").read_text()
+    with pytest.raises(FileNotFoundError):
+        mapping.join([str(tmp_path / "none")])

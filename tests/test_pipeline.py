@@ -94,6 +94,14 @@ def test_a_seed_decides_and_a_stream_goes_on_at_any_batch(cache):
     assert len(list(dataset(cache, patch=PATCH, stream=Stream(start=2, stop=5)))) == 3
 
 
+def test_workers_take_turns_in_one_stream(cache):
+    whole = batches(cache, 6)[0]
+    for index in (0, 1, 2):
+        mine = batches(cache, 2, stream=Stream(seed=1, turn=(index, 3), stop=2))[0]
+        np.testing.assert_array_equal(mine, whole[index::3])
+    assert len(dataset(cache, patch=PATCH, stream=Stream(turn=(1, 3), start=1, stop=3))) == 2
+
+
 def test_hosts_share_the_cases_out(cases):
     seen = []
     for host in (0, 1, 2):

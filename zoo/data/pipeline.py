@@ -28,6 +28,8 @@ class Stream:
         start: number of the first batch, to go on where a run was stopped.
         stop: number of the batch to stop before; None goes on for ever.
         shard: this host's number and the number of hosts; each host reads its own part of the cases.
+        turn: (i, n) takes batches i, i + n, i + 2 n and so on of the stream, so that n workers that all see every case
+            share one stream; start and stop then count this worker's batches.
         service: address of a tf.data service ("grpc://host:5000") whose workers do the work; the cache must be a
             folder that they see under the same path, and the order is then not fixed.
         prefetch: batches ready in advance.
@@ -37,6 +39,7 @@ class Stream:
     start: int = 0
     stop: int | None = None
     shard: tuple[int, int] = (0, 1)
+    turn: tuple[int, int] = (0, 1)
     service: str | None = None
     prefetch: int = 2
 
@@ -100,6 +103,8 @@ def dataset(
     batches = _batched(samples, batch_size, patch)
     if stream.service is not None:
         batches = batches.apply(_distributed(stream.service))
+    if stream.stop is not None:
+        batches = batches.apply(tf.data.experimental.assert_cardinality(stream.stop - stream.start))
     return batches.prefetch(stream.prefetch)
 
 
@@ -123,7 +128,9 @@ def _numbers(stream: Stream, batch_size: int, num_cases: int | None) -> tf.data.
     """
     if stream.stop is None and num_cases is not None:
         return tf.data.Dataset.range(stream.start * batch_size, num_cases)
-    rounds = tf.data.Dataset.range(stream.start, tf.int64.max if stream.stop is None else stream.stop)
+    index, count = stream.turn
+    last = tf.int64.max if stream.stop is None else stream.stop * count
+    rounds = tf.data.Dataset.range(stream.start * count + index, last, count)
     return rounds.flat_map(lambda number: tf.data.Dataset.range(number * batch_size, (number + 1) * batch_size))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from zoo.data import mapping
 from zoo.data.cache import Cache
 from zoo.data.entry import Block, Entry
 
@@ -23,7 +24,9 @@ class Table:
     def __init__(self, cache: Cache, *, portable: bool = False) -> None:
         entries = cache.entries
         self._cache = cache
-        self._maps = None if portable or cache.buffer is not None else Maps([entry.file for entry in entries])
+        self._buffer, self._bases = cache.buffer, np.zeros(len(entries), np.int64)
+        if cache.buffer is None and not portable and mapping.POSSIBLE:
+            self._buffer, self._bases = mapping.join([entry.file for entry in entries])
         self._files = tf.constant([entry.file for entry in entries])
         self._sizes = tf.constant([entry.num_bytes for entry in entries], tf.int64)
         self._shapes = np.array([entry.shape for entry in entries], np.int64)
@@ -98,10 +101,8 @@ class Table:
 
     def _read(self, case: tf.Tensor, at: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
         """Bytes of a case: a slice of memory as it is, or a string read from the shard at that place alone."""
-        if self._cache.buffer is not None:
-            return tf.slice(self._cache.buffer, [at], [length])
-        if self._maps is not None:
-            return tf.slice(self._maps(case), [at], [length])
+        if self._buffer is not None:
+            return tf.slice(self._buffer, [tf.gather(self._bases, case) + at], [length])
         rest = tf.gather(self._sizes, case) - at - length
         file = tf.gather(self._files, case)
         return tf.data.FixedLengthRecordDataset(file, length, at, rest).get_single_element()
@@ -111,31 +112,6 @@ class Table:
         if raw.dtype == tf.string:
             return tf.io.decode_raw(raw, dtype)
         return raw if dtype == tf.uint8 else tf.bitcast(tf.reshape(raw, [-1, dtype.size]), dtype)
-
-
-class Maps:
-    """Shards mapped into memory: the system reads what is touched, and drops it when memory is short.
-
-    Args:
-        files: the shards.
-    """
-
-    def __init__(self, files: Sequence[str]) -> None:
-        self._files = files
-        self._tensors: dict[int, tf.Tensor] = {}
-
-    def __call__(self, case: tf.Tensor) -> tf.Tensor:
-        """All bytes of a shard, (bytes,) uint8, none of them copied."""
-        mapped = tf.py_function(self._mapped, [case], tf.uint8)
-        mapped.set_shape([None])
-        return mapped
-
-    def _mapped(self, case: tf.Tensor) -> tf.Tensor:
-        number = int(case)
-        if number not in self._tensors:
-            content = np.memmap(self._files[number], np.uint8, "c")
-            self._tensors[number] = tf.experimental.dlpack.from_dlpack(content.__dlpack__())
-        return self._tensors[number]
 
 
 def _numbers(line: object) -> list[float]:
