@@ -40,8 +40,13 @@ def use_jit(jit: bool | str = "auto") -> bool:
 
 
 def accelerators() -> list[str]:
-    """Names of the GPUs and TPUs that the backend sees, such as "gpu:0"."""
-    return [device for kind in ("gpu", "tpu") for device in keras.distribution.list_devices(kind)]
+    """Names of the GPUs and TPUs that the backend sees."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Physical, not logical: looking must not start the runtime, or its threads could no longer be set.
+        return [device.name for kind in ("GPU", "TPU") for device in tf.config.list_physical_devices(kind)]
+    return [device for device in keras.distribution.list_devices() if not device.startswith("cpu")]
 
 
 def has_fast_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
