@@ -31,9 +31,7 @@ def draws():
     return {name: np.asarray(value) for name, value in drawn.items()}
 
 
-@pytest.mark.parametrize(
-    ("name", "low", "high"), [("bias_sd", 0, 0.7), ("noise", 0, 0.05), ("ghost_shift", 0.2, 0.8)]
-)
+@pytest.mark.parametrize(("name", "low", "high"), [("bias_sd", 0, 0.7), ("noise", 0, 0.05), ("ghost_shift", 0.2, 0.8)])
 def test_draws_follow_their_range(draws, name, low, high):
     assert stats.kstest(draws[name], stats.uniform(low, high - low).cdf).pvalue > 1e-4
 
@@ -94,9 +92,7 @@ def test_blur_agrees_with_scipy(sigma):
 
 @pytest.mark.parametrize("ratio", [2.0, 3.5, 8.0])
 def test_slices_keep_constants_and_ramps(ratio):
-    matrix = np.asarray(
-        acquisition.slices(64, ops.convert_to_tensor(ratio), ops.convert_to_tensor(0.75 * ratio))
-    )
+    matrix = np.asarray(acquisition.slices(64, ops.convert_to_tensor(ratio), ops.convert_to_tensor(0.75 * ratio)))
     np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-5)
     ramp = matrix @ np.arange(64)
     np.testing.assert_allclose(ramp[24:40], np.arange(24, 40), atol=0.02)
@@ -134,9 +130,7 @@ def test_a_ghost_is_a_shifted_copy_of_its_strength():
 
 
 def test_gamma_by_hand():
-    values = np.asarray(
-        acquisition.gamma(ops.convert_to_tensor(np.float32([0, 0.25, 0.5, 1])), np.float32(np.log(2)))
-    )
+    values = np.asarray(acquisition.gamma(ops.convert_to_tensor(np.float32([0, 0.25, 0.5, 1])), np.float32(np.log(2))))
     np.testing.assert_allclose(values, [0, 0.0625, 0.25, 1], atol=1e-6)
 
 

@@ -89,9 +89,7 @@ def test_freesurfer_codes_by_hand():
     codes = np.array([0, 2, 41, 4, 5, 63, 1024, 2035, 3001, 4010, 5002, 14, 16, 17, 54, 28]).reshape(1, 1, -1)
     found = anatomies.from_freesurfer(codes).ravel()
     expected = "background left_white right_white left_ventricle left_ventricle right_ventricle left_cortex"
-    expected += (
-        " right_cortex left_white right_white right_white csf brainstem left_hippocampus right_amygdala"
-    )
+    expected += " right_cortex left_white right_white right_white csf brainstem left_hippocampus right_amygdala"
     expected += " left_ventral_diencephalon"
     assert [labels.LABELS[index].name for index in found] == expected.split()
 
@@ -205,9 +203,7 @@ def check_volumes(name):
     for structure in ("cortex", "white", "thalamus", "putamen", "hippocampus"):
         left, right = (volumes[labels.LABELS[index].name] for index in labels.sides(structure))
         assert 0.75 < left / right < 1.33, f"{name} {structure} {left:.1f} and {right:.1f} ml"
-    grey, white = (
-        sum(volumes[f"{side}_{what}"] for side in ("left", "right")) for what in ("cortex", "white")
-    )
+    grey, white = (sum(volumes[f"{side}_{what}"] for side in ("left", "right")) for what in ("cortex", "white"))
     assert 0.35 < white / (white + grey) < 0.65
     check_orientation(found)
 

@@ -10,7 +10,9 @@ from zoo.tasks import brain_structures as task
 def test_every_label_of_the_scheme_has_a_class():
     table = task.class_table()
     named = {label.name: task.CLASSES[table[label.index]] for label in scheme.LABELS}
-    assert named["left_cerebellum_white"] == named["left_cerebellum_cortex"] == named["left_dentate"] == "left_cerebellum"
+    assert (
+        named["left_cerebellum_white"] == named["left_cerebellum_cortex"] == named["left_dentate"] == "left_cerebellum"
+    )
     assert named["right_red_nucleus"] == named["left_ventral_diencephalon"] == "brainstem"
     assert named["skull"] == named["eye"] == named["background"] == "background"
     assert named["left_putamen"] == "left_putamen" and named["right_putamen"] == "right_putamen"

@@ -17,9 +17,7 @@ def draws():
     return {name: np.asarray(value) for name, value in drawn.items()}
 
 
-@pytest.mark.parametrize(
-    ("name", "high"), [("means", 250), ("sds", 30), ("texture", 0.5), ("partial_volume", 0.25)]
-)
+@pytest.mark.parametrize(("name", "high"), [("means", 250), ("sds", 30), ("texture", 0.5), ("partial_volume", 0.25)])
 def test_draws_follow_their_range(draws, name, high):
     for values in draws[name].reshape(10_000, -1).T:
         assert stats.kstest(values, stats.uniform(0, high).cdf).pvalue > 1e-4
@@ -38,12 +36,9 @@ def test_both_sides_look_alike():
 
 
 def means(kind):
-    values = np.mean(
-        [contrast.draw(seed, contrast.Contrast(kind=kind))["means"] for seed in range(20)], axis=0
-    )
+    values = np.mean([contrast.draw(seed, contrast.Contrast(kind=kind))["means"] for seed in range(20)], axis=0)
     return {
-        name: values[labels.CLASSES[labels.sides(name)[0]]]
-        for name in ("white", "cortex", "csf", "scalp", "skull")
+        name: values[labels.CLASSES[labels.sides(name)[0]]] for name in ("white", "cortex", "csf", "scalp", "skull")
     }
 
 
@@ -66,14 +61,10 @@ def test_signal_equation_by_hand():
     # TR = T1 ln 2 and TE = T2 ln 4 leave half and a quarter; an inversion at TI = T1 ln 2 nulls a long TR.
     ln2 = np.float32(np.log(2.0))
     assert float(
-        contrast.signal_of(
-            "t2", np.float32(1000), np.float32(80), 0.8, (1000 * ln2, 160 * ln2, np.float32(0))
-        )
+        contrast.signal_of("t2", np.float32(1000), np.float32(80), 0.8, (1000 * ln2, 160 * ln2, np.float32(0)))
     ) == pytest.approx(0.1)
     assert float(
-        contrast.signal_of(
-            "flair", np.float32(1000), np.float32(80), 0.8, (np.float32(1e5), np.float32(0), 1000 * ln2)
-        )
+        contrast.signal_of("flair", np.float32(1000), np.float32(80), 0.8, (np.float32(1e5), np.float32(0), 1000 * ln2))
     ) == pytest.approx(0, abs=1e-6)
 
 
@@ -100,9 +91,7 @@ def test_texture_is_smooth_and_of_its_sd():
     params = contrast.draw(2, contrast.Contrast(sds=(1, 1), means=(0, 0), dark_background=0))
     label_map = ops.zeros((32, 32, 32), "int32")
     with_it = contrast.apply(label_map, params | {"texture": ops.convert_to_tensor(2.0)})
-    texture = np.asarray(
-        with_it - contrast.apply(label_map, params | {"texture": ops.convert_to_tensor(0.0)})
-    )
+    texture = np.asarray(with_it - contrast.apply(label_map, params | {"texture": ops.convert_to_tensor(0.0)}))
     assert 0.4 < texture.std() < 2.2
     assert np.abs(np.diff(texture, axis=0)).mean() < 0.5 * texture.std()
 

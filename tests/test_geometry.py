@@ -85,9 +85,7 @@ def test_a_quarter_turn_is_a_quarter_turn():
 def test_spacing_takes_every_second_voxel():
     source = np.arange(24 * 24 * 24).reshape(24, 24, 24).astype(np.int32)
     params = identity(translation_mm=np.float32([0.5, 0.5, 0.5]))
-    sample = geometry.nearest(
-        ops.convert_to_tensor(source), geometry.coordinates(params, (12,) * 3, (24,) * 3, 2.0)
-    )
+    sample = geometry.nearest(ops.convert_to_tensor(source), geometry.coordinates(params, (12,) * 3, (24,) * 3, 2.0))
     np.testing.assert_array_equal(sample, source[1::2, 1::2, 1::2])
 
 
@@ -125,9 +123,7 @@ def test_the_field_folds_in_fewer_than_one_voxel_in_a_thousand(seed):
     shape = (48, 64, 56)
     strongest = geometry.draw(seed, shape, geometry.Geometry(velocity_sd=0))
     velocity = 4.0 * np.random.default_rng(seed).normal(size=strongest["velocity"].shape).astype("f")
-    where = geometry.coordinates(
-        strongest | {"velocity": ops.convert_to_tensor(velocity)}, shape, (128, 128, 128)
-    )
+    where = geometry.coordinates(strongest | {"velocity": ops.convert_to_tensor(velocity)}, shape, (128, 128, 128))
     slopes = np.array([np.gradient(np.asarray(axis)) for axis in where])
     jacobian = np.linalg.det(np.moveaxis(slopes, (0, 1), (-2, -1)))
     assert abs(np.median(jacobian)) > 0.1
@@ -145,9 +141,7 @@ def test_inverse_velocity_undoes_the_displacement():
     velocity = ops.convert_to_tensor(2.0 * np.random.default_rng(3).normal(size=(3, 2, 2, 2)).astype("f"))
     forth, back = (np.asarray(geometry.displacement(sign * velocity, shape)) for sign in (1.0, -1.0))
     places = np.indices(shape) + forth
-    round_trip = forth + np.array(
-        [ndimage.map_coordinates(axis, places, order=1, mode="nearest") for axis in back]
-    )
+    round_trip = forth + np.array([ndimage.map_coordinates(axis, places, order=1, mode="nearest") for axis in back])
     middle = round_trip[:, 6:-6, 6:-6, 6:-6]
     assert np.abs(middle).max() < 0.15 and np.abs(forth).max() > 1
 

@@ -123,9 +123,7 @@ def test_lesions_lie_where_allowed_and_change_the_image():
     np.testing.assert_array_equal(moved, same)
     assert mask.shape == (*SHAPE, 1) and 50 < mask.sum() < 160
     centre = [round(float((places * mask).sum() / mask.sum())) for places in np.indices(mask.shape)[:3]]
-    assert np.asarray(allowed)[
-        tuple(c + (n - s) // 2 for c, n, s in zip(centre, source.shape, SHAPE, strict=True))
-    ]
+    assert np.asarray(allowed)[tuple(c + (n - s) // 2 for c, n, s in zip(centre, source.shape, SHAPE, strict=True))]
     assert not np.allclose(image, plain)
 
 

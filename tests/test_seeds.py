@@ -31,9 +31,7 @@ def test_normal_is_normal():
 
 def test_inverse_error_function_agrees_with_scipy():
     x = np.linspace(-0.99999, 0.99999, 2001).astype(np.float32)
-    np.testing.assert_allclose(
-        seeds._erfinv(ops.convert_to_tensor(x)), special.erfinv(x), rtol=2e-4, atol=1e-6
-    )
+    np.testing.assert_allclose(seeds._erfinv(ops.convert_to_tensor(x)), special.erfinv(x), rtol=2e-4, atol=1e-6)
 
 
 def test_voxels_seeds_and_streams_are_independent():
@@ -52,9 +50,7 @@ def test_bits_are_balanced():
 
 
 def test_every_word_of_a_seed_counts():
-    values = {
-        float(seeds.uniform(np.array(seed, np.int32), ())) for seed in ([0, 1], [1, 0], [0, 0], [0], [2, 1])
-    }
+    values = {float(seeds.uniform(np.array(seed, np.int32), ())) for seed in ([0, 1], [1, 0], [0, 0], [0], [2, 1])}
     assert len(values) == 5
 
 

@@ -34,9 +34,7 @@ def test_draws_follow_their_range(name, low, high):
 
 
 def test_counts_are_equally_likely():
-    drawn = ops.vectorized_map(
-        lambda seed: lesions.draw(seed, Lesions(count=(0, 3)))["present"], ops.arange(10_000)
-    )
+    drawn = ops.vectorized_map(lambda seed: lesions.draw(seed, Lesions(count=(0, 3)))["present"], ops.arange(10_000))
     counts = np.bincount(np.asarray(drawn).sum(axis=1).astype(int), minlength=4)
     assert stats.chisquare(counts).pvalue > 1e-4
 
@@ -95,9 +93,7 @@ def test_placement_obeys_label_and_distance():
 def test_centres_are_spread_evenly():
     allowed = np.zeros((4, 4, 4), bool)
     allowed[::2, ::2, ::2] = True
-    chosen = ops.vectorized_map(
-        lambda s: lesions.centre(ops.convert_to_tensor(allowed), s)[0], ops.arange(4000)
-    )
+    chosen = ops.vectorized_map(lambda s: lesions.centre(ops.convert_to_tensor(allowed), s)[0], ops.arange(4000))
     counts = np.unique(np.asarray(chosen), axis=0, return_counts=True)[1]
     assert len(counts) == 8 and stats.chisquare(counts).pvalue > 1e-4
 
@@ -119,9 +115,7 @@ def test_an_unknown_shape_names_the_nearest():
 def test_paint_blends_by_softness():
     masks = np.zeros((2, *SHAPE), "f")
     masks[0, 1], masks[1, 2] = 1.0, 0.25
-    painted = np.asarray(
-        lesions.paint(ops.full(SHAPE, 100.0), ops.convert_to_tensor(masks), np.float32([10, 20]))
-    )
+    painted = np.asarray(lesions.paint(ops.full(SHAPE, 100.0), ops.convert_to_tensor(masks), np.float32([10, 20])))
     assert (painted[0] == 100).all() and (painted[1] == 10).all() and (painted[2] == 80).all()
 
 

@@ -199,7 +199,8 @@ def test_folding_keeps_the_function(arguments):
         np.testing.assert_allclose(one, other, atol=1e-5 * scale)
     left = [layer for layer in folded.layers if isinstance(layer, layers.BatchNormalization)]
     assert not left
-    assert [layer.name for layer in folded.layers] == [layer.name for layer in model.layers]
+    assert not any(isinstance(layer, layers.Concatenate) for layer in folded.layers)
+    assert {tuple(t.shape) for t in folded.inputs} == {tuple(t.shape) for t in model.inputs}
 
 
 def test_folding_leaves_what_it_must():
@@ -219,6 +220,25 @@ def test_folding_leaves_what_it_must():
     windows = noise((1, *SHAPE, 2))
     expected = ops.convert_to_numpy(model(windows, training=False))
     np.testing.assert_allclose(folded(windows, training=False), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_concatenation_is_taken_apart_only_for_convolutions():
+    inputs = keras.Input((None, None, None, 2))
+    other = layers.Conv3D(3, 1, name="other")(inputs)
+    taken = layers.Concatenate(name="taken")([inputs, other, inputs])
+    first = layers.Conv3D(4, 3, padding="same", use_bias=False, name="first")(taken)
+    second = layers.Conv3D(4, 1, name="second")(taken)
+    kept = layers.Concatenate(name="kept")([first, second])
+    conv = layers.Conv3D(4, 3, padding="same", name="reads_kept")(kept)
+    curved = layers.Conv3D(4, 3, padding="same", activation="relu", name="curved")(
+        layers.Concatenate(name="for_curved")([conv, first])
+    )
+    model = draw_weights(keras.Model(inputs, [layers.Activation("relu")(kept), curved]))
+    folded = fold_batch_norm(model)
+    assert [one.name for one in folded.layers if isinstance(one, layers.Concatenate)] == ["kept", "for_curved"]
+    windows = noise((1, *SHAPE, 2))
+    for found, expected in zip(folded(windows), model(windows), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5 * float(ops.max(ops.abs(expected))))
 
 
 def test_folding_reaches_into_nested_models():

@@ -143,9 +143,7 @@ def stack(chosen: Sequence[str], *, heads_each: int = 0, allow_test: bool = Fals
         (anatomies x heads, x, y, z) uint8, each centred in the grid of the largest.
     """
     seeds_of_heads: list[int] | list[None] = list(range(heads_each)) or [None]
-    maps = [
-        anatomy(name, head=head, allow_test=allow_test).labels for name in chosen for head in seeds_of_heads
-    ]
+    maps = [anatomy(name, head=head, allow_test=allow_test).labels for name in chosen for head in seeds_of_heads]
     shape = np.max([labels.shape for labels in maps], axis=0)
     result = np.zeros((len(maps), *shape), np.uint8)
     for place, labels in zip(result, maps, strict=True):
@@ -347,9 +345,7 @@ def from_tissue(codes: np.ndarray) -> np.ndarray:
     """asldro's tissues (1 grey, 2 white, 3 fluid) halved at the middle of the grid into left and right."""
     right = np.arange(codes.shape[0])[:, None, None] * 2 >= codes.shape[0]
     grey, white = sides("cortex"), sides("white")
-    table = np.array(
-        [[0, grey[0], white[0], sides("csf")[0]], [0, grey[1], white[1], sides("csf")[0]]], np.int16
-    )
+    table = np.array([[0, grey[0], white[0], sides("csf")[0]], [0, grey[1], white[1], sides("csf")[0]]], np.int16)
     return np.where(right, table[1][codes], table[0][codes])
 
 

@@ -100,9 +100,7 @@ def draw(seed: Tensor, contrast: Contrast = Contrast(), classes: np.ndarray = la
     means = seeds.uniform(seed, (num,), 21, low=contrast.means[0], high=contrast.means[1])
     if contrast.kind != "random":
         if num != len(TISSUES):
-            raise ValueError(
-                f"Contrast {contrast.kind!r} knows {len(TISSUES)} classes, got {num}. Use 'random'."
-            )
+            raise ValueError(f"Contrast {contrast.kind!r} knows {len(TISSUES)} classes, got {num}. Use 'random'.")
         means = _physical(seed, contrast)
     sds = seeds.uniform(seed, (num,), 22, low=contrast.sds[0], high=contrast.sds[1])
     dark = (seeds.uniform(seed, (), 23) < contrast.dark_background) & (ops.arange(num) == 0)
@@ -118,16 +116,12 @@ def draw(seed: Tensor, contrast: Contrast = Contrast(), classes: np.ndarray = la
 def _physical(seed: Tensor, contrast: Contrast) -> Tensor:
     ranges = np.array(PROTOCOLS[contrast.kind], np.float32)
     tr, te, ti = ops.unstack(seeds.uniform(seed, (3,), 29, low=ranges[:, 0], high=ranges[:, 1]), 3)
-    t1, t2, density = ops.unstack(
-        TISSUES * ops.exp(contrast.spread * seeds.normal(seed, TISSUES.shape, 30)), 3, axis=1
-    )
+    t1, t2, density = ops.unstack(TISSUES * ops.exp(contrast.spread * seeds.normal(seed, TISSUES.shape, 30)), 3, axis=1)
     signal = signal_of(contrast.kind, t1, t2, density, (tr, te, ti))
     return contrast.means[1] * signal / ops.maximum(ops.max(signal), 1e-6)
 
 
-def signal_of(
-    kind: str, t1: Tensor, t2: Tensor, density: Tensor, times: tuple[Tensor, Tensor, Tensor]
-) -> Tensor:
+def signal_of(kind: str, t1: Tensor, t2: Tensor, density: Tensor, times: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Signal of a tissue in a sequence.
 
     Spin echo, `density (1 - exp(-TR/T1)) exp(-TE/T2)`, for "t2" and "pd"; with an inversion before it,

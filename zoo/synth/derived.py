@@ -46,9 +46,7 @@ def add_csf(labels: np.ndarray) -> np.ndarray:
     return np.where((labels == 0) & shell, INDEX["csf"], labels).astype(np.int16)
 
 
-def control_points(
-    points: Mapping[int, np.ndarray], others: Mapping[int, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
+def control_points(points: Mapping[int, np.ndarray], others: Mapping[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Centroids of the structures that two anatomies share, one row each."""
     shared = sorted(set(points) & set(others))
     return np.stack([points[code] for code in shared]), np.stack([others[code] for code in shared])
@@ -61,9 +59,7 @@ def centroids(codes: np.ndarray) -> dict[int, np.ndarray]:
     return {int(code): np.asarray(centre) for code, centre in zip(found, centres, strict=True)}
 
 
-def warp(
-    labels: np.ndarray, target: np.ndarray, source: np.ndarray, shape: tuple[int, int, int]
-) -> np.ndarray:
+def warp(labels: np.ndarray, target: np.ndarray, source: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Carries a label map to another brain: an affine fit to matched points, bent where points are near.
 
     The bend is a sum of Gaussians, so that the cerebellum, far from every point, moves by the affine alone.

@@ -49,9 +49,7 @@ def _spline(old: int, new: int) -> Tensor:
     where = np.linspace(0, old - 1, new)[:, None, None]
     nodes = np.arange(-1, old + 1)[None, :, None]
     distance = np.abs(where - nodes)[..., 0]
-    weights = np.where(
-        distance < 1, 2 / 3 - distance**2 + distance**3 / 2, np.maximum(2 - distance, 0) ** 3 / 6
-    )
+    weights = np.where(distance < 1, 2 / 3 - distance**2 + distance**3 / 2, np.maximum(2 - distance, 0) ** 3 / 6)
     held = weights[:, 1:-1].copy()
     held[:, 0] += weights[:, 0]
     held[:, -1] += weights[:, -1]

@@ -125,9 +125,7 @@ def _composed(field: Tensor) -> Tensor:
     return ops.stack([linear(component, where) for component in ops.unstack(field, 3)])
 
 
-def coordinates(
-    params: Mapping[str, Tensor], shape: Shape, source_shape: Shape, spacing: float = 1.0
-) -> Where:
+def coordinates(params: Mapping[str, Tensor], shape: Shape, source_shape: Shape, spacing: float = 1.0) -> Where:
     """Where in the source each voxel of the sample lies.
 
     Args:
@@ -140,17 +138,13 @@ def coordinates(
         Three of (x, y, z) float32, in voxels of the source.
     """
     moved = ops.unstack(displacement(params["velocity"] / spacing, shape), 3)
-    local = [
-        axis - (size - 1) / 2 + shift for axis, size, shift in zip(_grid(shape), shape, moved, strict=True)
-    ]
+    local = [axis - (size - 1) / 2 + shift for axis, size, shift in zip(_grid(shape), shape, moved, strict=True)]
     matrix = affine(params) * spacing
     where = []
     for axis, (size, source) in enumerate(zip(shape, source_shape, strict=True)):
         room = max((source - size * spacing) / 2, 0.0)
         start = (source - 1) / 2 + params["crop"][axis] * room + params["translation_mm"][axis]
-        where.append(
-            matrix[axis, 0] * local[0] + matrix[axis, 1] * local[1] + matrix[axis, 2] * local[2] + start
-        )
+        where.append(matrix[axis, 0] * local[0] + matrix[axis, 1] * local[1] + matrix[axis, 2] * local[2] + start)
     return where
 
 

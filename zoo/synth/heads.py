@@ -42,24 +42,18 @@ def add_head(labels: np.ndarray, seed: int) -> np.ndarray:
 def _smooth(random: np.random.Generator, shape: tuple[int, ...], low: float, high: float) -> np.ndarray:
     """A smooth field between two values."""
     coarse = random.uniform(low, high, [size // 30 + 2 for size in shape])
-    return ndimage.zoom(
-        coarse, [n / m for n, m in zip(shape, coarse.shape, strict=True)], order=1, grid_mode=False
-    )
+    return ndimage.zoom(coarse, [n / m for n, m in zip(shape, coarse.shape, strict=True)], order=1, grid_mode=False)
 
 
 def _ellipsoid(shape: tuple[int, ...], centre: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    axes = [
-        np.arange(size).reshape([-1 if axis == k else 1 for k in range(3)]) for axis, size in enumerate(shape)
-    ]
+    axes = [np.arange(size).reshape([-1 if axis == k else 1 for k in range(3)]) for axis, size in enumerate(shape)]
     return sum(((axis - c) / r) ** 2 for axis, c, r in zip(axes, centre, radii, strict=True)) < 1
 
 
 def _frame(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Middle and size of the brain's box, in voxels."""
     box = [np.flatnonzero(labels.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    return np.array([(axis[0] + axis[-1]) / 2 for axis in box]), np.array(
-        [axis[-1] - axis[0] + 1 for axis in box]
-    )
+    return np.array([(axis[0] + axis[-1]) / 2 for axis in box]), np.array([axis[-1] - axis[0] + 1 for axis in box])
 
 
 def _face(random: np.random.Generator, labels: np.ndarray) -> np.ndarray:
@@ -72,9 +66,7 @@ def _face(random: np.random.Generator, labels: np.ndarray) -> np.ndarray:
 
 def _tissues(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Bone, air, muscle and fat in patches of about a centimetre."""
-    noise = ndimage.gaussian_filter(
-        random.standard_normal([size // 2 + 1 for size in shape]), random.uniform(2, 4)
-    )
+    noise = ndimage.gaussian_filter(random.standard_normal([size // 2 + 1 for size in shape]), random.uniform(2, 4))
     noise = np.repeat(np.repeat(np.repeat(noise, 2, 0), 2, 1), 2, 2)[: shape[0], : shape[1], : shape[2]]
     cuts = np.quantile(noise[::4, ::4, ::4], [0.12, 0.55, 0.75])
     kinds = np.array([INDEX["background"], INDEX["soft_tissue"], INDEX["scalp"], INDEX["skull"]], np.int16)

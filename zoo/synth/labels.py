@@ -69,9 +69,7 @@ INDEX = {label.name: label.index for label in LABELS}
 PARTNERS = np.array([label.partner for label in LABELS], np.int32)
 CLASSES = np.unique(np.minimum(PARTNERS, np.arange(NUM_LABELS)), return_inverse=True)[1].astype(np.int32)
 HEAD = tuple(INDEX[name] for name in ("skull", "scalp", "soft_tissue", "eye"))
-BRAIN = tuple(
-    label.index for label in LABELS if label.index not in (*HEAD, INDEX["background"], INDEX["csf"])
-)
+BRAIN = tuple(label.index for label in LABELS if label.index not in (*HEAD, INDEX["background"], INDEX["csf"]))
 
 
 def sides(name: str) -> tuple[int, ...]:
@@ -83,9 +81,7 @@ def sides(name: str) -> tuple[int, ...]:
     Raises:
         ValueError: the scheme has no such structure.
     """
-    found = tuple(
-        label.index for label in LABELS if label.name.removeprefix("left_").removeprefix("right_") == name
-    )
+    found = tuple(label.index for label in LABELS if label.name.removeprefix("left_").removeprefix("right_") == name)
     if not found:
         from zoo.registry import unknown
 

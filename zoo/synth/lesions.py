@@ -115,9 +115,7 @@ def draw(seed: Tensor, lesions: Lesions) -> Params:
     }
 
 
-def apply(
-    allowed: Tensor, params: Mapping[str, Tensor], lesions: Lesions, territory: Tensor | None = None
-) -> Tensor:
+def apply(allowed: Tensor, params: Mapping[str, Tensor], lesions: Lesions, territory: Tensor | None = None) -> Tensor:
     """Each lesion as a soft mask.
 
     Args:
@@ -135,9 +133,7 @@ def apply(
         one = {name: value[number] for name, value in params.items()}
         middle, anywhere = centre(allowed, one["seeds"])
         distance = _distance_mm(shape, middle, one, lesions)
-        mask = (
-            ops.sigmoid(-4.0 * distance / ops.maximum(one["softness_mm"], 1e-3)) * one["present"] * anywhere
-        )
+        mask = ops.sigmoid(-4.0 * distance / ops.maximum(one["softness_mm"], 1e-3)) * one["present"] * anywhere
         if territory is not None and lesions.shape == "territory":
             mask = mask * ops.cast(ops.equal(territory, _at(territory, middle)), "float32")
         masks.append(mask)

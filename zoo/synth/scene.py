@@ -104,9 +104,7 @@ def _contrast(seed: Tensor, recipe: Recipe) -> dict[str, Tensor]:
 
 def _acquired(image: Tensor, moved: Tensor, seed: Tensor, recipe: Recipe) -> Tensor:
     """(x, y, z, 1) float32."""
-    brain = (
-        ops.take(ops.convert_to_tensor(_BRAIN), moved, axis=0) if recipe.acquisition.skull_strip > 0 else None
-    )
+    brain = ops.take(ops.convert_to_tensor(_BRAIN), moved, axis=0) if recipe.acquisition.skull_strip > 0 else None
     params = acquisitions.draw(seeds.fold(seed, 103), recipe.shape, recipe.acquisition)
     return acquisitions.apply(image, params, brain=brain, spacing_mm=recipe.acquisition.spacing_mm)[..., None]
 

@@ -38,9 +38,7 @@ def bits(seed: Tensor, shape: Sequence[int], stream: int = 0) -> Tensor:
     return ops.reshape(_mix((positions + _scalar(1)) * _scalar(GOLDEN) + fold(seed, stream)), tuple(shape))
 
 
-def uniform(
-    seed: Tensor, shape: Sequence[int], stream: int = 0, *, low: Tensor = 0.0, high: Tensor = 1.0
-) -> Tensor:
+def uniform(seed: Tensor, shape: Sequence[int], stream: int = 0, *, low: Tensor = 0.0, high: Tensor = 1.0) -> Tensor:
     """Uniform numbers between two bounds, never exactly on them for 0 and 1.
 
     Args:

@@ -79,7 +79,8 @@ def here(environment: str | None = None) -> Cluster | None:
     asynchronous = "ps" in spec
     if not inside or (asynchronous and not ("chief" in spec and "worker" in spec)):
         raise ValueError(
-            f"TF_CONFIG describes { ({key: len(value) for key, value in spec.items()}) } and this process as {role} {index}: "
+            f"TF_CONFIG describes { ({key: len(value) for key, value in spec.items()}) } and this process as "
+            f"{role} {index}: "
             "an asynchronous cluster needs one chief, a worker and a ps, and the index must exist."
         )
     num_workers = len(spec.get("worker", [])) + (0 if asynchronous else len(spec.get("chief", [])))
