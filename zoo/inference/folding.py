@@ -42,33 +42,43 @@ def fold_batch_norm(model: keras.Model, *, precision: str | None = None) -> kera
     if not _is_functional(model):
         return model
     wiring = _wiring(model)
-    pairs, splits = _pairs(model, wiring), _splits(model, wiring)
-    norms = set(pairs.values())
-    joined: dict[int, tuple[Any, list[Any]]] = {}  # a concatenated tensor, kept alive so that its id stays its own
+    plan = _Plan(precision, wiring.outputs, _pairs(model, wiring), _splits(model, wiring))
+    folded = keras.models.clone_model(model, clone_function=plan.copy, call_function=plan.call)
+    _carry_weights(model, folded, plan)
+    return folded
 
-    def copy(layer: layers.Layer) -> layers.Layer:
+
+@dataclass
+class _Plan:
+    """What becomes of each layer: conv -> its norm (`pairs`), conv -> the concatenation it reads (`splits`)."""
+
+    precision: str | None
+    outputs: set[str]
+    pairs: dict[str, str]
+    splits: dict[str, str]
+    joined: dict[int, tuple[Any, Any]] = field(default_factory=dict)  # holds the tensor, so that its id stays its own
+
+    def copy(self, layer: layers.Layer) -> layers.Layer:
+        """The layer's twin, without its weights."""
         if _is_functional(layer):
-            return fold_batch_norm(layer, precision=precision)
+            return fold_batch_norm(layer, precision=self.precision)
         config = layer.get_config()
-        if precision and layer.name not in wiring.outputs and not isinstance(layer, layers.InputLayer):
-            config["dtype"] = precision
-        if layer.name in norms:
+        if self.precision and layer.name not in self.outputs and not isinstance(layer, layers.InputLayer):
+            config["dtype"] = self.precision
+        if layer.name in self.pairs.values():
             return Folded(name=layer.name, dtype=config["dtype"])
-        if layer.name in pairs:
+        if layer.name in self.pairs:
             config["use_bias"] = True
         return layer.__class__.from_config(config)
 
-    def call(layer: layers.Layer, *given: Any, **rest: Any) -> Any:
-        if layer.name in splits:
-            return _sum_of_parts(layer, joined[id(given[0])][1])
+    def call(self, layer: layers.Layer, *given: Any, **rest: Any) -> Any:
+        """Calls the twin; where it reads a concatenation, its parts instead."""
+        if layer.name in self.splits:
+            return _sum_of_parts(layer, self.joined[id(given[0])][1])
         result = layer(*given, **rest)
-        if layer.name in splits.values():
-            joined[id(result)] = (result, given[0])
+        if layer.name in self.splits.values():
+            self.joined[id(result)] = (result, given[0])
         return result
-
-    folded = keras.models.clone_model(model, clone_function=copy, call_function=call)
-    _carry_weights(model, folded, pairs, splits)
-    return folded
 
 
 def _sum_of_parts(layer: layers.Conv3D, parts: Sequence[Any]) -> Any:
@@ -80,16 +90,16 @@ def _sum_of_parts(layer: layers.Conv3D, parts: Sequence[Any]) -> Any:
     return layers.Add(name=f"{layer.name}_sum", dtype=config["dtype"])(sums)
 
 
-def _carry_weights(model: keras.Model, folded: keras.Model, pairs: dict[str, str], splits: dict[str, str]) -> None:
+def _carry_weights(model: keras.Model, folded: keras.Model, plan: _Plan) -> None:
     for layer in model.layers:
-        if _is_functional(layer) or not layer.weights or layer.name in pairs.values():
+        if _is_functional(layer) or not layer.weights or layer.name in plan.pairs.values():
             continue
-        norm = model.get_layer(pairs[layer.name]) if layer.name in pairs else None
+        norm = model.get_layer(plan.pairs[layer.name]) if layer.name in plan.pairs else None
         values = _folded(layer, norm) if norm else layer.get_weights()
-        if layer.name not in splits:
+        if layer.name not in plan.splits:
             folded.get_layer(layer.name).set_weights(values)
             continue
-        widths = [tensor.shape[-1] for tensor in model.get_layer(splits[layer.name]).input]
+        widths = [tensor.shape[-1] for tensor in model.get_layer(plan.splits[layer.name]).input]
         for index, kernel in enumerate(np.split(values[0], np.cumsum(widths)[:-1], axis=3)):
             part = folded.get_layer(f"{layer.name}_part_{index}")
             part.set_weights([kernel, *values[1:]] if index == 0 else [kernel])
@@ -160,7 +170,7 @@ def _pairs(model: keras.Model, wiring: _Wiring) -> dict[str, str]:
 
 def _splits(model: keras.Model, wiring: _Wiring) -> dict[str, str]:
     """Convolutions that read a concatenation of channels, each with it, where only such read it."""
-    found = {}
+    found: dict[str, str] = {}
     for join in model.layers:
         readers = [model.get_layer(name) for name in wiring.readers.get(join.name, [])]
         if not isinstance(join, layers.Concatenate) or join.axis not in (-1, 4) or wiring.calls[join.name] != 1:
