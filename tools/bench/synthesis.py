@@ -11,6 +11,7 @@ import argparse
 import datetime
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
@@ -36,7 +37,9 @@ def ours(labels, count):
 
     recipe, anatomy = Recipe(shape=(SIZE,) * 3), tf.constant(labels)
     sample = tf.function(lambda number: synthesise(anatomy, number, recipe), jit_compile=True)
-    batches = tf.data.Dataset.range(10**6).map(lambda n: sample(tf.cast(n, tf.int32)), num_parallel_calls=WORKERS)
+    batches = tf.data.Dataset.range(10**6).map(
+        lambda n: sample(tf.cast(n, tf.int32)), num_parallel_calls=WORKERS
+    )
     return timed(iter(batches.batch(1).prefetch(1)), count)
 
 
@@ -94,22 +97,29 @@ def loader(sample, count):
 
 
 def timed(samples, count):
-    """Samples a second after two warm-up samples for each worker, which compile and fill the queues."""
-    for _ in range(2 * WORKERS + 2):
+    """Samples a second, and CPU seconds a sample, which hardly change when others use the machine too."""
+    for _ in range(2 * WORKERS + 2):  # compiles and fills the queues
         next(samples)
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), cpu_s()
     for _ in range(count):
         next(samples)
-    return count / (time.perf_counter() - start)
+    return {"rate": count / (time.perf_counter() - start), "cpu_s": (cpu_s() - spent) / count}
+
+
+def cpu_s():
+    """CPU seconds of this process and of its workers, user and system."""
+    processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    fields = [pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in processes]
+    return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def run_side(side, labels_path, count):
     import numpy as np
 
     labels = np.load(labels_path)
-    rate = {"zoo": ours, "torchio": torchio, "monai": monai}[side](labels, count)
+    speed = {"zoo": ours, "torchio": torchio, "monai": monai}[side](labels, count)
     versions = [SIDES[side], *(["tensorflow-cpu", "keras"] if side == "zoo" else ["torch"])]
-    print(json.dumps({"rate": rate, "versions": {name: importlib.metadata.version(name) for name in versions}}))
+    print(json.dumps(speed | {"versions": {name: importlib.metadata.version(name) for name in versions}}))
     sys.stdout.flush()
     os._exit(0)  # the loaders' queues are still full; joining their workers would take longer than the run
 
@@ -147,14 +157,21 @@ def compare(peer, rounds, out):
     with tempfile.TemporaryDirectory() as folder:
         path = str(pathlib.Path(folder) / "labels.npy")
         num_labels = label_map(path)
-        rates, versions = {side: [] for side in SIDES}, {}
+        rates, spent, versions = {side: [] for side in SIDES}, {side: [] for side in SIDES}, {}
         for number in range(rounds):
             for side in list(SIDES)[:: 1 if number % 2 == 0 else -1]:
-                result = measure(side, sys.executable if side == "zoo" else peer, path, 60 if side == "zoo" else 12)
+                result = measure(
+                    side, sys.executable if side == "zoo" else peer, path, 60 if side == "zoo" else 12
+                )
                 rates[side].append(round(result["rate"], 3))
+                spent[side].append(round(result["cpu_s"], 4))
                 versions |= result["versions"]
-                print(f"round {number}: {side} {result['rate']:.2f} samples/s", flush=True)
+                print(
+                    f"round {number}: {side} {result['rate']:.2f} samples/s, {result['cpu_s']:.3f} CPU s a sample",
+                    flush=True,
+                )
     medians = {side: statistics.median(values) for side, values in rates.items()}
+    cpu = {side: statistics.median(values) for side, values in spent.items()}
     quickest = max(("torchio", "monai"), key=lambda side: medians[side])
     record = {
         "what": "synthetic samples a second",
@@ -165,8 +182,13 @@ def compare(peer, rounds, out):
         "date": datetime.date.today().isoformat(),
         "device": f"{processor()}, {os.cpu_count()} cores",
         "versions": versions | {"python": platform.python_version()},
+        "load_average": os.getloadavg(),
         "samples_per_s": rates,
+        "cpu_s_per_sample": spent,
         "median": medians,
+        "median_cpu_s": cpu,
+        "cpu_ratio_to_torchio": round(cpu["torchio"] / cpu["zoo"], 2),
+        "cpu_ratio_to_monai": round(cpu["monai"] / cpu["zoo"], 2),
         "ratio_to_torchio": round(medians["zoo"] / medians["torchio"], 2),
         "quickest_peer": quickest,
         "ratio_to_quickest_peer": round(medians["zoo"] / medians[quickest], 2),
@@ -178,7 +200,11 @@ def compare(peer, rounds, out):
 
 
 def processor():
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if pathlib.Path("/proc/cpuinfo").exists() else []
+    lines = (
+        pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        if pathlib.Path("/proc/cpuinfo").exists()
+        else []
+    )
     named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     name = named[0] if named else platform.processor() or platform.machine()
     return name.replace("(R)", "").replace("/", "-").replace("@", "at")
