@@ -1,6 +1,6 @@
 """Synthetic samples a second, ours against TorchIO and MONAI: the same 96^3 label map, two threads a side.
 
-    .venv/bin/python tools/bench/synthesis.py --peer /path/to/python/with/torchio/and/monai
+    python tools/bench/synthesis.py --peer /path/to/python/with/torchio/and/monai
 
 Each side runs in a process of its own, by turns in alternating order; the medians are compared and written to
 `tools/bench/results/`. A sample is affine + elastic field + a Gaussian a label + bias field + blur + noise + gamma;
@@ -8,18 +8,17 @@ ours adds the mirror, texture, slice spacing, partial volume and ghosts that its
 """
 
 import argparse
-import datetime
 import importlib.metadata
 import json
 import multiprocessing
 import os
 import pathlib
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+import timing
 
 SIZE, WORKERS = 96, 2
 PREDICTION = (
@@ -37,9 +36,7 @@ def ours(labels, count):
 
     recipe, anatomy = Recipe(shape=(SIZE,) * 3), tf.constant(labels)
     sample = tf.function(lambda number: synthesise(anatomy, number, recipe), jit_compile=True)
-    batches = tf.data.Dataset.range(10**6).map(
-        lambda n: sample(tf.cast(n, tf.int32)), num_parallel_calls=WORKERS
-    )
+    batches = tf.data.Dataset.range(10**6).map(lambda n: sample(tf.cast(n, tf.int32)), num_parallel_calls=WORKERS)
     return timed(iter(batches.batch(1).prefetch(1)), count)
 
 
@@ -153,16 +150,14 @@ def measure(side, python, labels_path, count):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def compare(peer, rounds, out):
+def compare(peer, rounds):
     with tempfile.TemporaryDirectory() as folder:
         path = str(pathlib.Path(folder) / "labels.npy")
         num_labels = label_map(path)
         rates, spent, versions = {side: [] for side in SIDES}, {side: [] for side in SIDES}, {}
         for number in range(rounds):
             for side in list(SIDES)[:: 1 if number % 2 == 0 else -1]:
-                result = measure(
-                    side, sys.executable if side == "zoo" else peer, path, 60 if side == "zoo" else 12
-                )
+                result = measure(side, sys.executable if side == "zoo" else peer, path, 60 if side == "zoo" else 12)
                 rates[side].append(round(result["rate"], 3))
                 spent[side].append(round(result["cpu_s"], 4))
                 versions |= result["versions"]
@@ -170,51 +165,39 @@ def compare(peer, rounds, out):
                     f"round {number}: {side} {result['rate']:.2f} samples/s, {result['cpu_s']:.3f} CPU s a sample",
                     flush=True,
                 )
-    medians = {side: statistics.median(values) for side, values in rates.items()}
-    cpu = {side: statistics.median(values) for side, values in spent.items()}
-    quickest = max(("torchio", "monai"), key=lambda side: medians[side])
-    record = {
-        "what": "synthetic samples a second",
-        "size": [SIZE] * 3,
-        "labels": num_labels,
-        "workers": WORKERS,
-        "prediction": PREDICTION,
-        "date": datetime.date.today().isoformat(),
-        "device": f"{processor()}, {os.cpu_count()} cores",
-        "versions": versions | {"python": platform.python_version()},
-        "load_average": os.getloadavg(),
-        "samples_per_s": rates,
-        "cpu_s_per_sample": spent,
-        "median": medians,
-        "median_cpu_s": cpu,
-        "cpu_ratio_to_torchio": round(cpu["torchio"] / cpu["zoo"], 2),
-        "cpu_ratio_to_monai": round(cpu["monai"] / cpu["zoo"], 2),
-        "ratio_to_torchio": round(medians["zoo"] / medians["torchio"], 2),
-        "quickest_peer": quickest,
-        "ratio_to_quickest_peer": round(medians["zoo"] / medians[quickest], 2),
-    }
-    name = f"synthesis_{record['date']}_{record['device'].replace(' ', '-').replace(',', '')}_zoo{versions['zoo3d']}"
-    target = pathlib.Path(out) / f"{name}_torchio{versions['torchio']}_monai{versions['monai']}.json"
-    target.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"{record['ratio_to_torchio']} times TorchIO; quickest peer {quickest}; written to {target}")
+    settings = {"size": [SIZE] * 3, "labels": num_labels, "workers": WORKERS, "load": os.getloadavg()}
+    rows = [
+        {
+            "side": side,
+            "samples_per_s": timing.median(rates[side]),
+            "cpu_s_per_sample": timing.median(spent[side]),
+            "all": rates[side],
+            "version": f"{package} {versions[package]}",
+        }
+        for side, package in SIDES.items()
+    ]
+    print(timing.write("synthesis", predicted={"why": PREDICTION}, settings=settings, rows=rows, headline=told(rows)))
 
 
-def processor():
-    lines = (
-        pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        if pathlib.Path("/proc/cpuinfo").exists()
-        else []
-    )
-    named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    name = named[0] if named else platform.processor() or platform.machine()
-    return name.replace("(R)", "").replace("/", "-").replace("@", "at")
+def told(rows):
+    """Samples a second and CPU seconds a sample beside each peer."""
+    ours, *peers = rows
+    for theirs in peers:
+        for what, unit in (("samples a second", "samples_per_s"), ("CPU seconds a sample", "cpu_s_per_sample")):
+            ratio = ours[unit] / theirs[unit]
+            yield {
+                "what": f"synthesis at {SIZE}^3, {what}",
+                "zoo": f"{ours[unit]:.3g}",
+                "peer": f"{theirs[unit]:.3g} ({theirs['side']})",
+                "ratio": ratio if unit == "samples_per_s" else 1 / ratio,
+                "goal": ">= 5",
+            }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", help="a Python that has torchio and monai")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", default=str(pathlib.Path(__file__).parent / "results"))
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--labels", help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
@@ -223,7 +206,7 @@ def main():
         run_side(arguments.side, arguments.labels, arguments.count)
     elif not arguments.peer:
         parser.error("--peer names a Python that has torchio and monai")
-    compare(arguments.peer, arguments.rounds, arguments.out)
+    compare(arguments.peer, arguments.rounds)
 
 
 if __name__ == "__main__":
