@@ -96,7 +96,8 @@ def dataset(
     table = Table(cases, portable=stream.service is not None)
     plan = sampler.plan(cases.counts, cases.ids, sampling or Sampling())
     samples = _numbers(stream, batch_size, None if patch else len(cases.entries))
-    samples = _mapped(samples, lambda number: (number, *_sample(table, plan, number, seed=seed, patch=patch)), stream)
+    draw = lambda number: (number, *_sample(table, plan, number, seed=seed, patch=patch))  # noqa: E731
+    samples = _mapped(samples, tf.autograph.experimental.do_not_convert(draw), stream)  # quicker to trace
     if augment is not None:
         samples = _mapped(samples, lambda *sample: _augmented(augment, seed, *sample), stream)
     samples = samples.map(lambda number, *sample: _shown(table, *sample))
