@@ -8,11 +8,9 @@ imports, shared pages counted once, mapped files not. Results go to tools/bench/
 """
 
 import argparse
-import datetime
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,6 +20,7 @@ import time
 
 import nibabel
 import numpy as np
+import timing
 from scipy import ndimage
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -120,6 +119,7 @@ def medians(found: dict[str, list[dict]]) -> list[dict]:
             "cold patches/s": 1 / statistics.median(run["cold_s"] for run in runs),
             "cached patches/s": 1 / statistics.median(run["cached_s"] for run in runs),
             "peak MB": statistics.median(run["peak_mb"] for run in runs),
+            "version": " ".join(f"{name} {text}" for name, text in runs[0]["version"].items()),
         }
         for side, runs in found.items()
     ]
@@ -163,14 +163,6 @@ def fed_step(given: argparse.Namespace, folder: pathlib.Path) -> dict:
     }
 
 
-def cpu() -> str:
-    """The processor's name."""
-    info = pathlib.Path("/proc/cpuinfo")
-    names = [line.split(":")[1] for line in info.read_text().splitlines() if line.startswith("model name")]
-    name = (names or [platform.processor() or platform.machine()])[0].split("@")[0]
-    return "-".join("".join(letter if letter.isalnum() else " " for letter in name).split())
-
-
 def main() -> None:
     """Makes the files, runs everything, writes the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -184,22 +176,9 @@ def main() -> None:
         write_files(pathlib.Path(folder), given.cases, given.size)
         found = serve(given, pathlib.Path(folder))
         step = fed_step(given, pathlib.Path(folder))
-    rows, versions = medians(found), {key: text for runs in found.values() for key, text in runs[0]["version"].items()}
-    result = {
-        "what": "patches a second and peak memory of data pipelines; a training step fed by ours",
-        "predicted": PREDICTED,
-        "settings": {name: getattr(given, name) for name in settings},
-        "rows": rows,
-        "headline": [*headline(rows, given), step],
-        "versions": versions,
-        "device": {"cpu": cpu(), "cores": os.cpu_count(), "load before": load},
-    }
-    day = datetime.datetime.now(datetime.UTC).date().isoformat()
-    path = HERE / "results" / f"data_{day}_{cpu()}_{'_'.join(f'{name}{text}' for name, text in versions.items())}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
-    print(path)
+    rows = medians(found)
+    told = {name: getattr(given, name) for name in settings} | {"load before": load}
+    print(timing.write("data", predicted=PREDICTED, settings=told, rows=rows, headline=[*headline(rows, given), step]))
 
 
 if __name__ == "__main__":
