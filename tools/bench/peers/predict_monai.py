@@ -66,16 +66,24 @@ idle = timing.resident_mib(reset=True)
 begin = time.perf_counter()
 with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=given.precision == "bfloat16"):
     model(torch.zeros(given.batch, 1, *[given.patch] * 3).to(memory_format=layout))
-    ready = time.perf_counter()
+    ready, busy = time.perf_counter(), time.process_time()
     logits = sliding_window_inference(
         volume, (given.patch,) * 3, given.batch, lambda x: model(x.to(memory_format=layout)),
         overlap=0.5, mode="gaussian", sigma_scale=0.125,
     )  # fmt: skip
     result = torch.softmax(logits.float(), 1)
-end = time.perf_counter()
-peak = timing.peak_mib()
-np.save(given.folder / f"monai_{given.precision}.npy", result[0, 1].numpy())
-answer = {"predict_s": end - ready, "compile_s": ready - begin, "peak_mib": peak - idle, "idle_mib": idle}
+    end, used = time.perf_counter(), time.process_time() - busy
+    peak = timing.peak_mib()
+    window = model(volume[..., : given.patch, : given.patch, : given.patch].to(memory_format=layout))
+np.save(given.folder / f"window_monai_{given.precision}.npy", torch.softmax(window.float(), 1)[0, 1].numpy())
+np.save(given.folder / f"volume_monai_{given.precision}.npy", result[0, 1].numpy())
+answer = {
+    "predict_s": end - ready,
+    "cpu_s": used,
+    "compile_s": ready - begin,
+    "peak_mib": peak - idle,
+    "idle_mib": idle,
+}
 parameters = sum(parameter.numel() for parameter in model.parameters())
 buffers = sum(buffer.numel() for name, buffer in model.named_buffers() if "running" in name)
 print(

@@ -38,11 +38,20 @@ idle = timing.resident_mib(reset=True)
 begin = time.perf_counter()
 forward = prepare(model, precision=given.precision)
 forward(np.zeros((given.batch, *[given.patch] * 3, 1), np.float32))
-ready = time.perf_counter()
+ready, busy = time.perf_counter(), time.process_time()
 result = sliding_window(forward, volume, patch=given.patch, overlap=0.5, batch_size=given.batch)
-end = time.perf_counter()
+end, used = time.perf_counter(), time.process_time() - busy
 peak = timing.peak_mib()
-np.save(given.folder / f"zoo_{given.precision}.npy", result[..., 1])
-answer = {"predict_s": end - ready, "compile_s": ready - begin, "peak_mib": peak - idle, "idle_mib": idle}
+np.save(given.folder / f"volume_zoo_{given.precision}.npy", result[..., 1])
+corner = volume[None, : given.patch, : given.patch, : given.patch, None]
+window = forward(np.repeat(corner, given.batch, 0))[0]
+np.save(given.folder / f"window_zoo_{given.precision}.npy", keras.activations.softmax(window)[..., 1])
+answer = {
+    "predict_s": end - ready,
+    "cpu_s": used,
+    "compile_s": ready - begin,
+    "peak_mib": peak - idle,
+    "idle_mib": idle,
+}
 answer |= {"parameters": model.count_params(), "version": f"keras {keras.__version__}, tensorflow {tf.__version__}"}
 print(json.dumps(answer))
