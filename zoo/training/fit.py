@@ -110,11 +110,11 @@ def run(
     strategy = cluster.strategy(place)
     with _dtype_policy(policy(options.precision)):
         feed = sources.feed(task, source, seed=options.seed, out=out, split=split)
-        twin = build(task, plan.steps) if place else None
         with cluster.scope(strategy):
             model = build(task, plan.steps, jit=use_jit(options.jit))
+        twin = build(task, plan.steps) if place else None
     keeper = Keeper(out, monitor=task.monitor, writes=not place or place.writes)
-    _resume_or_begin(model, task, feed, plan, keeper)
+    _resume_or_begin(model, feed, plan, keeper, alone=place is None)
     work = Work(model, feed, plan, keeper, callbacks)
     with keeper, _divergence_explained(work, twin):
         if place:
@@ -178,7 +178,7 @@ class Work:
     callbacks: Sequence[keras.callbacks.Callback]
 
 
-def _resume_or_begin(model: keras.Model, task: Task, feed: sources.Feed, plan: Plan, keeper: Keeper) -> None:
+def _resume_or_begin(model: keras.Model, feed: sources.Feed, plan: Plan, keeper: Keeper, *, alone: bool) -> None:
     """Restores the last state where there is one; otherwise sets the final bias and tells what the run will need."""
     keeper.set_model(model)
     last = keeper.out / LAST
@@ -187,7 +187,7 @@ def _resume_or_begin(model: keras.Model, task: Task, feed: sources.Feed, plan: P
         print(f"Going on at step {keeper.step} of {plan.steps} in {keeper.out}.", file=sys.stderr)
         return
     set_final_bias(model, feed.prior())
-    if keeper.writes and not tf.distribute.has_strategy():
+    if alone:  # in a cluster a step is everybody's
         x, y = next(iter(feed.training(0).take(1)))
         print(estimate.measure(model, x, y).sentence(plan.steps), file=sys.stderr)
     keeper.write()

@@ -1,6 +1,7 @@
 """What feeds a run: batches that are functions of the seed and of their own number, so it can go on at any step."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -66,12 +67,12 @@ def _synthetic_feed(task: Task, seed: int) -> Feed:
     return Feed(
         lambda start, shard: synthetic(task, split="train", seed=seed, start=start, shard=shard),
         validation,
-        lambda: prior(task, synthetic(task, split="prior", seed=seed, stop=task.validation_batches)),
+        lambda: prior(task, synthetic(task, split="prior", seed=seed, stop=math.ceil(PRIOR_SAMPLES / task.batch_size))),
     )
 
 
 SPLIT_FILE, CACHE, LABELS = "splits.json", "cache", "labels"
-VALIDATE_ONE_IN = 5
+VALIDATE_ONE_IN, PRIOR_SAMPLES = 5, 16
 
 
 def _folder_feed(task: Task, root: pathlib.Path, seed: int, out: pathlib.Path, split: Split | None) -> Feed:

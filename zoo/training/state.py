@@ -18,9 +18,15 @@ from zoo.records import write_whole
 
 
 def variables(model: keras.Model) -> dict[str, Any]:
-    """Every variable of a compiled model, keyed by owner, position and path."""
-    owned = {"model": model.variables, "optimizer": model.optimizer.variables}
+    """Every variable of a compiled model and its optimiser, keyed by owner, position and path."""
+    owned = {"model": lasting(model), "optimizer": model.optimizer.variables}
     return {f"{owner}/{i:05d}/{v.path}": v for owner, group in owned.items() for i, v in enumerate(group)}
+
+
+def lasting(model: keras.Model) -> list[Any]:
+    """Weights and dropout seeds; not the metrics, which on a cluster cannot be read by one process alone."""
+    passing = {id(variable) for variable in model.metrics_variables}
+    return [variable for variable in model.variables if id(variable) not in passing]
 
 
 def save(model: keras.Model, path: pathlib.Path, progress: Mapping[str, Any]) -> None:
@@ -58,7 +64,7 @@ def restore(model: keras.Model, path: pathlib.Path) -> dict[str, Any]:
 def save_weights(model: keras.Model, path: pathlib.Path) -> None:
     """Writes the model's variables alone."""
     arrays = {
-        f"{i:05d}/{v.path}": np.asarray(keras.ops.convert_to_numpy(v), order="C") for i, v in enumerate(model.variables)
+        f"{i:05d}/{v.path}": np.asarray(keras.ops.convert_to_numpy(v), order="C") for i, v in enumerate(lasting(model))
     }
     write_whole(path, safetensors.numpy.save(arrays))
 
@@ -66,5 +72,5 @@ def save_weights(model: keras.Model, path: pathlib.Path) -> None:
 def restore_weights(model: keras.Model, path: pathlib.Path) -> None:
     """Puts back what `save_weights` wrote."""
     arrays = safetensors.numpy.load_file(path)
-    for i, variable in enumerate(model.variables):
+    for i, variable in enumerate(lasting(model)):
         variable.assign(arrays[f"{i:05d}/{variable.path}"])
