@@ -98,15 +98,12 @@ def _folder_feed(task: Task, root: pathlib.Path, seed: int, out: pathlib.Path, s
     def train(start: int, shard: Shard | None) -> tf.data.Dataset:
         if shard is None:
             return batches(training, seed=None)
-        index, count = shard
-        # Every worker reads all cases and takes every count-th batch, so that n workers see one worker's joined batch.
-        stream = batches(training, seed=seed, start=start * count)
-        return stream if count == 1 else stream.shard(count, index)
+        # Every worker reads all cases and takes its turn, so that n workers see one worker's joined batch.
+        return batches(training, seed=seed, start=start * shard[1], turn=shard)
 
-    check = batches(validation, seed=seed + 1, stop=task.validation_batches)
     return Feed(
         train,
-        check.apply(tf.data.experimental.assert_cardinality(task.validation_batches)).cache(),
+        batches(validation, seed=seed + 1, stop=task.validation_batches).cache(),
         lambda: prior(task, batches(training, seed=seed + 2, stop=task.validation_batches)),
     )
 

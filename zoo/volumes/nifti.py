@@ -12,6 +12,8 @@ import numpy as np
 
 GZIP_LEVEL = 1  # on scans level 9 takes many times as long to save a few per cent
 
+BLOCK = (4, 64)  # rows along y and z that are turned at once
+
 
 def load(path: Path) -> nibabel.Nifti1Image:
     """Parses a NIfTI file; `zoo.volumes.image.read` does this and then checks what the image holds.
@@ -137,7 +139,16 @@ def _voxels(content: bytes, stored: tuple[tuple[int, ...], np.dtype, int], path:
 
 
 def _native(raw: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(raw, raw.dtype.newbyteorder("="))
+    """C order and this machine's bytes. Files lie the other way round: blocks that fit the cache halve the time."""
+    dtype = raw.dtype.newbyteorder("=")
+    if raw.ndim != 3 or raw.flags.c_contiguous:
+        return np.ascontiguousarray(raw, dtype)
+    turned = np.empty(raw.shape, dtype)
+    for y in range(0, raw.shape[1], BLOCK[0]):
+        for z in range(0, raw.shape[2], BLOCK[1]):
+            part = (slice(None), slice(y, y + BLOCK[0]), slice(z, z + BLOCK[1]))
+            turned[part] = raw[part]
+    return turned
 
 
 def _scaled(raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
