@@ -102,3 +102,16 @@ def test_cases_are_found_by_file_name(folder, tmp_path):
         find_cases(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="There is no folder .*gone"):
         find_cases(tmp_path / "gone")
+
+
+def test_probabilities_do_not_take_the_place_of_labels(folder, tmp_path):
+    out = tmp_path / "out"
+    predict_many(identity(), folder, out, card=card())
+    report = predict_many(identity(), folder, out, card=card(), settings=Settings(probabilities=True))
+    assert list(report.done) == ["sub-00_T1w", "sub-02_T1w"] and not report.kept
+    assert report.done["sub-00_T1w"].endswith("sub-00_T1w_test_probabilities.nii.gz")
+    assert set(find_cases(out, ignore="_none")) - set(find_cases(folder)) == {
+        "sub-00_T1w_test", "sub-02_T1w_test", "sub-00_T1w_test_probabilities", "sub-02_T1w_test_probabilities",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="There are no cases"):
+        find_cases(out, ignore="_test")

@@ -51,7 +51,7 @@ def predict_many(
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Report:
-    """Predicts every case and writes `out/<case>_<tag>.nii.gz`, tag as in `builder.tag`.
+    """Predicts every case and writes `out/<case>_<tag>.nii.gz`, tag as in `builder.tag`, or `..._probabilities.nii.gz`.
 
     The network is built and compiled once. A case that fails is reported and the rest are finished. A file is
     written whole or not at all, and a run that was stopped goes on where it was: whole results are kept.
@@ -76,6 +76,7 @@ def predict_many(
     predictor = Predictor(model, card=card, settings=settings)
     tag = predictor.card.name.split(".")[-1]
     named = find_cases(cases, ignore=f"_{tag}")
+    tag += "_probabilities" if predictor.settings.probabilities else ""
     folder, report = Path(out), Report()
     folder.mkdir(parents=True, exist_ok=True)
     with progress_bar(predictor.card.name, shown=progress) as tell:
@@ -123,7 +124,8 @@ def _files(folder: Path, ignore: str) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}. Name one that holds .nii or .nii.gz files.")
     names = [path for path in sorted(folder.iterdir()) if path.name.endswith(SUFFIXES) and path.is_file()]
-    return [path for path in names if not path.name.startswith(".") and not (ignore and _stem(path).endswith(ignore))]
+    results = (ignore, f"{ignore}_probabilities")
+    return [path for path in names if not path.name.startswith(".") and not (ignore and _stem(path).endswith(results))]
 
 
 def _stem(path: Path) -> str:
