@@ -1,0 +1,1 @@
+"""EEG source imaging: head models, lead fields, linear inverse maps and the classical methods, in mm on NumPy."""
