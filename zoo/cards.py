@@ -14,6 +14,7 @@ from typing import Any
 
 from zoo import records
 from zoo.registry import unknown
+from zoo.tabular import Tabular
 
 FILE = "card.json"
 KINDS = ("segmentation", "regression", "reconstruction", "generation", "codes")
@@ -51,8 +52,9 @@ class Input:
         channels: in the order of the last tensor axis.
         patch: window in voxels along x, y, z.
         divisor: each size must be a multiple of it, along x, y, z.
-        spacing_mm: voxel size along x, y, z; None where a preprocessing step sets the grid (a resize).
+        spacing_mm: voxel size along x, y, z; None for each image's own, or where a step sets the grid (a resize).
         orientation: always "RAS".
+        tabular: values beside the images that condition the network, in order; two numbers each (`zoo.tabular`).
     """
 
     channels: tuple[Channel, ...]
@@ -60,6 +62,7 @@ class Input:
     divisor: tuple[int, int, int]
     spacing_mm: tuple[float, float, float] | None = None
     orientation: str = "RAS"
+    tabular: tuple[Tabular, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ def check(card: Card, *, complete: bool = True) -> None:
     faults: list[str] = []
     records.decode(Card, records.plain(card), faults)
     _raise(faults, source)
-    for rule in (_identity, _words, _input, _output, _provenance, _numbers):
+    for rule in (_identity, _words, _input, _tabular, _output, _provenance, _numbers):
         rule(card, faults)
     _measured(card, faults, complete)
     _raise(faults, source)
@@ -281,6 +284,24 @@ def _input(card: Card, faults: list[str]) -> None:
         faults.append(f"input.divisor must be 1 or more, got {given.divisor}")
     elif any(size < 1 or size % by for size, by in zip(given.patch, given.divisor, strict=True)):
         faults.append(f"input.patch must be positive multiples of {given.divisor}, got {given.patch}")
+
+
+def _tabular(card: Card, faults: list[str]) -> None:
+    given = card.input.tabular
+    names = [one.name for one in given]
+    if len(set(names)) < len(names) or not all(name.isidentifier() for name in names):
+        faults.append(f"input.tabular must have plain names that differ, got {names}")
+    for one in given:
+        numbers = (one.low, one.high, one.mean, one.sd, *one.grades.values())
+        if not all(map(math.isfinite, numbers)) or one.low >= one.high or one.sd <= 0:
+            faults.append(f"input.tabular {one.name} needs finite numbers, low < high and sd > 0, got {numbers}")
+        elif not all(one.low <= value <= one.high for value in one.grades.values()):
+            faults.append(f"input.tabular {one.name} has grades outside {one.low:g} to {one.high:g}, got {one.grades}")
+    if given and card.arguments.get("conditioning", 0) != 2 * len(given):
+        faults.append(
+            f"arguments.conditioning must be {2 * len(given)}, two for each tabular value of input, got "
+            f"{card.arguments.get('conditioning', 0)}"
+        )
 
 
 def _output(card: Card, faults: list[str]) -> None:

@@ -40,6 +40,7 @@ def readme(card: Card) -> str:
     synthetic = "Trained on synthetic images." if card.training.synthetic else "Trained on real images."
     files = ", ".join(f'"{channel.name}": "{channel.name}.nii.gz"' for channel in card.input.channels)
     example = "{" + files + "}" if len(card.input.channels) > 1 else '"scan.nii.gz"'
+    example += _tabular_example(card)
     head = _HEAD.format(card=card, origin=synthetic, megabytes=card.weights.bytes / 1e6, example=example)
     sections = [head, _input(card), _output(card), _results(card), _training(card)]
     sections += [_listed("Intended use and limits", [card.intended_use, *card.limits])]
@@ -53,11 +54,37 @@ def _input(card: Card) -> str:
     by = " x ".join(str(size) for size in given.patch)
     divisor = " x ".join(str(size) for size in given.divisor)
     spacing = given.spacing_mm and " x ".join(f"{size:g}" for size in given.spacing_mm) + " mm"
-    lines = [f"Orientation {given.orientation}; voxels {spacing or 'as the preprocessing sets them'};"]
+    set_by_steps = any(step.name in ("resample", "resize") for step in card.preprocessing)
+    own = "as the preprocessing sets them" if set_by_steps else "as each image has them"
+    lines = [f"Orientation {given.orientation}; voxels {spacing or own};"]
     lines += [f"windows of {by} voxels; sizes are multiples of {divisor}.", ""]
     rows = [[str(i), channel.name, channel.intensity] for i, channel in enumerate(given.channels)]
-    lines += [_table(["channel", "name", "intensity"], rows), *_steps("Before the network", card.preprocessing)]
+    lines += [
+        _table(["channel", "name", "intensity"], rows),
+        *_tabular(card),
+        *_steps("Before the network", card.preprocessing),
+    ]
     return "## Input\n" + "\n".join(lines) + "\n"
+
+
+def _tabular_example(card: Card) -> str:
+    """The argument of `zoo.predict`, with a value that is accepted; empty where the model takes none."""
+    fields = card.input.tabular
+    values = {one.name: next(reversed(one.grades)) if one.grades else round(one.mean, 1) for one in fields}
+    return f", tabular={values}".replace("'", '"') if values else ""
+
+
+def _tabular(card: Card) -> list[str]:
+    if not card.input.tabular:
+        return []
+    rows = [
+        [one.name, one.unit or "-", ", ".join(one.grades) or f"{one.low:g} to {one.high:g}", f"{one.mean:g}"]
+        for one in card.input.tabular
+    ]
+    told = (
+        "Values beside the images; any may be left out, and the network then falls back on what it learned for unknown."
+    )
+    return ["", told, "", _table(["value", "unit", "from/to or grades", "mean in training"], rows)]
 
 
 def _output(card: Card) -> str:
