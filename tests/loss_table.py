@@ -51,6 +51,7 @@ def table(weight):
         "two_class_dice": (losses.two_class_dice, {}),
         "negative_dice": (losses.negative_dice, {}),
         "cross_entropy": (losses.cross_entropy, {}),
+        "class_balanced_cross_entropy": (losses.cross_entropy, {"balance": 0.5}),
         "binary_cross_entropy": (losses.binary_cross_entropy, {"positive_weight": 3.0}),
         "balanced_cross_entropy": (losses.binary_cross_entropy, {"positive_weight": None}),
         "focal": (losses.focal, {}),

@@ -42,8 +42,7 @@ def test_samples_are_functions_of_their_seed(monkeypatch):
     blocks[0, 4:20, 4:20, 4:20] = scheme.INDEX["left_white"]
     blocks[0, 8:16, 8:16, 8:16] = scheme.INDEX["left_putamen"]
     monkeypatch.setattr(task, "label_maps", lambda: blocks)
-    monkeypatch.setattr(task, "PATCH", (8, 16, 24))
-    sample = task.synthesis(task.TASK, "train")
+    sample = task.synthesis(task.TASK.replace(patch=(8, 16, 24)), "train")
     (image, classes), (again, _), (other, _) = (sample(np.array(seed)) for seed in ([0, 1], [0, 1], [0, 2]))
     assert image.shape == classes.shape == (8, 16, 24, 1)
     np.testing.assert_array_equal(image, again)

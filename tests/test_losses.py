@@ -225,6 +225,21 @@ def test_class_weights_by_hand():
         losses.cross_entropy(y, logit, class_weights=(1, 2, 3))
 
 
+def test_a_balanced_cross_entropy_by_hand():
+    y, logit = by_hand(0.25)  # shares 110/120 and 10/120
+    weight = np.array([110 / 120, 10 / 120]) ** -0.5
+    weight /= (weight * [110 / 120, 10 / 120]).sum()
+    expected = -(10 * weight[1] * np.log(0.25) + 110 * weight[0] * np.log(0.75)) / 120
+    assert losses.cross_entropy(y, logit, balance=0.5).numpy() == pytest.approx([expected], rel=1e-5)
+    by_class = -(np.log(0.25) + np.log(0.75)) / 2
+    assert losses.cross_entropy(y, logit, balance=1.0).numpy() == pytest.approx([by_class], rel=1e-5)
+    assert losses.dice_cross_entropy(y, logit, balance=0.5).numpy() == pytest.approx(
+        [expected + losses.dice(y, logit).numpy()[0]], rel=1e-5
+    )
+    with pytest.raises(ValueError, match=r"balance must be 0 .* to 1 .*, got 2"):
+        losses.cross_entropy(y, logit, balance=2)
+
+
 @pytest.mark.parametrize(
     ("bounds", "expected"), [((20, 40), 0.0), ((0, 20), 100 / 120), ((45, 50), 225 / 120), ((30, 30), 0.0)]
 )

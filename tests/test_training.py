@@ -60,6 +60,23 @@ def test_a_run_learns_and_tells_what_it_needs(finished):
     assert json.loads((out / "config.json").read_text())["seed"] == 0
 
 
+def test_a_run_starts_from_the_weights_of_another(finished, tmp_path):
+    out, _ = finished
+    start, task = tmp_path / "start", toy.TASK.replace(patch=(16, 16, 16))
+    fit.train(task, "synthetic", start, steps=1, start_from=out)
+    model, fresh = fit.build(task, 25), fit.build(task, 25).get_weights()
+    state.restore(model, start / fit.LAST)
+    trained = zoo.load(out / "unet3d.ball").get_weights()
+    far, apart = (
+        max(np.abs(a - b).max() for a, b in zip(some, trained, strict=True)) for some in (model.get_weights(), fresh)
+    )
+    assert far < 0.3 * apart
+    with pytest.raises(ValueError, match=r"start_from was .*run', now None"):
+        fit.train(task, "synthetic", start, steps=1)
+    with pytest.raises(ValueError, match="does not fit"):
+        fit.train(task.replace(arguments={"filters": (4, 6)}), "synthetic", tmp_path / "other", start_from=out)
+
+
 def test_killed_runs_end_where_the_whole_run_ends(finished, tmp_path):
     out = tmp_path / "run"
     for step in (0, 20, 40):

@@ -70,6 +70,7 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
     precision: Precision = "auto",
     folds: Annotated[int, typer.Option(metavar="K", help="Cross-validate by subject in K folds.")] = 0,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Bit-equal results from equal runs.")] = False,
+    start_from: Annotated[str | None, typer.Option(metavar="MODEL", help="Trained model or run to go on from.")] = None,
     local_workers: Worker = 0,
     parameter_servers: Servers = 0,
 ) -> None:
@@ -87,7 +88,9 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
     with framework():
         from zoo.training import crossval, fit
 
-        options = fit.Options(seed=seed, steps=steps, precision=precision, deterministic=deterministic)
+        options = fit.Options(
+            seed=seed, steps=steps, precision=precision, deterministic=deterministic, start_from=start_from
+        )
         if folds:
             crossval.cross_validate(chosen, source, folder, folds=folds, options=options)
         else:

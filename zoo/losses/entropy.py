@@ -15,6 +15,7 @@ def cross_entropy(
     *,
     mask: Tensor | None = None,
     class_weights: Sequence[float] | None = None,
+    balance: float = 0.0,
 ) -> Tensor:
     """Mean over voxels of `-sum_c w_c y_c log p_c`; binary cross-entropy for a single logit.
 
@@ -24,12 +25,15 @@ def cross_entropy(
         mask: 1 where a voxel counts, (batch, x, y, z, 1).
         class_weights: w, one a class (two for a single logit: background, foreground). The mean is over voxels, not
             over weights.
+        balance: b, weighs each class by its share of the sample's voxels to the power -b, divided so that the mean
+            weight of a voxel is 1: 0 counts voxels alike, 1 classes. 0.5 lets a network find nuclei of a few voxels
+            among large tissues soon, without flooding them.
 
     Returns:
         (batch,), >= 0.
 
     Raises:
-        ValueError: the weights do not fit the classes.
+        ValueError: the weights do not fit the classes, or `balance` is not in [0, 1].
 
     Source:
         Equals Keras' `CategoricalCrossentropy(from_logits=True)` and PyTorch's `cross_entropy` without weights.
@@ -37,8 +41,21 @@ def cross_entropy(
     y, logs = one_hot(y_true, y_pred), _log_probabilities(y_pred)
     if y_pred.shape[-1] == 1:
         y = ops.concatenate([1.0 - y, y], axis=-1)
-    weighted = y * logs * _weights(class_weights, y.shape[-1])
+    weighted = y * logs * _weights(class_weights, y.shape[-1]) * _balanced(y, balance, mask)
     return voxel_mean(-ops.sum(weighted, axis=-1, keepdims=True), mask)
+
+
+def _balanced(y: Tensor, balance: float, mask: Tensor | None) -> Tensor:
+    """Weights of each sample's classes, (batch, 1, 1, 1, classes) or 1; their mean over voxels is 1."""
+    if not 0 <= balance <= 1:
+        raise ValueError(f"balance must be 0 (count voxels) to 1 (count classes), got {balance}.")
+    if not balance:
+        return 1.0
+    total = voxel_count(y, mask)
+    share = voxel_sum(y, mask) / total
+    weight = ops.power(ops.maximum(share, 1.0 / total), -balance)
+    weight = weight / ops.maximum(ops.sum(weight * share, axis=-1, keepdims=True), 1e-12)
+    return weight[:, None, None, None, :]
 
 
 @keras.saving.register_keras_serializable("zoo")

@@ -56,6 +56,7 @@ def dice_cross_entropy(
     cross_entropy_weight: float = 1.0,
     include_background: bool = False,
     batch: bool = False,
+    balance: float = 0.0,
 ) -> Tensor:
     """`dice_weight * dice + cross_entropy_weight * cross_entropy`, the loss that rarely fails (nnU-Net's).
 
@@ -69,6 +70,7 @@ def dice_cross_entropy(
         cross_entropy_weight: weight of `cross_entropy`.
         include_background: whether Dice counts class 0; cross-entropy always does.
         batch: one Dice for all samples together.
+        balance: of `cross_entropy`, towards rare classes.
 
     Returns:
         (batch,), >= 0.
@@ -77,7 +79,8 @@ def dice_cross_entropy(
         Isensee et al., Nature Methods 2021, doi 10.1038/s41592-020-01008-z.
     """
     overlap = dice(y_true, y_pred, mask=mask, include_background=include_background, batch=batch)
-    return dice_weight * overlap + cross_entropy_weight * cross_entropy(y_true, y_pred, mask=mask)
+    entropy = cross_entropy(y_true, y_pred, mask=mask, balance=balance)
+    return dice_weight * overlap + cross_entropy_weight * entropy
 
 
 @keras.saving.register_keras_serializable("zoo")

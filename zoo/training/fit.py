@@ -1,23 +1,26 @@
 """`zoo.train`: from a task and its data to a run folder that survives being killed."""
 
 import dataclasses
+import functools
 import importlib.util
 import math
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from zoo import registry
+from zoo import keyed, registry, weights
 from zoo.inference.precision import policy, use_jit
 from zoo.training import cluster, estimate, folder, publish, sources, state, watch
 from zoo.training.keeper import BEST, LAST, Keeper, NonFiniteLossError
 from zoo.training.step import compile_model, optimizer, set_final_bias
 from zoo.training.task import Task
+
+Begin = Callable[[keras.Model, sources.Feed], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Plan:
         return self.epochs * self.steps_per_epoch
 
 
-def train(
+def train(  # noqa: PLR0913 - the choices a caller has, each by name
     task: Task,
     source: str | pathlib.Path,
     out: str | pathlib.Path,
@@ -49,6 +52,7 @@ def train(
     precision: str = "auto",
     jit: str | bool = "auto",
     deterministic: bool = False,
+    start_from: str | pathlib.Path | None = None,
 ) -> pathlib.Path:
     """Trains a task, or goes on with a run that was stopped.
 
@@ -66,6 +70,8 @@ def train(
         precision: "auto", "float32" or "bfloat16" (see `zoo.inference.precision.policy`).
         jit: True, False or "auto": XLA on a GPU, oneDNN graph on a CPU.
         deterministic: bit-equal results from equal runs, at some cost in speed.
+        start_from: name or folder of a trained model, or a finished run of the same network, whose weights are the
+            first ones: to fine-tune on a site's own data, or to go on at a finer spacing. None draws them.
 
     Returns:
         The run folder.
@@ -74,7 +80,9 @@ def train(
         ValueError: the folder holds a run with other settings, or the source does not fit the task.
         DivergedError: a NaN or infinity appeared; names the step and the layer.
     """
-    options = Options(seed=seed, steps=steps, precision=precision, jit=jit, deterministic=deterministic)
+    options = Options(
+        seed=seed, steps=steps, precision=precision, jit=jit, deterministic=deterministic, start_from=start_from
+    )
     return run(task, source, pathlib.Path(out), options)
 
 
@@ -87,6 +95,7 @@ class Options:
     precision: str = "auto"
     jit: str | bool = "auto"
     deterministic: bool = False
+    start_from: str | pathlib.Path | None = None
 
 
 def run(
@@ -114,7 +123,8 @@ def run(
             model = build(task, plan.steps, jit=use_jit(options.jit))
         twin = build(task, plan.steps) if place else None
     keeper = Keeper(out, monitor=task.monitor, writes=not place or place.writes)
-    _resume_or_begin(model, feed, plan, keeper, alone=place is None)
+    begin = functools.partial(_first_weights, task, options.start_from)
+    _resume_or_begin(model, feed, plan, keeper, begin=begin, alone=place is None)
     work = Work(model, feed, plan, keeper, callbacks)
     with keeper, _divergence_explained(work, twin):
         if place:
@@ -133,6 +143,8 @@ def _config(task: Task, source: Any, options: Options, plan: Plan) -> dict[str, 
     kept = ("batch_size", "patch", "spacing_mm", "channels", "optimizer", "arguments", "builder")
     settings = {key: getattr(task, key) for key in kept}
     chosen = {"task": task.name, "source": str(source), "seed": options.seed, "steps": plan.steps}
+    if options.start_from is not None:
+        chosen["start_from"] = str(options.start_from)
     return chosen | {"precision": policy(options.precision), "deterministic": options.deterministic} | settings
 
 
@@ -178,19 +190,31 @@ class Work:
     callbacks: Sequence[keras.callbacks.Callback]
 
 
-def _resume_or_begin(model: keras.Model, feed: sources.Feed, plan: Plan, keeper: Keeper, *, alone: bool) -> None:
-    """Restores the last state where there is one; otherwise sets the final bias and tells what the run will need."""
+def _resume_or_begin(
+    model: keras.Model, feed: sources.Feed, plan: Plan, keeper: Keeper, *, begin: Begin, alone: bool
+) -> None:
+    """Restores the last state where there is one; otherwise sets the first weights and tells what the run will need."""
     keeper.set_model(model)
     last = keeper.out / LAST
     if last.exists():
         keeper.go_on(state.restore(model, last))
         print(f"Going on at step {keeper.step} of {plan.steps} in {keeper.out}.", file=sys.stderr)
         return
-    set_final_bias(model, feed.prior())
+    begin(model, feed)
     if alone:  # in a cluster a step is everybody's
         x, y = next(iter(feed.training(0).take(1)))
         print(estimate.measure(model, x, y).sentence(plan.steps), file=sys.stderr)
     keeper.write()
+
+
+def _first_weights(task: Task, start_from: str | pathlib.Path | None, model: keras.Model, feed: sources.Feed) -> None:
+    """Those of another model, or drawn ones with the final bias at the (tempered) prior of the classes."""
+    if start_from is None:
+        set_final_bias(model, [share**task.prior_power for share in feed.prior()])
+        return
+    inside = pathlib.Path(start_from) / task.model_name
+    source = inside if inside.is_dir() else start_from
+    keyed.read_weights(model, weights.find(source) / weights.card(source).weights.file)
 
 
 def _fit(work: Work) -> None:

@@ -22,6 +22,7 @@ FINGERPRINT = (
     "precision",
     "optimizer",
     "arguments",
+    "start_from",
 )
 
 

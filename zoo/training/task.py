@@ -42,6 +42,8 @@ class Task:
         augment: `(image, labels, seed) -> (image, labels)` for real data, or None.
         metrics: makes the metrics of the progress bar.
         monitor: the metric that chooses the best weights, higher is better.
+        prior_power: how far the final bias starts towards the classes' log prior: 1 there, 0 at zero. With many rare
+            classes under a balanced loss, 0.5.
         validation_batches: number of synthetic validation batches.
         training_data: what the synthesis is made of, and under which licence, for the card.
         references: DOIs without a prefix.
@@ -75,6 +77,7 @@ class Task:
     augment: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
     metrics: Callable[[], list[Any]] = list
     monitor: str = "dice"
+    prior_power: float = 1.0
     validation_batches: int = 8
     training_data: Mapping[str, str] = dataclasses.field(default_factory=dict)
     references: tuple[str, ...] = ()
