@@ -48,6 +48,16 @@ def card(name: str | os.PathLike) -> Card:
     return cards.read(find(name))
 
 
+def weights_file(name: str | os.PathLike) -> Path:
+    """The weights of a trained model, by name or folder.
+
+    Raises:
+        ValueError: no such trained model, or its card names no weights.
+    """
+    folder = find(name)
+    return folder / _files(cards.read(folder))[0].file
+
+
 def load(
     name: str | os.PathLike,
     /,

@@ -214,7 +214,7 @@ def _first_weights(task: Task, start_from: str | pathlib.Path | None, model: ker
         return
     inside = pathlib.Path(start_from) / task.model_name
     source = inside if inside.is_dir() else start_from
-    keyed.read_weights(model, weights.find(source) / weights.card(source).weights.file)
+    keyed.read_weights(model, weights.weights_file(source))
 
 
 def _fit(work: Work) -> None:
