@@ -66,6 +66,12 @@ class Head:
     warp: Warp
     skull_ratio: float
 
+    @property
+    def head_from_mri(self) -> np.ndarray:
+        """4 x 4, mm: to mne's head coordinates; fsaverage's for every head, and none for the sphere."""
+        # mne 1.13 looks for places inside a sphere in MRI coordinates while its centre is in head coordinates.
+        return np.eye(4) if self.name == "sphere" else _head_from_mri()
+
     def places(self, template_mm: np.ndarray) -> np.ndarray:
         """Moves points (n, 3) of the template's brain into this head, mm."""
         if self.name != "sphere":
@@ -120,8 +126,7 @@ def electrode_names() -> list[str]:
 
 
 @functools.cache
-def head_from_mri() -> np.ndarray:
-    """4 x 4, mm: from fsaverage's MRI coordinates to its head coordinates."""
+def _head_from_mri() -> np.ndarray:
     transform = require_mne().read_trans(shipped("fsaverage-trans.fif"))["trans"].copy()
     transform[:3, 3] *= 1e3
     return np.linalg.inv(transform)
