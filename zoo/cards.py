@@ -17,7 +17,8 @@ from zoo.registry import unknown
 from zoo.tabular import Tabular
 
 FILE = "card.json"
-KINDS = ("segmentation", "regression", "reconstruction", "generation", "codes")
+KINDS = ("segmentation", "regression", "reconstruction", "generation", "codes", "sources")
+NAMED = ("segmentation", "sources")  # kinds whose every logit has a name
 ACTIVATIONS = ("linear", "sigmoid", "softmax", "tanh", "relu", "softplus")
 DTYPES = ("float16", "float32")
 NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z0-9][a-z0-9_]*")
@@ -312,7 +313,7 @@ def _output(card: Card, faults: list[str]) -> None:
     names = [label.name for label in given.labels.values()]
     if sorted(given.labels) != list(range(len(names))) or len(set(names)) < len(names):
         faults.append(f"output.labels must count from 0 with names that differ, got {given.labels}")
-    if given.kind != "segmentation":
+    if given.kind not in NAMED:
         return
     num_classes = card.arguments.get("num_classes", len(names))
     if not names or num_classes != len(names):

@@ -66,7 +66,7 @@ def _output(task: Task) -> cards.Output:
     labels = {index: cards.Label(name, value) for index, (name, value) in task.labels.items()}
     if task.num_logits == 1:
         labels = {0: labels[1]}
-    return cards.Output("segmentation", task.activation, labels)
+    return cards.Output(task.kind, task.activation, labels)
 
 
 def _steps(steps: tuple[Mapping[str, Any], ...]) -> tuple[cards.Step, ...]:

@@ -161,14 +161,14 @@ def synthetic(
         raise ValueError(f"Task {task.name!r} has no synthesis: give a folder or a BIDS data set as its source.")
     # XLA makes synthesis quicker on every device, also inside a data set's map.
     sample = tf.function(task.synthesis(task, split), jit_compile=True)
-    size, base = task.batch_size, seed * len(SPLITS) + SPLITS[split]
+    size, base = 1 if task.batched else task.batch_size, seed * len(SPLITS) + SPLITS[split]
     numbers = _numbers_by_clock() if shard is None else _numbers(size, start, stop, shard)
     samples = numbers.map(
         lambda number: sample(tf.cast(tf.stack([tf.cast(base, tf.int64), number]), tf.int32)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    batches = samples.batch(size, drop_remainder=True).prefetch(2)
+    batches = (samples if task.batched else samples.batch(size, drop_remainder=True)).prefetch(2)
     # Keras counts one batch too many when it cannot know where a data set ends.
     return batches if stop is None else batches.apply(tf.data.experimental.assert_cardinality(stop - start))
 

@@ -33,7 +33,9 @@ class Task:
         preprocessing: named steps with numbers, as a card holds them: `{"name": "zscore", ...}`.
         postprocessing: the same, after the network.
         synthesis: makes samples where the source is "synthetic"; None where only real data serve.
+        batched: whether `synthesis` makes a whole batch of one seed, where its samples share what is costly to draw.
         test_cases: writes the task's own held-out cases into a folder and lists them; None where real data serve alone.
+        kind: of output, as on a card.
         activation: what turns logits into the card's output.
         flip_pairs: pairs of label indices that a left-right mirror exchanges.
         reader: layout of a folder of real data; None looks at the files.
@@ -44,6 +46,7 @@ class Task:
         monitor: the metric that chooses the best weights, higher is better.
         prior_power: how far the final bias starts towards the classes' log prior: 1 there, 0 at zero. With many rare
             classes under a balanced loss, 0.5.
+        final_bias: the head's first bias, one number a logit, where targets are no label maps; None takes the prior.
         validation_batches: number of synthetic validation batches.
         training_data: what the synthesis is made of, and under which licence, for the card.
         references: DOIs without a prefix.
@@ -68,7 +71,9 @@ class Task:
     preprocessing: tuple[Mapping[str, Any], ...] = ()
     postprocessing: tuple[Mapping[str, Any], ...] = ()
     synthesis: Synthesis | None = None
+    batched: bool = False
     test_cases: Callable[[Path], list[Case]] | None = None
+    kind: str = "segmentation"
     activation: str = "softmax"
     flip_pairs: tuple[tuple[int, int], ...] = ()
     reader: str | None = None
@@ -78,6 +83,7 @@ class Task:
     metrics: Callable[[], list[Any]] = list
     monitor: str = "dice"
     prior_power: float = 1.0
+    final_bias: tuple[float, ...] | None = None
     validation_batches: int = 8
     training_data: Mapping[str, str] = dataclasses.field(default_factory=dict)
     references: tuple[str, ...] = ()
