@@ -265,11 +265,33 @@ def test_conditioning_reaches_the_network():
     model = draw_weights(unet3d((None, None, None, 1), 2, filters=(4, 8), conditioning=3))
     windows = noise((2, 8, 8, 8, 1))
     expected = model([windows, np.array([[1.0, 2, 3]] * 2, np.float32)], training=False)
-    np.testing.assert_allclose(prepare(model, conditioning=(1, 2, 3))(windows), expected, rtol=1e-3, atol=1e-3)
+    forward = prepare(model)
+    np.testing.assert_allclose(forward(windows, (1, 2, 3)), expected, rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="takes 3 tabular values beside the volume, got 0"):
-        prepare(model)
+        forward(windows)
     with pytest.raises(ValueError, match="takes no tabular values, got 1. Leave conditioning out"):
-        prepare(small(), conditioning=(1,))
+        prepare(small())(windows, conditioning=(1,))
+
+
+def test_other_tabular_values_do_not_compile_anew():
+    traces = []
+
+    @keras.saving.register_keras_serializable(package="tests")
+    class Traced(layers.Layer):
+        def call(self, x):
+            traces.append(1)
+            volume, values = x
+            return volume * values[:, None, None, None, :]
+
+    inputs = [keras.Input((None, None, None, 1)), keras.Input((1,))]
+    forward = prepare(keras.Model(inputs, Traced()(inputs)))
+    windows = noise((2, 4, 4, 4, 1))
+    np.testing.assert_array_equal(forward(windows, (2,)), 2 * windows)
+    traced = len(traces)
+    np.testing.assert_array_equal(forward(windows, (3,)), 3 * windows)
+    assert len(traces) == traced
+    forward(noise((2, 4, 4, 8, 1)), (3,))
+    assert len(traces) == traced + 1
 
 
 def test_the_memory_of_a_window_by_hand():

@@ -1,6 +1,7 @@
 """Turns a Keras model into a function from window to logits: folded, in the chosen precision, compiled once a shape."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import keras
 import numpy as np
@@ -8,33 +9,35 @@ import numpy as np
 from zoo.inference.folding import fold_batch_norm
 from zoo.inference.precision import policy, use_jit
 
-Forward = Callable[[np.ndarray], np.ndarray]
+
+class Forward(Protocol):
+    """Windows in, logits out; tabular values beside them where the network takes some."""
+
+    def __call__(self, windows: np.ndarray, conditioning: Sequence[float] | None = None) -> np.ndarray:
+        """(batch, x, y, z, channels) float32 to (batch, x, y, z, num_classes) float32."""
+        ...
 
 
-def prepare(
-    model: keras.Model,
-    *,
-    precision: str = "float32",
-    jit: bool | str = "auto",
-    conditioning: Sequence[float] | None = None,
-) -> Forward:
+Windowed = Callable[[np.ndarray], np.ndarray]
+
+
+def prepare(model: keras.Model, *, precision: str = "float32", jit: bool | str = "auto") -> Forward:
     """Makes a network ready for many windows.
+
+    Tabular values are an input of the compiled function, so that other values do not compile anew.
 
     Args:
         model: a Keras model whose first input is the volume; of several outputs the first counts.
         precision: "float32", "bfloat16" or "auto" (bfloat16 where the hardware has it).
         jit: "auto" (XLA on GPU and TPU, a plain graph on a CPU), True or False.
-        conditioning: the tabular values of a network that takes them.
 
     Returns:
-        A function from (batch, x, y, z, channels) float32 to (batch, x, y, z, num_classes) float32; each new
-        shape compiles once.
+        A function from (batch, x, y, z, channels) float32, and the tabular values of a network that takes them, to
+        (batch, x, y, z, num_classes) float32; each new shape compiles once. It raises what `check_conditioning` does.
 
     Raises:
-        ValueError: an unknown precision or jit, bfloat16 for a model that is not functional, or tabular values
-            where the network takes none, or the reverse.
+        ValueError: an unknown precision or jit, or bfloat16 for a model that is not functional.
     """
-    values = _conditioning(model, conditioning)
     copy = fold_batch_norm(model, precision=policy(precision))
     if copy is model and policy(precision) != "float32":
         raise ValueError(
@@ -42,19 +45,29 @@ def prepare(
             'Build it so (keras.Model(inputs, outputs)), or pass precision="float32".'
         )
 
-    def run(windows):
-        if values is None:
-            given = windows
-        else:
-            given = [windows, keras.ops.repeat(keras.ops.convert_to_tensor(values), windows.shape[0], axis=0)]
-        return keras.ops.cast(keras.tree.flatten(copy(given, training=False))[0], "float32")
+    def run(windows, *values):
+        beside = [keras.ops.repeat(value, windows.shape[0], axis=0) for value in values]
+        return keras.ops.cast(
+            keras.tree.flatten(copy([windows, *beside] if beside else windows, training=False))[0], "float32"
+        )
 
     compiled = _compile(run, use_jit(jit))
-    return lambda windows: keras.ops.convert_to_numpy(compiled(keras.ops.convert_to_tensor(windows)))
+
+    def forward(windows: np.ndarray, conditioning: Sequence[float] | None = None) -> np.ndarray:
+        values = check_conditioning(model, conditioning)
+        given = [windows] if values is None else [windows, values]
+        return keras.ops.convert_to_numpy(compiled(*map(keras.ops.convert_to_tensor, given)))
+
+    return forward
 
 
-def _conditioning(model: keras.Model, values: Sequence[float] | None) -> np.ndarray | None:
-    wanted = [int(one.shape[-1]) for one in (model.inputs or [])[1:]]
+def check_conditioning(model: keras.Model, values: Sequence[float] | None) -> np.ndarray | None:
+    """The tabular values as (1, n) float32; None where the network takes none.
+
+    Raises:
+        ValueError: tabular values where the network takes none, or the reverse, or another number of them.
+    """
+    wanted = [int(one.shape[-1]) for one in (getattr(model, "inputs", None) or [])[1:]]
     given = [] if values is None else [len(values)]
     if wanted != given:
         raise ValueError(

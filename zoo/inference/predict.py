@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import keras
@@ -13,6 +13,7 @@ from rich.console import Console
 from zoo.cards import Card
 from zoo.inference.channels import Images
 from zoo.inference.predictor import Predictor, Progress, Settings
+from zoo.tabular import Value
 from zoo.volumes import image
 from zoo.volumes.image import Image
 
@@ -30,6 +31,7 @@ def predict(  # noqa: PLR0913 - the choices a caller has, each by name
     batch_size: int | None = None,
     precision: str = "float32",
     jit: bool | str = "auto",
+    tabular: Mapping[str, Value] | None = None,
     conditioning: Sequence[float] | None = None,
     skip: bool | None = None,
     memory_budget_mb: float = 2048,
@@ -56,7 +58,9 @@ def predict(  # noqa: PLR0913 - the choices a caller has, each by name
         batch_size: windows at once; None chooses from free memory.
         precision: "float32", "bfloat16", or "auto": bfloat16 where the hardware has it.
         jit: "auto" (XLA on GPU and TPU, a plain graph on a CPU), True or False.
-        conditioning: the tabular values of a network that takes them.
+        tabular: values beside the images by the names on the card, as {"time_to_reperfusion_h": 4, "tici": "2b"}. A
+            value that is left out or None is not known, and the network falls back on what it learned for that.
+        conditioning: the raw vector of a network whose card does not name its values; in place of `tabular`.
         skip: do not run windows in which every channel is exactly 0 (outside a head that was stripped or
             masked); what no window reached is background. None does so for segmentations.
         memory_budget_mb: what probabilities on the input's grid may take at once; above it they are made and
@@ -71,7 +75,8 @@ def predict(  # noqa: PLR0913 - the choices a caller has, each by name
         FileNotFoundError: a file does not exist.
         ValueError: no such model; images that cannot be used (not NIfTI, truncated or corrupt, 4D, NaN or
             infinite voxels, all zero, a singular affine); a wrong number of channels or channels on different
-            grids; or too little memory, said before the work starts.
+            grids; no brain in any of them; tabular values that the card does not know or accept; or too little memory,
+            said before the work starts.
     """
     settings = Settings(
         probabilities=probabilities,
@@ -87,7 +92,7 @@ def predict(  # noqa: PLR0913 - the choices a caller has, each by name
     )
     predictor = Predictor(model, card=card, settings=settings)
     with progress_bar(predictor.card.name, shown=progress) as report:
-        result = predictor(images, progress=report)
+        result = predictor(images, tabular=tabular, progress=report)
     if out is not None:
         image.write(out, np.asanyarray(result.dataobj), result)
     return result

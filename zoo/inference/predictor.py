@@ -1,7 +1,8 @@
 """A trained model made ready once, for as many images as there are."""
 
+import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -11,10 +12,11 @@ from zoo import weights
 from zoo.cards import Card
 from zoo.inference import channels, grids, memory, steps
 from zoo.inference.channels import Images
-from zoo.inference.network import prepare
+from zoo.inference.network import check_conditioning, prepare
 from zoo.inference.postprocess import postprocess
 from zoo.inference.sides import partners
 from zoo.inference.window import sliding_window
+from zoo.tabular import Value, encode
 from zoo.volumes import image
 from zoo.volumes.image import Image
 
@@ -35,6 +37,25 @@ class Settings:
     conditioning: Sequence[float] | None = None
     skip: bool | None = None
     memory_budget_mb: float = 2048
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A case that is read and normalised, for as many predictions as one wants of it.
+
+    Attributes:
+        volume: (x, y, z, channels) float32 on the network's grid.
+        inside: (x, y, z) bool, where there is something to find; None for everywhere.
+        like: the first channel, whose grid results come back to.
+        shape: voxels of the images along x, y, z in RAS+.
+        scale: image voxels that a voxel of the network's grid spans, along x, y, z.
+    """
+
+    volume: np.ndarray
+    inside: np.ndarray | None
+    like: Image
+    shape: tuple[int, ...]
+    scale: np.ndarray
 
 
 class Predictor:
@@ -68,18 +89,47 @@ class Predictor:
         self._flips = partners(card.output.labels) if 0 in self._mirror_axes() and card.output.labels else None
         steps.split(card.preprocessing)
         given = self.settings
-        self._forward = prepare(model, precision=given.precision, jit=given.jit, conditioning=given.conditioning)
+        if given.conditioning is not None or not card.input.tabular:
+            check_conditioning(model, given.conditioning)
+        self._forward = prepare(model, precision=given.precision, jit=given.jit)
         self._batch_size = given.batch_size or memory.choose_batch_size(model, self.patch)
 
-    def __call__(self, images: Images, *, progress: Progress | None = None) -> Image:
+    def __call__(
+        self, images: Images, *, tabular: Mapping[str, Value] | None = None, progress: Progress | None = None
+    ) -> Image:
         """Predicts one case.
 
         Args:
             images: as `zoo.predict` takes them.
+            tabular: values beside the images, as `zoo.predict` takes them.
             progress: called with (windows done, windows in all).
 
         Returns:
             An image on the grid of the first channel.
+
+        Raises:
+            ValueError: images or values that do not fit the model, or that hold no brain.
+        """
+        conditioning = self.conditioning(tabular)  # first: what is wrong with it is found at once
+        return self.predict(self.ready(images), conditioning=conditioning, progress=progress)
+
+    def conditioning(self, tabular: Mapping[str, Value] | None = None) -> Sequence[float] | None:
+        """The conditioning vector of a case: its tabular values by the card, or the raw one of the settings.
+
+        Raises:
+            ValueError: values that the card does not know or accept (`zoo.tabular.encode`), or both kinds.
+        """
+        fields, raw = self.card.input.tabular, self.settings.conditioning
+        if tabular and (raw is not None or not fields):
+            why = "conditioning is given, too" if fields else "the model takes none"
+            raise ValueError(f"{self.card.name} got tabular values {dict(tabular)}, and {why}. Leave one out.")
+        return raw if raw is not None or not fields else encode(fields, tabular or {}).tolist()
+
+    def ready(self, images: Images) -> Ready:
+        """Reads, checks, resamples and normalises one case.
+
+        Raises:
+            ValueError: as calling the predictor does.
         """
         read = channels.read_channels(images, self.card)
         like = read[0]
@@ -88,8 +138,38 @@ class Predictor:
         shape, spacing = volume.shape[:3], image.spacing_mm(affine)
         work, work_spacing = steps.to_work_grid(self.card, volume, spacing)
         del volume
-        result = self._windows(work, progress)
-        return self._native(result, like, shape, work_spacing / spacing)
+        self._check_room(work.shape)
+        wanted = self._segments if self.settings.skip is None else self.settings.skip
+        inside = (work != 0).any(-1) if wanted else None
+        return Ready(steps.normalise(self.card, work), inside, like, shape, work_spacing / spacing)
+
+    def predict(
+        self, ready: Ready, *, conditioning: Sequence[float] | None = None, progress: Progress | None = None
+    ) -> Image:
+        """Predicts a case that is ready; one may be predicted under many conditions.
+
+        Args:
+            ready: what `ready` made of the images.
+            conditioning: what `conditioning` made of the tabular values.
+            progress: called with (windows done, windows in all).
+
+        Returns:
+            An image on the grid of the first channel.
+        """
+        forward = self._forward
+        result = sliding_window(
+            forward if conditioning is None else functools.partial(forward, conditioning=conditioning),
+            ready.volume,
+            patch=self.patch,
+            overlap=self.settings.overlap,
+            batch_size=self._batch_size,
+            mirror_axes=self._mirror_axes(),
+            flip_labels=self._flips,
+            activation=self.card.output.activation,
+            skip=ready.inside,
+            progress=progress,
+        )
+        return self._native(result, ready.like, ready.shape, ready.scale)
 
     def _patch(self) -> tuple[int, int, int]:
         asked, divisor = self.settings.patch or self.card.input.patch, self.card.input.divisor
@@ -104,23 +184,6 @@ class Predictor:
     def _mirror_axes(self) -> tuple[int, ...]:
         given = self.settings.mirror
         return ((0,) if given else ()) if isinstance(given, bool) else tuple(given)
-
-    def _windows(self, work: np.ndarray, progress: Progress | None) -> np.ndarray:
-        self._check_room(work.shape)
-        wanted = self._segments if self.settings.skip is None else self.settings.skip
-        mask = (work != 0).any(-1) if wanted else None
-        return sliding_window(
-            self._forward,
-            steps.normalise(self.card, work),
-            patch=self.patch,
-            overlap=self.settings.overlap,
-            batch_size=self._batch_size,
-            mirror_axes=self._mirror_axes(),
-            flip_labels=self._flips,
-            activation=self.card.output.activation,
-            skip=mask,
-            progress=progress,
-        )
 
     def _check_room(self, shape: Sequence[int]) -> None:
         """Says what does not fit before it starts, rather than being killed later."""

@@ -52,15 +52,31 @@ def normalise(card: Card, volume: np.ndarray) -> np.ndarray:
         The same shape, float32; `volume` itself when there is nothing to do.
 
     Raises:
-        ValueError: an unknown step or setting; the nearest match is named.
+        ValueError: an unknown step or setting, the nearest match is named; or channels that are all constant where
+            their spread is asked for: there is no brain in them.
     """
     settings = [{"name": step.name, **step.parameters} for step in split(card.preprocessing)[1]]
     if not settings:
         return volume
+    if any(step["name"] == "z_score" for step in settings) and not _varies(volume, settings):
+        raise ValueError(
+            "There is no brain in the images: no channel has more than one value where the brain should be. Leave the "
+            "case out, or check how the files were made."
+        )
     result = np.empty_like(volume)
     for channel in range(volume.shape[-1]):
         result[..., channel] = intensity.measure(volume[..., channel], settings).apply(volume[..., channel])
     return result
+
+
+def _varies(volume: np.ndarray, settings: Sequence[intensity.Step]) -> bool:
+    """Whether any channel has more than one value where its spread is measured."""
+    masked = any(step["name"] == "z_score" and step.get("mask") for step in settings)
+    for channel in np.moveaxis(volume, -1, 0):
+        values = channel[channel != 0] if masked else channel
+        if values.size and values.min() < values.max():
+            return True
+    return False
 
 
 def split(steps: Sequence[Step]) -> tuple[list[Step], list[Step]]:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import special
 
 from zoo.inference.memory import choose_batch_size
-from zoo.inference.network import Forward, prepare
+from zoo.inference.network import Windowed, prepare
 from zoo.registry import unknown
 from zoo.volumes import patches
 
@@ -18,7 +18,7 @@ ACTIVATIONS = ("linear", "relu", "sigmoid", "softmax", "softplus", "tanh")
 
 
 def sliding_window(  # noqa: PLR0913 - the choices a caller has, each by name
-    network: keras.Model | Forward,
+    network: keras.Model | Windowed,
     volume: np.ndarray,
     *,
     patch: Sequence[int],
@@ -108,7 +108,7 @@ def _activate(mean: np.ndarray, total: np.ndarray, activation: str) -> np.ndarra
     return result
 
 
-def _mirrored(network: Forward, axes: Sequence[int], flip_labels: Sequence[int] | None) -> Forward:
+def _mirrored(network: Windowed, axes: Sequence[int], flip_labels: Sequence[int] | None) -> Windowed:
     """The mean of a network's logits over every combination of mirror axes."""
     axes = tuple(axes)
     if len(set(axes)) < len(axes) or not set(axes) <= {0, 1, 2}:
@@ -174,7 +174,7 @@ def _batches(
 
 
 def _accumulate(
-    forward: Forward,
+    forward: Windowed,
     volume: np.ndarray,
     corners: np.ndarray,
     size: tuple[int, ...],
