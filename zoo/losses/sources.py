@@ -1,9 +1,9 @@
 """Losses for a handful of point-like sources in a volume, where almost every voxel is empty.
 
 The target is (batch, x, y, z, 4): a density that sums to 1 over a volume (0 where it has no source), then the x, y
-and z of the moment's direction times that density. The logits are (batch, x, y, z, 10): location, the numbers of sources 0 to
-5 (their means over the brain are the logits of the count), and the moment's x, y and z. A network of one logit serves
-where location alone is learned. Every loss looks at its own channels; `Combined` adds them up.
+and z of the moment's direction times that density. The logits are (batch, x, y, z, 10): location, the numbers of
+sources 0 to 5 (their means over the brain are the logits of the count), and the moment's x, y and z. A network of one
+logit serves where location alone is learned. Every loss looks at its own channels; `Combined` adds them up.
 """
 
 from typing import Any

@@ -208,7 +208,7 @@ def _resume_or_begin(
 
 
 def _first_weights(task: Task, start_from: str | pathlib.Path | None, model: keras.Model, feed: sources.Feed) -> None:
-    """Those of another model, or drawn ones with the task's final bias or one at the (tempered) prior of the classes."""
+    """Those of another model, or drawn ones with the final bias of the task or of the (tempered) prior of classes."""
     if start_from is None and task.final_bias is not None:
         model.get_layer("logits").bias.assign(task.final_bias)
         return
