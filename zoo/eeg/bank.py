@@ -1,0 +1,130 @@
+"""Heads, conductivities and montages to train on: what generator and kernels need of each, stacked into tensors."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from zoo.eeg import heads
+from zoo.eeg.kernels import Kernels, kernels
+from zoo.eeg.leadfield import LeadField, lead_field
+
+CHANNELS = 128
+SMALLEST = 19
+DROPOUT = 0.1
+# Head, conductivity ratio of the truth, ratio that the kernels believe in (None: the head's own).
+HEADS: tuple[tuple[str | int, float | None, float | None], ...] = (
+    ("fsaverage", None, None),
+    ("fsaverage", 30.0, None),
+    ("fsaverage", 75.0, None),
+    (1, None, 50.0),
+    (2, None, 50.0),
+    (3, None, 50.0),
+    (4, None, None),
+    (5, None, None),
+)
+TEN_TWENTY = (
+    "Fp1", "Fp2", "F7", "F3", "Fz", "F4", "F8", "T7", "C3", "Cz", "C4", "T8", "P7", "P3", "Pz", "P4", "P8", "O1", "O2",
+)  # fmt: skip
+STANDARD = ("biosemi64", "biosemi64", "biosemi32", "standard_1020")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bank:
+    """Arrays of every member, missing channels 0.
+
+    Attributes:
+        eloreta: (members, 3 * 5215, 128) float16.
+        blocks: (members, 3, 3 * 5215, 128) float16.
+        energy: (members, 3, 128, 128) float32.
+        field: (members, 128, 3 * 5215) float16, V / (A m) over the member's largest value, of the true conductivity.
+        colour: (members, 128, 128) float32, a root of the covariance of background dipoles, mean variance 1.
+        present: (members, 128) float32, 1 where there is an electrode.
+    """
+
+    eloreta: np.ndarray
+    blocks: np.ndarray
+    energy: np.ndarray
+    field: np.ndarray
+    colour: np.ndarray
+    present: np.ndarray
+
+    @property
+    def members(self) -> int:
+        """How many."""
+        return len(self.present)
+
+
+def bank(each: int = 4, *, seed: int = 0, which: Sequence[tuple] = HEADS) -> Bank:
+    """The bank of some heads, each with several montages of 19 to 128 channels.
+
+    The first montage of a head is a BioSemi-64, the next one of the usual caps, the others as many positions as it
+    happens, well spread; all but the first lose up to a tenth of their channels, as recordings do.
+
+    Args:
+        each: montages a head.
+        seed: of the montages.
+        which: (head, ratio of the truth, ratio of the kernels) each.
+
+    Returns:
+        `len(which) * each` members.
+    """
+    random = np.random.default_rng([seed, 64])
+    parts = []
+    for number, (head, ratio, believed) in enumerate(which):
+        true = lead_field(head, skull_ratio=ratio)
+        assumed = true if believed is None and head != "fsaverage" else lead_field(head, skull_ratio=believed)
+        for turn in range(each):
+            names = _names(random, number, turn)
+            parts.append(_member(true.montage(names), kernels(assumed.montage(names))))
+    return Bank(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def _names(random: np.random.Generator, number: int, turn: int) -> list[str]:
+    if turn == 0:
+        return montage_names("biosemi64")
+    if turn == 1:
+        names = montage_names(STANDARD[number % len(STANDARD)])
+    else:
+        names = scattered(int(random.integers(SMALLEST, CHANNELS + 1)), random)
+    lost = int(random.integers(0, 1 + int(DROPOUT * len(names))))
+    kept = random.permutation(len(names))[: max(len(names) - lost, SMALLEST)]
+    return [names[index] for index in sorted(kept)]
+
+
+def montage_names(name: str) -> list[str]:
+    """Channels of one of mne's montages that have a place in the 10-05 system; the 19 of the 10-20 system for that."""
+    if name == "standard_1020":
+        return list(TEN_TWENTY)
+    known = {own.lower() for own in heads.electrode_names()}
+    names = heads.require_mne().channels.make_standard_montage(name).ch_names
+    return [own for own in names if own.lower() in known]
+
+
+def scattered(count: int, random: np.random.Generator) -> list[str]:
+    """Some of the 335 positions, each far from those before: a random first, then the farthest of 40 tries each."""
+    names, places = heads.electrode_names(), heads.head().electrodes_mm
+    apart = cdist(places, places)
+    chosen = [int(random.integers(len(names)))]
+    for _ in range(count - 1):
+        free = np.setdiff1d(np.arange(len(names)), chosen)
+        tries = random.choice(free, min(40, len(free)), replace=False)
+        chosen.append(int(tries[apart[np.ix_(tries, chosen)].min(1).argmax()]))
+    return [names[index] for index in chosen]
+
+
+def _member(true: LeadField, seen: Kernels) -> tuple[np.ndarray, ...]:
+    count = len(true.names)
+    room = CHANNELS - count
+    columns = true.columns / np.abs(true.matrix).max()
+    values, vectors = np.linalg.eigh(columns @ columns.T)
+    colour = vectors * np.sqrt(np.maximum(values, 0.0) * count / values.sum())
+    return (
+        np.pad(seen.eloreta, ((0, 0), (0, room))).astype(np.float16),
+        np.pad(seen.blocks, ((0, 0), (0, 0), (0, room))).astype(np.float16),
+        np.pad(seen.energy, ((0, 0), (0, room), (0, room))),
+        np.pad(columns, ((0, room), (0, 0))).astype(np.float16),
+        np.pad(colour, ((0, room), (0, room))).astype(np.float32),
+        (np.arange(CHANNELS) < count).astype(np.float32),
+    )

@@ -1,0 +1,134 @@
+"""From a network's logits to sources: posterior mass in balls, then dipoles fitted to the data nearby."""
+
+import dataclasses
+import functools
+
+import numpy as np
+from scipy import sparse
+from scipy.spatial import cKDTree
+
+from zoo.eeg import grid
+from zoo.losses.sources import COUNTS, MAX_SOURCES
+
+BALL_MM, APART_MM, REACH_MM = 15.0, 25.0, 10.0
+_SWEEPS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Dipoles and how well they explain a topography.
+
+    Attributes:
+        places: (sources,) numbers of places of the grid.
+        moments: (sources, 3) A m along x, y, z of the head's MRI, where the topography was in V.
+        explained: goodness of fit, the share of the topography's power that all sources explain together, 0 to 1.
+        own: (sources,) what of it would be lost without this source and with the others fitted anew.
+    """
+
+    places: np.ndarray
+    moments: np.ndarray
+    explained: float
+    own: np.ndarray
+
+
+def posterior(logits: np.ndarray) -> np.ndarray:
+    """Probability of each place, (..., 5215) summing to 1, from the network's logits (..., 24, 28, 24, channels)."""
+    values = grid.from_box(np.asarray(logits, np.float64)[..., 0])
+    values = np.exp(values - values.max(-1, keepdims=True))
+    return values / values.sum(-1, keepdims=True)
+
+
+def count_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of 0 to 5 sources, (..., 6), from the network's logits (..., 24, 28, 24, 10)."""
+    maps = np.moveaxis(np.asarray(logits, np.float64)[..., COUNTS], -1, -4)
+    values = grid.from_box(maps).mean(-1)
+    values = np.exp(values - values.max(-1, keepdims=True))
+    return values / values.sum(-1, keepdims=True)
+
+
+def peaks(probability: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The balls of 15 mm with most posterior mass: the largest first, all within 25 mm removed, and again.
+
+    Args:
+        probability: (5215,), as `posterior` returns it.
+        count: how many, 0 to 5.
+
+    Returns:
+        Numbers of places (count,) and the mass of each ball when it was taken (count,).
+
+    Raises:
+        ValueError: another count.
+    """
+    if not 0 <= count <= MAX_SOURCES:
+        raise ValueError(f"count is the number of sources, 0 to {MAX_SOURCES}, got {count}.")
+    left = np.array(probability, np.float64)
+    near, far = _within(BALL_MM), _within(APART_MM)
+    places, masses = [], []
+    for _ in range(count):
+        mass = near @ left
+        place = int(mass.argmax())
+        places.append(place)
+        masses.append(mass[place])
+        left[far[[place]].indices] = 0.0
+    return np.array(places, int), np.array(masses)
+
+
+def refine(places: np.ndarray, topography: np.ndarray, field: np.ndarray, *, reach_mm: float = REACH_MM) -> Fit:
+    """Moves each source to the place nearby where dipoles explain most, in turn until none moves.
+
+    Args:
+        places: (sources,) numbers of places to start from.
+        topography: (channels,) V against the average of these channels.
+        field: (channels, 5215, 3) of the same channels and reference, V / (A m).
+        reach_mm: how far a source may move from its start; 0 keeps it there.
+
+    Returns:
+        The places, moments and shares of power explained.
+    """
+    data, basis = np.asarray(topography, np.float64), np.asarray(field, np.float64)
+    best = np.array(places, int)
+    near = [_within(reach_mm)[[place]].indices if reach_mm else np.array([place]) for place in best]
+    for _ in range(_SWEEPS):
+        before = best.copy()
+        for source in range(len(best)):
+            others = _orthonormal(basis, np.delete(best, source))
+            best[source] = near[source][_scores(data, basis[:, near[source]], others).argmax()]
+        if (best == before).all():
+            break
+    return _fit(best, data, basis)
+
+
+def _scores(data: np.ndarray, candidates: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Power that a free dipole at each candidate (channels, n, 3) explains beyond the others (channels, m)."""
+    left = data - others @ (others.T @ data)
+    columns = candidates - np.einsum("cm,mnd->cnd", others, np.einsum("cm,cnd->mnd", others, candidates))
+    turned = np.linalg.qr(columns.transpose(1, 0, 2))[0]
+    return np.square(np.einsum("ncd,c->nd", turned, left)).sum(1)
+
+
+def _orthonormal(basis: np.ndarray, places: np.ndarray) -> np.ndarray:
+    columns = basis[:, places].reshape(len(basis), -1)
+    return np.linalg.qr(columns)[0] if columns.size else columns
+
+
+def _fit(places: np.ndarray, data: np.ndarray, basis: np.ndarray) -> Fit:
+    power = max(float(data @ data), 1e-300)
+    explained = [np.square(_orthonormal(basis, kept).T @ data).sum() / power for kept in _leaving_out(places)]
+    columns = basis[:, places].reshape(len(basis), -1)
+    moments = np.linalg.lstsq(columns, data, rcond=None)[0] if columns.size else np.zeros(0)
+    return Fit(places, moments.reshape(-1, 3), float(explained[0]), explained[0] - np.array(explained[1:]))
+
+
+def _leaving_out(places: np.ndarray) -> list[np.ndarray]:
+    """All places, then all but each one."""
+    return [places, *(np.delete(places, source) for source in range(len(places)))]
+
+
+@functools.cache
+def _within(radius_mm: float) -> sparse.csr_array:
+    """(5215, 5215), 1 where two places lie within a radius, the same place counted."""
+    tree = cKDTree(grid.grid()[0])
+    pairs = tree.query_pairs(radius_mm + 1e-3, output_type="ndarray")
+    rows = np.concatenate([pairs[:, 0], pairs[:, 1], np.arange(tree.n)])
+    columns = np.concatenate([pairs[:, 1], pairs[:, 0], np.arange(tree.n)])
+    return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(tree.n, tree.n))
