@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cases import image, lesion, made, write
 
+from zoo.data import clinical
 from zoo.data.cases import Case, cases, detect, readers
 
 
@@ -18,7 +19,9 @@ def isles(root, num=2):
         raw = folder / f"VSD.Brain.XX.O.MR_4DPWI.{99 + case}" / f"VSD.Brain.XX.O.MR_4DPWI.{99 + case}.nii"
         write(raw, np.ones((16, 24, 8, 1, 3), np.int16))
         write(folder / f"VSD.Brain.XX.O.OT.{128 + case}" / f"VSD.Brain.XX.O.OT.{128 + case}.nii", lesion((1, 2, 3)))
-    (root / "ISLES2017_Training.csv").write_text("Case,TICI Scale Grade,Time\n1,2b,135\n2,,90.5\n")
+    (root / "ISLES2017_Training.csv").write_text(
+        "Case,mRS,TICI,TSS,TTT\ntraining_1,2,2B,201,135\ntraining_2,1,,,90.5\n"
+    )
     return root
 
 
@@ -61,10 +64,76 @@ def test_each_layout_is_recognised_from_its_files(tmp_path):
     found = {name: detect(maker(tmp_path / name)) for name, maker in LAYOUTS.items()}
     assert found == {name: name for name in LAYOUTS}
     assert detect(tmp_path / "folder") == "folder"
-    assert readers() == ["bids", "decathlon", "folder", "isles2017", "valdo"]
+    assert readers() == ["bids", "decathlon", "folder", "isles2017", "isles2024", "valdo"]
 
 
-LAYOUTS = {"bids": bids, "decathlon": decathlon, "isles2017": isles, "valdo": valdo}
+def isles2024(root, stroke="sub-stroke", first="ses-01", second="ses-02"):
+    for number in (1, 2):
+        key = f"{stroke}000{number}"
+        for name in ("tmax", "cbf", "cbv", "mtt"):
+            folder = root / "derivatives" / key / first / "perfusion-maps"
+            write(folder / f"{key}_{first}_space-ncct_{name}.nii.gz", image())
+        for name, what in (("cta", image()), ("cow-msk", lesion((1, 2, 3))), ("lvo-msk", lesion((1, 2, 3)))):
+            write(root / "derivatives" / key / first / f"{key}_{first}_space-ncct_{name}.nii.gz", what)
+        write(root / "raw_data" / key / first / f"{key}_{first}_ncct.nii.gz", image())
+        write(root / "raw_data" / key / second / f"{key}_{second}_adc.nii.gz", image(shape=(8, 8, 8)))
+        mask = root / "derivatives" / key / second / f"{key}_ses-02_space-ncct_lesion-msk.nii.gz"
+        write(mask, lesion((1, 2, 3)))
+        tables = root / "phenotype" / key
+        for session, name, text in (
+            (first, "demographic_baseline", "Age,NIHSS at admission,Door to imaging\n71,14,0:20:00\n"),
+            (second, "outcome", "Door to recanalization,TICI postinterventional\n2:05:00,2c\n"),
+        ):
+            path = tables / session / f"{key}_{session}_{name}.csv"
+            path.parent.mkdir(parents=True)
+            path.write_text(text)
+    (root / "dataset_description.json").write_text('{"BIDSVersion": "1.9.0"}')
+    return root
+
+
+LAYOUTS = {"bids": bids, "decathlon": decathlon, "isles2017": isles, "isles2024": isles2024, "valdo": valdo}
+
+
+@pytest.mark.parametrize("names", [("sub-stroke", "ses-01", "ses-02"), ("sub-strokecase", "ses-0001", "ses-0002")])
+def test_isles_2024_maps_first_infarct_later(tmp_path, names):
+    root = isles2024(tmp_path, *names)
+    first, second = cases(root)
+    assert list(first.channels) == ["Tmax", "CBF", "CBV", "MTT"] and second.id == f"{names[0]}0002"
+    assert first.channels["Tmax"].name == f"{names[0]}0001_{names[1]}_space-ncct_tmax.nii.gz"
+    assert first.labels.name == f"{names[0]}0001_ses-02_space-ncct_lesion-msk.nii.gz"
+    known = {"age": 71.0, "nihss": 14.0, "tici": "2c", "time_to_reperfusion_h": 1.75}
+    assert {name: first.tabular[name] for name in known} == known and first.tabular["Age"] == 71
+    assert cases(root, channels={"ct": "ncct"})[0].channels["ct"].name.endswith("_ncct.nii.gz")
+    with pytest.raises(ValueError, match=r"no ISLES 2024 image 'TTP'\. Did you mean 'MTT'\?"):
+        cases(root, channels={"TTP": "TTP"})
+    next(root.glob("derivatives/*2/*/perfusion-maps/*_mtt*")).unlink()
+    with pytest.raises(ValueError, match=rf"Case {names[0]}0002 has no channel 'MTT'\. Add the file"):
+        cases(root)
+
+
+def test_bids_phenotype_tables_are_joined(tmp_path):
+    root = bids(tmp_path)
+    (root / "phenotype").mkdir()
+    (root / "phenotype" / "stroke.tsv").write_text("participant_id\tNIHSS\tmTICI\nsub-01\t12\t3\nsub-02\tn/a\t2A\n")
+    first, *_, last = cases(root)
+    assert first.tabular == {"nihss": 12.0, "tici": "3", "age": 71.0, "sex": "F", "NIHSS": 12.0, "mTICI": 3.0}
+    assert last.tabular == {"tici": "2a", "sex": "M", "mTICI": "2A"}
+
+
+@pytest.mark.parametrize(
+    ("row", "known"),
+    [
+        ({"tici": "2b"}, {}),
+        ({"TICI Scale Grade": "TICI 2b"}, {"tici": "2b"}),
+        ({"TICI": 0.0}, {"tici": "0"}),
+        ({"TICI": "unknown"}, {"tici": "unknown"}),
+        ({"Time to treatment (min)": 90.0, "Age": 55.0}, {"time_to_reperfusion_h": 1.5, "age": 55.0}),
+        ({"Door to imaging": "0:10:30"}, {}),
+        ({"Door to imaging": 30.0, "Door to recanalization": "1 day 0:30"}, {"time_to_reperfusion_h": 24.0}),
+    ],
+)
+def test_known_columns_by_hand(row, known):
+    assert clinical.with_known_names(row) == {**known, **row}
 
 
 def test_isles_maps_lesion_and_table(tmp_path):
@@ -72,8 +141,9 @@ def test_isles_maps_lesion_and_table(tmp_path):
     assert list(first.channels) == ["tmax", "adc"]
     assert first.channels["tmax"].name == "VSD.Brain.XX.O.MR_Tmax.1271.nii"
     assert first.labels.name == "VSD.Brain.XX.O.OT.129.nii"
-    assert first.tabular == {"TICI Scale Grade": "2b", "Time": 135.0}
-    assert second.tabular == {"Time": 90.5}
+    given = {"mRS": 2.0, "TICI": "2B", "TSS": 201.0, "TTT": 135.0}
+    assert first.tabular == {"tici": "2b", "time_to_reperfusion_h": 2.25, **given}
+    assert second.tabular == {"time_to_reperfusion_h": 90.5 / 60, "mRS": 1.0, "TTT": 90.5}
     assert len(cases(tmp_path)[0].channels) == 6
 
 
@@ -82,8 +152,16 @@ def test_isles_names_the_missing_map(tmp_path):
     next(root.glob("training_2/*Tmax*/*.nii")).unlink()
     with pytest.raises(ValueError, match=r"Case training_2 has no channel 'Tmax'\. Add the file"):
         cases(root)
-    with pytest.raises(ValueError, match=r"no ISLES 2017 map 'CBF'\. Did you mean 'rCBF'\?"):
-        cases(root, channels={"cbf": "CBF"})
+    with pytest.raises(ValueError, match=r"no ISLES 2017 map 'TTPP'\. Did you mean 'TTP'\?"):
+        cases(root, channels={"ttp": "TTPP"})
+
+
+def test_isles_plain_names_of_relative_maps(tmp_path):
+    case = cases(isles(tmp_path), channels={"CBF": "CBF", "CBV": "CBV"})[0]
+    assert [path.name for path in case.channels.values()] == [
+        "VSD.Brain.XX.O.MR_rCBF.1271.nii",
+        "VSD.Brain.XX.O.MR_rCBV.1271.nii",
+    ]
 
 
 def test_valdo_takes_the_first_rater_or_the_one_named(tmp_path):

@@ -1,7 +1,7 @@
 """BIDS data sets: `dataset_description.json`, entities in file names, label maps among the derivatives.
 
 Source: Gorgolewski et al., The brain imaging data structure, Scientific Data 2016, 10.1038/sdata.2016.44. Also reads
-what is BIDS but for its description (ISLES 2022 and 2024: `sub-strokecase0001/ses-0001/`, masks in `derivatives`).
+what is BIDS but for its description (ISLES 2022: `sub-strokecase0001/ses-0001/`, masks in `derivatives`).
 """
 
 import json
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.data.cases import Case, stem
-from zoo.data.readers.layout import nifti_files, one, some, table
+from zoo.data.clinical import with_known_names
+from zoo.data.readers import isles2024
+from zoo.data.readers.layout import Cells, nifti_files, one, some, table
 
 FILE = "dataset_description.json"
 LABEL_SUFFIXES = ("dseg", "msk", "mask")
@@ -34,9 +36,9 @@ class Name:
         return cls({pair[1]: pair[2] for pair in pairs if pair}, suffix, path)
 
     def fits(self, pattern: str) -> bool:
-        """Whether the suffix, and each entity that the pattern names, are those of the pattern."""
+        """Whether the suffix, in any case, and each entity that the pattern names are those of the pattern."""
         wanted = Name.of(Path(pattern))
-        return self.suffix == wanted.suffix and wanted.entities.items() <= self.entities.items()
+        return self.suffix.lower() == wanted.suffix.lower() and wanted.entities.items() <= self.entities.items()
 
     @property
     def session(self) -> tuple[str, str]:
@@ -46,6 +48,8 @@ class Name:
 
 def fits(root: Path) -> bool:
     """A description, or subjects with modality folders; VALDO's flat subject folders are not BIDS."""
+    if isles2024.fits(root):
+        return False
     described = (root / FILE).is_file() and "BIDSVersion" in _description(root)
     return described or any(any(root.glob(f"sub-*/{part}*")) for part in ("ses-", "anat", "dwi", "perf"))
 
@@ -64,7 +68,8 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
             "mask" (not that of the brain) where a session has exactly one.
 
     Returns:
-        Cases with the columns of participants.tsv as tabular data.
+        Cases with the columns of participants.tsv and of the tables in `phenotype` as tabular data; what
+        `zoo.data.clinical` knows is there under its name and in its unit, too.
 
     Raises:
         ValueError: no subject, a channel missing in a session, or several files for one, with their names.
@@ -73,9 +78,18 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
     derived = _names(root, nifti_files(root, "derivatives/**/*"))
     sessions = sorted({name.session for name in raw})
     wanted = dict(channels or _shared(raw, sessions))
-    rows = table(root / "participants.tsv", delimiter="\t")
+    rows = _rows(root)
     cases = [_case(session, (raw, derived), wanted, labels, rows) for session in sessions]
     return some(cases, root, "sub-*/ with NIfTI files")
+
+
+def _rows(root: Path) -> dict[str, Cells]:
+    """Participant -> columns of all tables, those of participants.tsv first."""
+    rows: dict[str, Cells] = {}
+    for path in [root / "participants.tsv", *sorted((root / "phenotype").glob("*.tsv"))]:
+        for key, row in table(path, delimiter="\t").items():
+            rows[key] = {**row, **rows.get(key, {})}
+    return {key: with_known_names(row) for key, row in rows.items()}
 
 
 def _names(root: Path, paths: list[Path]) -> list[Name]:
@@ -104,7 +118,7 @@ def _case(
     names: tuple[list[Name], list[Name]],
     wanted: Mapping[str, str],
     labels: str | None,
-    rows: Mapping[str, dict[str, float | str]],
+    rows: Mapping[str, Cells],
 ) -> Case:
     raw, derived = ([name for name in part if name.session == session] for part in names)
     subject = f"sub-{session[0]}"

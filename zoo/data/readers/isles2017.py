@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from zoo.data.cases import Case
+from zoo.data.clinical import with_known_names
 from zoo.data.readers.layout import nifti_files, one, some, table
 from zoo.registry import unknown
 
 MAPS = ("ADC", "rCBF", "rCBV", "MTT", "TTP", "Tmax")
+PLAIN = {"CBF": "rCBF", "CBV": "rCBV"}  # what other data sets call them
 _KIND = re.compile(r"VSD\.Brain\.[^.]+\.O\.(?:MR_)?(\w+)\.\d+")
 _CASE = re.compile(r"(?:training|test)_(\d+)")
 
@@ -23,17 +25,19 @@ def fits(root: Path) -> bool:
 
 
 def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str | None = None) -> list[Case]:
-    """Lists the cases; columns of a `*.csv` beside them, by case number, become tabular data.
+    """Lists the cases; columns of a `*.csv` beside them, by case name or number, become tabular data.
+
+    What `zoo.data.clinical` knows (TICI, the time to treatment) is there under its name and in its unit, too.
 
     Args:
         root: the folder that holds training_1, training_2 and so on.
-        channels: our channel name -> name of the map ("Tmax"); None takes all six.
+        channels: our channel name -> name of the map ("Tmax"; "CBF" is rCBF); None takes all six.
         labels: "OT" or None; cases without it (the test cases) have no labels.
 
     Raises:
         ValueError: no case, a map that the data set does not have, or one missing in a case.
     """
-    wanted = dict(channels or {name: name for name in MAPS})
+    wanted = {ours: PLAIN.get(name, name) for ours, name in (channels or {name: name for name in MAPS}).items()}
     for name in wanted.values():
         if name not in MAPS:
             raise unknown("ISLES 2017 map", name, MAPS)
@@ -58,4 +62,4 @@ def _case(folder: Path, wanted: Mapping[str, str], rows: Mapping[str, dict[str, 
     mask = one(kinds["OT"], "label map", folder.name, advice) if "OT" in kinds else None
     number = _CASE.fullmatch(folder.name)[1]  # type: ignore[index]  # _folders gives only what matches
     row = rows.get(number, rows.get(folder.name, {}))
-    return Case(folder.name, folder.name, files, mask, dict(row))
+    return Case(folder.name, folder.name, files, mask, with_known_names(row))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zoo.data.cases import NIFTI, Case
 
+Cells = dict[str, float | str]
 MISSING = {"", "n/a", "na", "nan", "none"}
 
 
@@ -50,7 +51,7 @@ def some(cases: list[Case], root: Path, expected: str) -> list[Case]:
     return cases
 
 
-def table(path: Path, *, delimiter: str = ",") -> dict[str, dict[str, float | str]]:
+def table(path: Path, *, delimiter: str = ",") -> dict[str, Cells]:
     """Rows of a table by their first column; numbers become floats, what is missing is left out.
 
     Args:
@@ -65,7 +66,16 @@ def table(path: Path, *, delimiter: str = ",") -> dict[str, dict[str, float | st
     return {row[0].strip(): _cells(zip(names[1:], row[1:], strict=False)) for row in rows}
 
 
-def _cells(pairs: Iterable[tuple[str, str]]) -> dict[str, float | str]:
+def row_of(path: Path) -> Cells:
+    """The only row of a CSV file with a header, as `table` reads one; a column that names the rows counts too."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
+    if len(rows) != 2:
+        raise ValueError(f"{path} has {max(len(rows) - 1, 0)} rows below its header, and one is expected. Keep one.")
+    return _cells(zip((name.strip() for name in rows[0]), rows[1], strict=False))
+
+
+def _cells(pairs: Iterable[tuple[str, str]]) -> Cells:
     return {name: number(cell.strip()) for name, cell in pairs if cell.strip().lower() not in MISSING}
 
 

@@ -1,0 +1,60 @@
+"""Columns of stroke data sets under one name and in one unit, beside the names that their owners gave them.
+
+`tici` is a word ("2b"), `time_to_reperfusion_h` hours from the images to reperfusion or treatment, `age` years, `nihss`
+the score at admission.
+"""
+
+import re
+from collections.abc import Mapping
+
+Cell = float | str
+COLUMNS = {
+    "age": ("age",),
+    "nihss": ("nihss", "nihss at admission", "nihss baseline", "admission nihss"),
+    "tici": ("tici", "mtici", "tici scale grade", "tici grade", "tici score", "tici postinterventional"),
+}
+MINUTES = ("ttt", "time to treatment", "time to treatment min")  # ISLES 2017
+UNTIL, SINCE = "door to recanalization", "door to imaging"  # ISLES 2024
+_CLOCK = re.compile(r"(?:(\d+) days? )?(\d+):(\d\d)(?::(\d\d))?")
+_GRADE = re.compile(r"(?:m?tici )?([0-3][abc]?)(?:\.0)?", re.IGNORECASE)
+
+
+def with_known_names(row: Mapping[str, Cell]) -> dict[str, Cell]:
+    """A row of a table, and what is recognised in it under the name and in the unit of this module.
+
+    Args:
+        row: column -> number or word, what is missing left out.
+
+    Returns:
+        The row with more columns; a column that has such a name already is left as it is.
+    """
+    plain = {re.sub(r"[^a-z0-9]+", " ", name.lower()).strip(): value for name, value in row.items()}
+    known = {name: plain[word] for name, words in COLUMNS.items() for word in words if word in plain}
+    if "tici" in known:
+        found = _GRADE.fullmatch(str(known["tici"]).strip())
+        known["tici"] = found[1].lower() if found else known["tici"]
+    hours = _hours(plain)
+    if hours is not None:
+        known["time_to_reperfusion_h"] = hours
+    return {**known, **row}
+
+
+def _hours(plain: Mapping[str, Cell]) -> float | None:
+    """Hours from the images to treatment: a column in minutes, or the difference of two times since arrival."""
+    for word in MINUTES:
+        minutes = plain.get(word)
+        if isinstance(minutes, float):
+            return minutes / 60
+    since, until = (_minutes(plain.get(word)) for word in (SINCE, UNTIL))
+    return None if since is None or until is None else (until - since) / 60
+
+
+def _minutes(cell: Cell | None) -> float | None:
+    """Minutes of "1:35:00", or of a number, which is minutes."""
+    if isinstance(cell, float):
+        return cell
+    found = _CLOCK.fullmatch(str(cell).strip())
+    if not found:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return (24 * days + hours) * 60 + minutes + seconds / 60
