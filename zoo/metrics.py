@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from zoo.losses import targets
+from zoo.losses.sources import log_posterior
 
 Tensor = Any
 
@@ -121,3 +122,37 @@ def _sizes(y_true: Tensor, y_pred: Tensor, maps: tuple[str, ...]) -> tuple[Tenso
     sums = (targets.voxel_sum(value, mask) for value in (p, y, p * y))
     size, reference_size, common = sums
     return size, reference_size, common
+
+
+@keras.saving.register_keras_serializable("zoo")
+class SourceMass(keras.metrics.Metric):
+    """Posterior mass near true sources, a mean over samples that have sources, as `zoo.losses.sources` lays them out.
+
+    Near is where the target's density is above a twentieth of its largest value: within 17 mm for bumps of 7 mm SD.
+
+    Args:
+        name: name in the log.
+        dtype: dtype of the sums.
+    """
+
+    def __init__(self, *, name: str = "mass", dtype: str | None = None):
+        super().__init__(name=name, dtype=dtype)
+        self.total = self.add_variable(shape=(), initializer="zeros", name="total")
+        self.count = self.add_variable(shape=(), initializer="zeros", name="count")
+
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
+        """Adds a batch; `sample_weight` is not used."""
+        del sample_weight
+        density = ops.cast(ops.convert_to_tensor(y_true)[..., :1], "float32")
+        mask = ops.convert_to_tensor(y_true)[..., 4:5]
+        logit = ops.cast(ops.convert_to_tensor(y_pred)[..., :1], "float32")
+        highest = ops.max(density, axis=(1, 2, 3, 4), keepdims=True)
+        near = ops.cast(density > 0.05 * highest, "float32")
+        mass = ops.sum(near * ops.exp(log_posterior(logit, mask)), axis=(1, 2, 3, 4))
+        has = ops.cast(highest[:, 0, 0, 0, 0] > 0, "float32")
+        self.total.assign_add(ops.sum(mass * has))
+        self.count.assign_add(ops.sum(has))
+
+    def result(self) -> Tensor:
+        """The mean so far, a scalar, 0 to 1; NaN until a sample had a source."""
+        return ops.where(self.count > 0, self.total / ops.maximum(self.count, 1.0), float("nan"))

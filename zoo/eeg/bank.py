@@ -110,7 +110,7 @@ def scattered(count: int, random: np.random.Generator) -> list[str]:
     for _ in range(count - 1):
         free = np.setdiff1d(np.arange(len(names)), chosen)
         tries = random.choice(free, min(40, len(free)), replace=False)
-        chosen.append(int(tries[apart[np.ix_(tries, chosen)].min(1).argmax()]))
+        chosen.append(int(tries[apart[tries][:, chosen].min(1).argmax()]))
     return [names[index] for index in chosen]
 
 

@@ -22,6 +22,14 @@ from zoo.losses.overlap import (
     tversky,
     two_class_dice,
 )
+from zoo.losses.sources import (
+    count_entropy,
+    location_cross_entropy,
+    location_focal,
+    location_regression,
+    location_weighted_entropy,
+    moment_misalignment,
+)
 
 __all__ = [
     "Combined",
@@ -30,13 +38,19 @@ __all__ = [
     "blob",
     "boundary",
     "component_penalty",
+    "count_entropy",
     "cross_entropy",
     "dice",
     "dice_cross_entropy",
     "focal",
     "generalised_dice",
     "label_components",
+    "location_cross_entropy",
+    "location_focal",
     "location_penalty",
+    "location_regression",
+    "location_weighted_entropy",
+    "moment_misalignment",
     "negative_dice",
     "signed_distance_mm",
     "size_penalty",

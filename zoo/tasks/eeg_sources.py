@@ -1,0 +1,154 @@
+"""Sources of EEG: where in the brain a scalp topography comes from, and from how many places.
+
+The network sees the linear inverses of a topography as volumes and sharpens them into a posterior over voxels. Montage
+and head enter through the inverses alone, so that one network serves any. Nothing but physics is learned from: dipoles
+and patches in a family of heads. Prior art: ConvDip (Hecker et al., Frontiers in Neuroscience 2021, doi
+10.3389/fnins.2021.569918) and 3D-PIUNet (arXiv 2411.00143); the source of the task, Kalinichenko et al., put electrode
+values into the volume (`inputs="electrodes"`) and weighed its cross-entropy (`location_weighted_entropy`).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from zoo.eeg import grid
+from zoo.eeg.bank import Bank, bank
+from zoo.eeg.kernels import CHANNELS, ELORETA_LAMBDA2, SLORETA_LAMBDA2, constant, features
+from zoo.losses import Combined
+from zoo.losses.sources import count_entropy, location_cross_entropy, moment_misalignment
+from zoo.metrics import SourceMass
+from zoo.registry import unknown
+from zoo.synth import eeg, seeds
+from zoo.training.task import Task
+
+INPUTS = ("physics", "electrodes")
+MAPS = ("mask", "count")
+OUTPUTS = ("source", *(f"count_{n}" for n in range(6)), "moment_x", "moment_y", "moment_z")
+
+
+@functools.cache
+def members() -> Bank:
+    """The heads and montages that are trained on."""
+    return bank()
+
+
+@functools.cache
+def space() -> eeg.Space:
+    """The places as tensors."""
+    positions = ops.convert_to_tensor(grid.grid()[0], "float32")
+    return eeg.Space(positions, ops.convert_to_tensor(grid.slots()), grid.SHAPE, grid.SPACING_MM)
+
+
+def synthesis(
+    task: Task, split: str, *, inputs: str = "physics", recipe: eeg.Recipe | None = None
+) -> Callable[[Any], tuple[Any, Any]]:
+    """Batches of one head and montage each.
+
+    Args:
+        task: its batch size counts.
+        split: validation differs in its seeds alone; the test sets have heads of their own.
+        inputs: "physics" for the linear inverses, or "electrodes" for potentials spread into the volume.
+        recipe: ranges of the generator.
+
+    Returns:
+        From a seed to inputs (batch, 24, 28, 24, 10) (5 for electrodes) and targets (batch, 24, 28, 24, 6).
+
+    Raises:
+        ValueError: other inputs.
+    """
+    if inputs not in INPUTS:
+        raise unknown("inputs", inputs, INPUTS)
+    del split
+    known, where, ranges = members(), space(), recipe or eeg.Recipe()
+    tensors = {name: ops.convert_to_tensor(getattr(known, name)) for name in Bank.__dataclass_fields__}
+    fixed = ops.convert_to_tensor(constant())
+
+    def batch(seed: Any) -> tuple[Any, Any]:
+        chosen = ops.cast(seeds.bits(seed, (1,), stream=20)[0] % known.members, "int32")
+        own = {name: ops.cast(ops.take(stack, chosen, axis=0), "float32") for name, stack in tensors.items()}
+        params = eeg.draw(seed, task.batch_size, where, ranges, channels=own["present"].shape[0])
+        measured = eeg.apply(params, where, own["field"], own["present"], own["colour"])
+        seen = features(
+            own["eloreta"], own["blocks"], own["energy"], fixed, where.slots, topographies=measured, ops=ops
+        )
+        return seen, eeg.target(params, where, ranges)
+
+    return batch
+
+
+def loss() -> Any:
+    """Where (softmax over voxels), and with small weights how many and which way."""
+    terms = [(1.0, location_cross_entropy), (0.2, count_entropy), (0.1, moment_misalignment)]
+    return Combined(terms, maps=MAPS)
+
+
+def metrics() -> list[Any]:
+    """Posterior mass near the true sources."""
+    return [SourceMass()]
+
+
+TASK = Task(
+    name="eeg_sources",
+    description="Sources of EEG: a posterior over the brain from one scalp topography of any montage.",
+    builder="unet3d",
+    arguments={"filters": (16, 40, 80), "activation": "leaky_relu", "norm": "instance"},
+    channels=CHANNELS,
+    intensities={
+        **dict.fromkeys(CHANNELS[:3], "eLORETA's current over its largest length"),
+        **dict.fromkeys(CHANNELS[3:5], "standardised LORETA, 0 to 1"),
+        "dipole_fit": "root of the variance that one dipole explains, 0 to 1",
+        "mask": "1 where a source can be",
+        **dict.fromkeys(CHANNELS[7:], "coordinate of the template in units of 100 mm, 0 outside"),
+    },
+    labels={index: (name, index) for index, name in enumerate(OUTPUTS)},
+    kind="sources",
+    spacing_mm=(grid.SPACING_MM,) * 3,
+    patch=grid.SHAPE,
+    divisor=(4, 4, 4),
+    preprocessing=(
+        {
+            "name": "eeg_kernels",
+            "eloreta_lambda2": ELORETA_LAMBDA2,
+            "sloreta_lambda2": list(SLORETA_LAMBDA2),
+            "reference": "average",
+            "places": grid.NUM_PLACES,
+        },
+    ),
+    postprocessing=({"name": "eeg_decode", "ball_mm": 15.0, "apart_mm": 25.0, "reach_mm": 10.0},),
+    loss=loss,
+    metrics=metrics,
+    monitor="mass",
+    final_bias=(0.0,) * len(OUTPUTS),
+    optimizer={
+        "name": "adam",
+        "learning_rate": 2e-3,
+        "schedule": "polynomial",
+        "warmup": 100,
+        "global_clipnorm": 5.0,
+        "use_ema": True,
+        "ema_momentum": 0.99,
+    },
+    batch_size=32,
+    steps=2000,
+    synthesis=synthesis,
+    batched=True,
+    validation_batches=16,
+    training_data={
+        "data": "simulated topographies of dipoles and patches in fsaverage and five relatives of it, boundary "
+        "elements of three shells, montages of 19 to 128 channels; no recording",
+        "licence": "surfaces of fsaverage as MNE-Python ships them (FreeSurfer licence), read at run time",
+    },
+    references=("10.3389/fnins.2021.569918",),
+    intended_use="Research on adult human EEG; not for diagnosis, nor for planning surgery.",
+    limits=(
+        "Trained on simulated data alone.",
+        "At most five sources at a time; sources nearer to each other than about 3 cm are merged.",
+        "Places are 7 mm apart and 5 mm or more below the inner skull of an adult head.",
+    ),
+)
+VNET = TASK.replace(
+    builder="vnet",
+    arguments={"filters": (8, 24, 48), "activation": "prelu", "norm": "instance", "variant": "released"},
+)
