@@ -79,6 +79,28 @@ def test_a_killed_chief_goes_on(tmp_path, monkeypatch):
     assert folder.read_log(out / "log.csv")[-1]["step"] == 50
 
 
+@pytest.mark.slow
+def test_synchronous_workers_start_again_together_and_end_as_if_none_had_died(tmp_path, monkeypatch):
+    out, started = tmp_path / "run", []
+    begin = launcher._start
+    monkeypatch.setattr(launcher, "_start", lambda *args: started.append(begin(*args)) or started[-1])
+
+    def kill_the_second():
+        wait_for_step(out, 25)
+        next(member for member in started if member.index == 1).process.send_signal(signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_the_second)
+    killer.start()
+    assert launch(out, 1, workers=2) == 0
+    killer.join()
+    assert len(started) == 4  # both, twice
+    assert folder.read_log(out / "log.csv")[-1]["step"] == 50
+    subprocess.run([sys.executable, TOY, str(tmp_path / "one"), "2"], check=True, capture_output=True)
+    two, one = weights(out / fit.LAST), weights(tmp_path / "one" / fit.LAST)
+    for key in one:
+        np.testing.assert_allclose(two[key], one[key], atol=2e-5, err_msg=key)
+
+
 SPEC = {"worker": ["a:1", "b:1"], "ps": ["c:1"], "chief": ["d:1"]}
 
 
