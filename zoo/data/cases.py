@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -73,6 +73,32 @@ def cases(
         raise FileNotFoundError(f"There is no folder {root}. Name the folder that holds the data set.")
     chosen = _reader(reader or detect(root))
     return sorted(chosen.read(root, channels=channels, labels=labels), key=lambda case: case.id)
+
+
+def fitting(
+    source: str | Path, names: Sequence[str], *, reader: str | None = None, patterns: Mapping[str, str] | None = None
+) -> list[Case]:
+    """Lists the cases of a data set for a network of certain channels.
+
+    Args:
+        source: the data set's folder.
+        names: of the network's channels. Where there are several, a reader is asked for these; the plain folder, and
+            any for a single channel, gives what there is.
+        reader: name of its layout; None looks at the files.
+        patterns: channel name, or "labels" -> what the reader calls it, where that differs.
+
+    Returns:
+        The cases, sorted by id.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: as `cases`.
+    """
+    given = dict(patterns or {})
+    labels = given.pop("labels", None)
+    if Path(source).is_dir() and len(names) > 1 and (reader or detect(source)) != "folder":
+        given = {name: given.get(name, name) for name in names}
+    return cases(source, reader=reader, channels=given or None, labels=labels)
 
 
 def detect(root: str | Path) -> str:

@@ -91,7 +91,7 @@ def prepare(case: Case, reading: Reading) -> Prepared:
             not class indices.
     """
     reading = reading.of([case])
-    pictures = [_picture(case, name) for name in reading.channels or ()]
+    pictures = [picture(case, name) for name in reading.channels or ()]
     mask = read_labels(case.labels) if case.labels else None
     every = pictures + ([mask] if mask else [])
     names = [*(reading.channels or ()), *(["labels"] if mask else [])]
@@ -109,6 +109,16 @@ def stored(array: np.ndarray) -> np.ndarray:
     """The array in a dtype that a cache keeps: its own, or the next that holds its values."""
     wider = {"int8": "int16", "bool": "uint8"}.get(array.dtype.name, array.dtype.name)
     return np.ascontiguousarray(array, dtype=wider if wider in KEPT else "float32")
+
+
+def _check_known(array: np.ndarray, mapping: Mapping[int, int], name: str) -> None:
+    """Refuses a map whose whole foreground is of values that nobody expects: it would count as empty."""
+    found = set(np.unique(array).tolist()) - {0}
+    if found and not found & set(mapping):
+        told = ", ".join(f"{value:g}" for value in sorted(found)[:5])
+        wanted = ", ".join(str(value) for value in sorted(set(mapping) - {0})[:5])
+        only = f" Divide a mask of 0 and {max(found)} by {max(found)}." if len(found) == 1 else ""
+        raise ValueError(f"{name} holds the value {told} beside 0, and {wanted} is expected.{only or ' Recode it.'}")
 
 
 def nifti_like(array: np.ndarray, like: images.Image) -> images.Image:
@@ -141,7 +151,8 @@ def class_indices(array: np.ndarray, mapping: Mapping[int, int] | None, name: st
         uint8, or int16 where an index passes 255.
 
     Raises:
-        ValueError: values that are not whole, negative, or too large.
+        ValueError: values that are not whole, negative, or too large; or, with a mapping, nothing but values that it
+            does not have, such as the 255 of a mask that was saved as a picture.
     """
     if array.dtype.kind == "f":
         rounded = np.round(array)
@@ -157,6 +168,7 @@ def class_indices(array: np.ndarray, mapping: Mapping[int, int] | None, name: st
                 "which class: Reading(labels={value: index})."
             )
         return array.astype(np.uint8 if most < 256 else np.int16)
+    _check_known(array, mapping, name)
     table = np.zeros(most - least + 1, np.uint8 if max(mapping.values(), default=0) < 256 else np.int16)
     for value, index in mapping.items():
         if least <= value <= most:
@@ -164,7 +176,12 @@ def class_indices(array: np.ndarray, mapping: Mapping[int, int] | None, name: st
     return table[array.astype(np.int64) - least]
 
 
-def _picture(case: Case, name: str) -> images.Image:
+def picture(case: Case, name: str) -> images.Image:
+    """Reads one channel of a case, out of a file of several volumes where it shares one.
+
+    Raises:
+        ValueError: the case has no such channel, or its file cannot be used.
+    """
     if name not in case.channels:
         raise ValueError(f"{case.id} has no channel {name!r}; it has {', '.join(case.channels)}. Name another.")
     if name not in case.volumes:

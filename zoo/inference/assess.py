@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo import cards, records
-from zoo.data.cases import Case, cases
+from zoo.data.cases import Case, fitting
+from zoo.data.prepare import class_indices, picture, read_labels
 from zoo.evaluation import aggregate, report
 from zoo.evaluation.surfaces import segmentation_metrics
+from zoo.inference import channels
 from zoo.inference.predict import progress_bar
 from zoo.inference.predictor import Predictor, Settings
 from zoo.volumes import image as images
@@ -118,8 +120,7 @@ def _labelled(task: "Task", source: str | os.PathLike, folder: Path) -> list[Cas
         if task.test_cases is None:
             raise ValueError(f"Task {task.name!r} has no test cases of its own: give a folder of labelled cases.")
         return task.test_cases(folder / "cases")
-    patterns = {name: pattern for name, pattern in task.patterns.items() if name != "labels"}
-    found = cases(Path(source), reader=task.reader, channels=patterns or None, labels=task.patterns.get("labels"))
+    found = fitting(Path(source), task.channels, reader=task.reader, patterns=task.patterns)
     labelled = [case for case in found if case.labels]
     if not labelled:
         raise ValueError(f"None of the {len(found)} cases in {source} has a label map to compare with.")
@@ -148,13 +149,14 @@ def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
 
 def _measure(predictor: Predictor, case: Case, path: Path) -> dict[str, Any]:
     begin = time.monotonic()
-    predicted = predictor(_inputs(predictor, case))
+    predicted = _predict(predictor, case)
     seconds = time.monotonic() - begin
     reference = _truth(case)
     images.check_same_grid([predicted, reference], ["the prediction", str(case.labels)])
     images.write(path.with_suffix(".nii.gz"), np.asanyarray(predicted.dataobj), predicted)
     values = [label.value for label in predictor.card.output.labels.values() if label.value]
-    truth = np.rint(images.array(reference)).astype(np.int32)
+    known = {value: value for value in values}
+    truth = class_indices(np.asanyarray(reference.dataobj), known, f"The label map of {case.id}")
     spacing = images.spacing_mm(predicted.affine).tolist()
     scores = segmentation_metrics(np.asanyarray(predicted.dataobj), truth, spacing, labels=values)
     plain = {value: {k: None if math.isnan(v) else v for k, v in metrics.items()} for value, metrics in scores.items()}
@@ -164,12 +166,12 @@ def _measure(predictor: Predictor, case: Case, path: Path) -> dict[str, Any]:
 def _truth(case: Case) -> images.Image:
     if case.labels is None:
         raise ValueError(f"Case {case.id} has no label map to compare with.")
-    return images.read(case.labels)
+    return read_labels(case.labels)
 
 
-def _inputs(predictor: Predictor, case: Case) -> Any:
-    wanted = [channel.name for channel in predictor.card.input.channels]
-    return {name: case.channels[name] for name in wanted} if len(wanted) > 1 else next(iter(case.channels.values()))
+def _predict(predictor: Predictor, case: Case) -> images.Image:
+    card = predictor.card
+    return predictor(channels.of_case(case, card), tabular=channels.tabular_of(case, card))
 
 
 def _write_tables(assessment: Assessment, names: Mapping[int, str], summary: Sequence[Mapping[str, Any]]) -> None:
@@ -250,12 +252,18 @@ def _three_cases(predictor: Predictor, found: Sequence[Case], assessment: Assess
     names = {label.value: label.name for label in predictor.card.output.labels.values()}
     drawn = []
     for rank, case in chosen.items() if len(ranked) > 2 else [("only", ranked[0])]:
-        scan = images.read(next(iter(by_id[case].channels.values())))
-        predicted = images.read(assessment.folder / "predictions" / f"{case}.nii.gz")
+        scan = picture(by_id[case], _shown(predictor, by_id[case]))
+        predicted = read_labels(assessment.folder / "predictions" / f"{case}.nii.gz")  # may be empty
         figure = draw_planes(scan, predicted, reference=_truth(by_id[case]), names=names)
         dice = _case_dice(assessment.scores[case])
         drawn.append(report.Picture(report.png(figure), f"{rank.capitalize()} case, {case}: mean Dice {dice:.3f}."))
     return drawn
+
+
+def _shown(predictor: Predictor, case: Case) -> str:
+    """The channel of a case that pictures show: the model's first where the case has it."""
+    first = predictor.card.input.channels[0].name
+    return first if first in case.channels else next(iter(case.channels))
 
 
 def _calibration(predictor: Predictor, some: Sequence[Case]) -> list[report.Picture]:
@@ -269,7 +277,7 @@ def _calibration(predictor: Predictor, some: Sequence[Case]) -> list[report.Pict
     sums = np.zeros((3, BINS))
     for case in some:
         try:
-            probabilities = np.asanyarray(twin(_inputs(twin, case)).dataobj)
+            probabilities = np.asanyarray(_predict(twin, case).dataobj)
             truth = np.rint(images.array(_truth(case)))
         except (ValueError, OSError, MemoryError):
             continue  # named among those left out already

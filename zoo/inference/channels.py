@@ -7,7 +7,10 @@ import nibabel
 import numpy as np
 
 from zoo.cards import Card
+from zoo.data.cases import Case
+from zoo.data.prepare import picture
 from zoo.registry import unknown
+from zoo.tabular import Value
 from zoo.volumes import image
 from zoo.volumes.image import Image
 
@@ -36,6 +39,36 @@ def read_channels(images: Images, card: Card) -> list[Image]:
     read = [_read(given[name], name) for name in names]
     image.check_same_grid(read, names)
     return read
+
+
+def of_case(case: Case, card: Card) -> Images:
+    """The files of a case that a model takes; a channel that shares a file with others is read.
+
+    Args:
+        case: of a data set; a single channel may have another name than the model's, several may not.
+        card: of the trained model.
+
+    Raises:
+        ValueError: a channel is missing, or a single one cannot be told from others.
+    """
+    names = [channel.name for channel in card.input.channels]
+    if len(names) == 1 and names[0] not in case.channels and len(case.channels) == 1:
+        names = list(case.channels)
+    missing = [name for name in names if name not in case.channels]
+    if missing:
+        raise ValueError(
+            f"{card.name} takes the channels {', '.join(names)}, and case {case.id} has {', '.join(case.channels)}: "
+            f"{', '.join(missing)} is missing. Add it, or leave the case out."
+        )
+    files: dict[str, One] = {
+        name: picture(case, name) if name in case.volumes else case.channels[name] for name in names
+    }
+    return files if len(names) > 1 else next(iter(files.values()))
+
+
+def tabular_of(case: Case, card: Card) -> dict[str, Value]:
+    """The values of a case that a model takes; others in the tables of its data set are left aside."""
+    return {one.name: case.tabular[one.name] for one in card.input.tabular if one.name in case.tabular}
 
 
 def stack(read: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:

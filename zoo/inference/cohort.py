@@ -11,13 +11,15 @@ import keras
 import numpy as np
 
 from zoo.cards import Card
-from zoo.inference.channels import Images
+from zoo.data.cases import Case
+from zoo.inference.channels import Images, of_case, tabular_of
 from zoo.inference.predict import progress_bar
 from zoo.inference.predictor import Predictor, Settings
+from zoo.tabular import Value
 from zoo.volumes import image, nifti
 
 SUFFIXES = (".nii.gz", ".nii")
-Cases = str | os.PathLike | Sequence[str | os.PathLike] | Mapping[str, Images]
+Cases = str | os.PathLike | Sequence[str | os.PathLike | Case] | Mapping[str, Images | Case]
 
 
 @dataclass
@@ -48,6 +50,7 @@ def predict_many(
     *,
     card: Card | None = None,
     settings: Settings | None = None,
+    tabular: Mapping[str, Mapping[str, Value]] | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Report:
@@ -59,10 +62,12 @@ def predict_many(
     Args:
         model: name or folder of a trained model, or a Keras model with a card.
         cases: a folder of .nii and .nii.gz files; or their paths; or a dict from case name to what
-            `zoo.predict` takes (several channels).
+            `zoo.predict` takes (several channels); or cases of a data set (`zoo.data.cases`), whose tables give the
+            tabular values.
         out: folder for the results; made when it is not there.
         card: of a Keras model.
         settings: how to predict.
+        tabular: case name -> values beside its images, as `zoo.predict` takes them; they pass those of a table.
         overwrite: predict again what is there already.
         progress: show a bar on stderr; None when that is a terminal.
 
@@ -86,13 +91,13 @@ def predict_many(
             if not overwrite and _is_whole(target):
                 report.kept[name] = str(target)
             else:
-                _predict_one(predictor, name, images, target, report)
+                _predict_one(predictor, (name, images, (tabular or {}).get(name, {})), target, report)
         tell(len(named), len(named))
     return report
 
 
-def find_cases(cases: Cases, *, ignore: str = "") -> dict[str, Images]:
-    """Cases by name: the file name without its suffix, or the key of a dict.
+def find_cases(cases: Cases, *, ignore: str = "") -> dict[str, Images | Case]:
+    """Cases by name: the file name without its suffix, the key of a dict, or the id of a case.
 
     Args:
         cases: as `predict_many` takes them.
@@ -104,10 +109,11 @@ def find_cases(cases: Cases, *, ignore: str = "") -> dict[str, Images]:
     """
     if isinstance(cases, Mapping):
         return dict(cases)
-    paths = _files(Path(cases), ignore) if isinstance(cases, str | os.PathLike) else [Path(path) for path in cases]
-    found: dict[str, Images] = {}
-    for path in paths:
-        name = _stem(path)
+    listed = _files(Path(cases), ignore) if isinstance(cases, str | os.PathLike) else cases
+    found: dict[str, Images | Case] = {}
+    for one in listed:
+        path = one if isinstance(one, Case) else Path(one)
+        name = path.id if isinstance(path, Case) else _stem(path)
         if name in found:
             raise ValueError(
                 f"Two cases are called {name!r}: {found[name]} and {path}. Pass a dict from a name of your own to path."
@@ -142,10 +148,16 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _predict_one(predictor: Predictor, name: str, images: Images, target: Path, report: Report) -> None:
+def _predict_one(
+    predictor: Predictor, given: tuple[str, Images | Case, Mapping[str, Value]], target: Path, report: Report
+) -> None:
     start = time.perf_counter()
+    name, images, tabular = given
     try:
-        result = predictor(images)
+        if isinstance(images, Case):
+            tabular = {**tabular_of(images, predictor.card), **tabular}
+            images = of_case(images, predictor.card)
+        result = predictor(images, tabular=tabular)
         image.write(target, np.asanyarray(result.dataobj), result)
     except Exception as error:  # whatever it is, the other cases can still be done
         report.failed[name] = " ".join(f"{error or type(error).__name__}".split())

@@ -11,6 +11,7 @@ import numpy as np
 
 from zoo.cards import Card
 from zoo.data import splits
+from zoo.data.prepare import class_indices, read_labels
 from zoo.evaluation import aggregate, surfaces
 from zoo.inference.cohort import predict_many
 from zoo.inference.predictor import Predictor, Settings
@@ -58,17 +59,12 @@ def cross_validate(
         print(f"Fold {number + 1} of {len(parts)}: {len(part.train)} cases train.", file=sys.stderr)
         run = fit.run(task, pathlib.Path(source), folder / f"fold_{number}", options, split=part)
         held_out = part.select(cases)[1]
-        named = {case.id: {name: case.channels[name] for name in _channels(task, case)} for case in held_out}
-        report = predict_many(run / task.model_name, named, folder / OUT_OF_FOLD, progress=False)
+        report = predict_many(run / task.model_name, held_out, folder / OUT_OF_FOLD, progress=False)
         for case in held_out:
             if case.id not in report.failed:
                 scores[case.id] = _score(task, folder / OUT_OF_FOLD / f"{case.id}_{task.name}.nii.gz", case)
     names = {value: name for name, value in task.labels.values()}
     return aggregate.summarise(scores, names=names)
-
-
-def _channels(task: Task, case: Any) -> Sequence[str]:
-    return list(case.channels) if len(task.channels) == 1 else task.channels
 
 
 def _folds(cases: Sequence[Any], folder: pathlib.Path, num_folds: int, seed: int) -> list[splits.Split]:
@@ -83,10 +79,11 @@ def _folds(cases: Sequence[Any], folder: pathlib.Path, num_folds: int, seed: int
 
 
 def _score(task: Task, path: pathlib.Path, case: Any) -> dict[int, dict[str, float]]:
-    predicted, reference = images.read(path), images.read(case.labels)
+    predicted, reference = read_labels(path), read_labels(case.labels)  # either may be empty
     values = [value for _, value in task.labels.values() if value]
     spacing = images.spacing_mm(predicted.affine).tolist()
-    truth = np.rint(images.array(reference)).astype(int)
+    known = {value: value for value in values}
+    truth = class_indices(np.asanyarray(reference.dataobj), known, f"The label map of {case.id}")
     return surfaces.segmentation_metrics(np.asanyarray(predicted.dataobj), truth, spacing, labels=values)
 
 

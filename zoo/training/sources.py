@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from zoo.data import splits
 from zoo.data.cache import build as build_cache
-from zoo.data.cases import Case, cases
+from zoo.data.cases import Case, fitting
 from zoo.data.pipeline import Stream, dataset
 from zoo.data.prepare import Reading
 from zoo.data.sampler import Sampling
@@ -71,7 +71,7 @@ def _synthetic_feed(task: Task, seed: int) -> Feed:
     )
 
 
-SPLIT_FILE, CACHE, LABELS = "splits.json", "cache", "labels"
+SPLIT_FILE, CACHE = "splits.json", "cache"
 VALIDATE_ONE_IN, PRIOR_SAMPLES = 5, 16
 
 
@@ -114,8 +114,7 @@ def labelled(task: Task, root: pathlib.Path) -> list[Case]:
     Raises:
         ValueError: no case has labels; or a channel is missing.
     """
-    channels = {name: pattern for name, pattern in task.patterns.items() if name != LABELS}
-    found = cases(root, reader=task.reader, channels=channels or None, labels=task.patterns.get(LABELS))
+    found = fitting(root, task.channels, reader=task.reader, patterns=task.patterns)
     having = [case for case in found if case.labels]
     if not having:
         raise ValueError(f"None of the {len(found)} cases in {root} has a label map: training needs them.")
