@@ -95,8 +95,7 @@ def head(which: str | int = "fsaverage", *, skull_ratio: float | None = None) ->
         ValueError: no such head, or a ratio out of range.
         ImportError: mne is not installed.
     """
-    if skull_ratio is not None and not 10 <= skull_ratio <= 200:
-        raise ValueError(f"skull_ratio is brain over skull conductivity, 10 to 200, got {skull_ratio}.")
+    check_ratio(skull_ratio)
     surfaces, electrodes, centre = _template()
     if which == "fsaverage":
         return Head("fsaverage", surfaces, electrodes, Warp(centre), skull_ratio or TEMPLATE_RATIO)
@@ -107,6 +106,12 @@ def head(which: str | int = "fsaverage", *, skull_ratio: float | None = None) ->
     warp, ratio = draw(int(which))
     moved = warp.apply(surfaces.reshape(-1, 3)).reshape(surfaces.shape)
     return Head(f"head-{which}", moved, warp.apply(electrodes), warp, skull_ratio or ratio)
+
+
+def check_ratio(skull_ratio: float | None) -> None:
+    """Refuses a ratio of conductivities that no head has; None passes."""
+    if skull_ratio is not None and not 10 <= skull_ratio <= 200:
+        raise ValueError(f"skull_ratio is brain over skull conductivity, 10 to 200, got {skull_ratio}.")
 
 
 def draw(seed: int) -> tuple[Warp, float]:

@@ -19,7 +19,8 @@ from zoo.registry import unknown
 
 BRAIN_SM = 0.33
 _VERSION = 1
-_CHUNK = 4000
+# Places at once: mne holds a number for each place, direction and point of the surfaces, a few times over.
+_CHUNK = {3: 4000, 4: 1000}
 # Names of the old 10-20 system and what the 10-05 system calls them.
 _OLD_NAMES = {"t3": "T7", "t4": "T8", "t5": "P7", "t6": "P8"}
 
@@ -99,7 +100,8 @@ def lead_field(
     """
     if grade not in (3, 4):
         raise ValueError(f"grade is 3 or 4, the halvings of the icosahedron, got {grade}.")
-    made = head if isinstance(head, heads.Head) else heads.head(head, skull_ratio=skull_ratio)
+    heads.check_ratio(skull_ratio)
+    made = head if isinstance(head, heads.Head) else heads.head(head)
     if skull_ratio is not None:
         made = dataclasses.replace(made, skull_ratio=skull_ratio)
     template = grid.grid()[0] if points_mm is None else checked(points_mm)
@@ -179,7 +181,8 @@ def _digest(parts: Sequence) -> str:
 
 def _compute(head: heads.Head, places: np.ndarray, electrodes: Mapping[str, np.ndarray], grade: int) -> np.ndarray:
     model = conductor(head, grade=grade)
-    parts = [places[start : start + _CHUNK] for start in range(0, len(places), _CHUNK)]
+    size = _CHUNK[grade]
+    parts = [places[start : start + size] for start in range(0, len(places), size)]
     forwards = [forward(head, part, electrodes, model=model) for part in parts]
     gains = [one["sol"]["data"].reshape(len(electrodes), -1, 3) for one in forwards]
     # mne's columns are dipoles along x, y, z of its head coordinates; ours along those of the MRI.
