@@ -19,12 +19,15 @@ _HOME = {
     "task": "zoo.tasks",
     "train": "zoo.training.fit",
     "verify": "zoo.weights",
+    "whatif": "zoo.inference.whatif",
 }
 __all__ = sorted(_HOME)
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
+    if name == "eeg":
+        return importlib.import_module("zoo.eeg")
     if name not in _HOME:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(importlib.import_module(_HOME[name]), name)

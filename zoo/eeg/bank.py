@@ -1,15 +1,20 @@
 """Heads, conductivities and montages to train on: what generator and kernels need of each, stacked into tensors."""
 
+import contextlib
 import dataclasses
+import hashlib
+import shutil
+import uuid
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.spatial.distance import cdist
 
 from zoo.eeg import heads
-from zoo.eeg.kernels import Kernels, kernels
-from zoo.eeg.leadfield import LeadField, lead_field
+from zoo.eeg.kernels import ELORETA_LAMBDA2, SLORETA_LAMBDA2, Kernels, kernels
+from zoo.eeg.leadfield import LeadField, cache_folder, lead_field
 
+_VERSION = 1
 CHANNELS = 128
 SMALLEST = 19
 DROPOUT = 0.1
@@ -68,8 +73,24 @@ def bank(each: int = 4, *, seed: int = 0, which: Sequence[tuple] = HEADS) -> Ban
         which: (head, ratio of the truth, ratio of the kernels) each.
 
     Returns:
-        `len(which) * each` members.
+        `len(which) * each` members; from the cache of lead fields where they were made before.
     """
+    told = repr((_VERSION, each, seed, tuple(which), CHANNELS, ELORETA_LAMBDA2, SLORETA_LAMBDA2))
+    folder = cache_folder() / f"bank-{hashlib.sha256(told.encode()).hexdigest()[:20]}"
+    fields = [field.name for field in dataclasses.fields(Bank)]
+    if not folder.exists():
+        made = _made(each, seed, which)
+        part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+        part.mkdir(parents=True)
+        for name in fields:
+            np.save(part / f"{name}.npy", getattr(made, name))
+        with contextlib.suppress(OSError):  # another process was first
+            part.rename(folder)
+        shutil.rmtree(part, ignore_errors=True)
+    return Bank(*(np.load(folder / f"{name}.npy") for name in fields))
+
+
+def _made(each: int, seed: int, which: Sequence[tuple]) -> Bank:
     random = np.random.default_rng([seed, 64])
     parts = []
     for number, (head, ratio, believed) in enumerate(which):
