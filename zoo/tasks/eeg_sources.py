@@ -93,7 +93,8 @@ TASK = Task(
     name="eeg_sources",
     description="Sources of EEG: a posterior over the brain from one scalp topography of any montage.",
     builder="unet3d",
-    arguments={"filters": (16, 40, 80), "activation": "leaky_relu", "norm": "instance"},
+    # Without norms: they would hide how much a topography explains, and take a third of a step's time.
+    arguments={"filters": (16, 40, 80), "up_filters": (16, 40), "activation": "leaky_relu", "norm": "none"},
     channels=CHANNELS,
     intensities={
         **dict.fromkeys(CHANNELS[:3], "eLORETA's current over its largest length"),
@@ -130,8 +131,8 @@ TASK = Task(
         "use_ema": True,
         "ema_momentum": 0.99,
     },
-    batch_size=32,
-    steps=2000,
+    batch_size=16,
+    steps=1800,
     synthesis=synthesis,
     batched=True,
     validation_batches=16,
@@ -150,5 +151,7 @@ TASK = Task(
 )
 VNET = TASK.replace(
     builder="vnet",
-    arguments={"filters": (8, 24, 48), "activation": "prelu", "norm": "instance", "variant": "released"},
+    arguments={"filters": (8, 24, 48), "activation": "prelu", "norm": "none", "variant": "released"},
+    optimizer={**TASK.optimizer, "learning_rate": 1e-3},
+    steps=800,
 )
