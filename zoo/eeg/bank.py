@@ -10,13 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from zoo.eeg import heads
+from zoo.eeg import grid, heads
 from zoo.eeg.kernels import ELORETA_LAMBDA2, SLORETA_LAMBDA2, Kernels, kernels
 from zoo.eeg.leadfield import LeadField, cache_folder, lead_field
 
-_VERSION = 1
+_VERSION = 2
 CHANNELS = 128
 SMALLEST = 19
+SPREAD_MM = 25.0
 DROPOUT = 0.1
 # Head, conductivity ratio of the truth, ratio that the kernels believe in (None: the head's own).
 HEADS: tuple[tuple[str | int, float | None, float | None], ...] = (
@@ -46,6 +47,7 @@ class Bank:
         field: (members, 128, 3 * 5215) float16, V / (A m) over the member's largest value, of the true conductivity.
         colour: (members, 128, 128) float32, a root of the covariance of background dipoles, mean variance 1.
         present: (members, 128) float32, 1 where there is an electrode.
+        spread: (members, 5215, 128) float32, weights that spread potentials into the volume, see `spread_weights`.
     """
 
     eloreta: np.ndarray
@@ -54,6 +56,7 @@ class Bank:
     field: np.ndarray
     colour: np.ndarray
     present: np.ndarray
+    spread: np.ndarray
 
     @property
     def members(self) -> int:
@@ -98,7 +101,8 @@ def _made(each: int, seed: int, which: Sequence[tuple]) -> Bank:
         assumed = true if believed is None and head != "fsaverage" else lead_field(head, skull_ratio=believed)
         for turn in range(each):
             names = _names(random, number, turn)
-            parts.append(_member(true.montage(names), kernels(assumed.montage(names))))
+            member = _member(true.montage(names), kernels(assumed.montage(names)))
+            parts.append((*member, spread_weights(heads.head(head), names)))
     return Bank(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
 
 
@@ -133,6 +137,18 @@ def scattered(count: int, random: np.random.Generator) -> list[str]:
         tries = random.choice(free, min(40, len(free)), replace=False)
         chosen.append(int(tries[apart[tries][:, chosen].min(1).argmax()]))
     return [names[index] for index in chosen]
+
+
+def spread_weights(head: heads.Head, names: Sequence[str]) -> np.ndarray:
+    """(5215, 128) float32: Gaussian weights (SD 25 mm) of electrodes at places, summing to 1; the source's input.
+
+    Multiplied with potentials they fill the volume from its rim, without any physics.
+    """
+    rows = [heads.electrode_names().index(name) for name in names]
+    apart = cdist(head.places(grid.grid()[0]), head.electrodes_mm[rows])
+    nearest = apart.min(1, keepdims=True)
+    weights = np.exp(-0.5 * (apart**2 - nearest**2) / SPREAD_MM**2)
+    return np.pad(weights / weights.sum(1, keepdims=True), ((0, 0), (0, CHANNELS - len(names)))).astype(np.float32)
 
 
 def _member(true: LeadField, seen: Kernels) -> tuple[np.ndarray, ...]:

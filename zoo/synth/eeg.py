@@ -187,6 +187,23 @@ def apply(params: dict[str, Tensor], space: Space, field: Tensor, present: Tenso
     return measured / ops.maximum(ops.sqrt(ops.sum(measured**2, axis=-1, keepdims=True)), 1e-20)
 
 
+def electrode_volume(topographies: Tensor, weights: Tensor, constant: Tensor, space: Space) -> Tensor:
+    """Potentials spread into the volume, the input of the task's source: no physics, the network is to learn it.
+
+    Args:
+        topographies: (batch, channels).
+        weights: (places, channels), summing to 1 over channels.
+        constant: (x, y, z, 4), mask and coordinates.
+        space: the places.
+
+    Returns:
+        (batch, x, y, z, 5): the potential over its largest value, mask, coordinates.
+    """
+    values = ops.matmul(topographies, ops.transpose(weights))[..., None]
+    scaled = space.box(values / ops.maximum(ops.max(ops.abs(values), axis=1, keepdims=True), 1e-20))
+    return ops.concatenate([scaled, ops.zeros_like(scaled) + constant[None]], axis=-1)
+
+
 def target(params: dict[str, Tensor], space: Space, recipe: Recipe) -> Tensor:
     """What a network should answer, as `zoo.losses.sources` takes it.
 

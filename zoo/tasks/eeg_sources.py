@@ -70,10 +70,13 @@ def synthesis(
         own = {name: ops.cast(ops.take(stack, chosen, axis=0), "float32") for name, stack in tensors.items()}
         params = eeg.draw(seed, task.batch_size, where, ranges, channels=own["present"].shape[0])
         measured = eeg.apply(params, where, own["field"], own["present"], own["colour"])
+        answer = eeg.target(params, where, ranges)
+        if inputs == "electrodes":
+            return eeg.electrode_volume(measured, own["spread"], fixed, where), answer
         seen = features(
             own["eloreta"], own["blocks"], own["energy"], fixed, where.slots, topographies=measured, ops=ops
         )
-        return seen, eeg.target(params, where, ranges)
+        return seen, answer
 
     return batch
 
