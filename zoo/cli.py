@@ -11,9 +11,9 @@ from typing import Annotated, NoReturn
 import typer
 
 import zoo
-from zoo import cards, cli_tasks, records, registry, weights
+from zoo import cards, cli_tasks, cli_whatif, records, registry, weights
 from zoo.cli_cards import builder_row, card_table, documentation, list_table, trained_row
-from zoo.cli_predict import case_line, given_cases, predict_cases, write_tables
+from zoo.cli_predict import case_line, given_cases, given_tabular, predict_cases, write_tables
 from zoo.terminal import FAILURES, WIDTH, Device, Json, Model, UsageError, Verbs, end, find_model, framework, tell
 
 app = typer.Typer(
@@ -74,7 +74,7 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
     model: Model,
     scans: Annotated[
         list[str],
-        typer.Argument(help="NIfTI files or one folder; CHANNEL=FILE ... for several channels."),
+        typer.Argument(help="NIfTI files or one folder; CHANNEL=FILE ... or a data set for several channels."),
     ],
     out: Annotated[
         Path, typer.Option(metavar="PATH", help="Folder for results, or a .nii.gz file for one scan.")
@@ -83,6 +83,9 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over left/right mirror images.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")] = False,
     volumes: Annotated[bool, typer.Option("--volumes", help="Write each result's volumes in ml as CSV, too.")] = False,
+    tabular: Annotated[
+        str, typer.Option(metavar="NAME=VALUE,...", help="Values beside the images, by the names on the card.")
+    ] = "",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -93,12 +96,12 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
     """
     folder = find_model(model)
     card = cards.read(folder)
-    given = given_cases(scans, card)
+    given, values = given_cases(scans, card), given_tabular(tabular, card)
     with framework(device):
         from zoo.inference.predictor import Settings
 
         settings = Settings(probabilities=probabilities, mirror=mirror)
-        rows = predict_cases(folder, card, given, out, settings=settings, overwrite=overwrite)
+        rows = predict_cases(folder, card, given, out, settings=settings, overwrite=overwrite, tabular=values)
         if volumes and not probabilities:
             write_tables(rows, card)
     tell(rows, "\n".join(case_line(row) for row in rows if "error" not in row), as_json)
@@ -139,6 +142,7 @@ def demo(
 
 for verb in (cli_tasks.check, cli_tasks.anatomies, cli_tasks.train, cli_tasks.evaluate):
     app.command()(verb)
+app.command(context_settings=cli_whatif.CONTEXT)(cli_whatif.whatif)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from zoo import cards, weights
+from zoo.tabular import Tabular
 
 
 def list_table(rows: Iterable[dict[str, Any]]) -> Table:
@@ -72,6 +73,7 @@ def _card_lines(card: cards.Card) -> dict[str, list[str]]:
         "version": [f"{card.version}, {card.parameters:,} parameters{size}, licence {card.licence}"],
         "takes": [f"{channel.name}: {channel.intensity}" for channel in given.channels]
         + [f"{grid}{given.orientation}, windows of {_times(given.patch)} voxels"],
+        "beside them": [_value(one) for one in given.tabular],
         "first": [_step(step) for step in card.preprocessing],
         "gives": [f"{card.output.kind}: " + ", ".join(label.name for label in card.output.labels.values())],
         "then": [_step(step) for step in card.postprocessing],
@@ -83,6 +85,10 @@ def _card_lines(card: cards.Card) -> dict[str, list[str]]:
         "limits": [f"- {limit}" for limit in card.limits],
         "references": [f"https://doi.org/{doi}" for doi in card.references],
     }
+
+
+def _value(one: Tabular) -> str:
+    return f"{one.name}: {', '.join(one.grades) or f'{one.low:g} to {one.high:g} {one.unit}'.rstrip()}"
 
 
 def _times(numbers: Iterable[float]) -> str:

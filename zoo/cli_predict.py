@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo import cards, registry
+from zoo import cards, registry, tasks
+from zoo.tabular import encode
 from zoo.terminal import UsageError
 
 NIFTI = (".nii", ".nii.gz")
@@ -15,10 +16,10 @@ Given = Path | list[Path] | dict[str, dict[str, Path]]
 
 
 def given_cases(scans: Sequence[str], card: cards.Card) -> Given:
-    """What `predict_many` takes: one folder, files, or one case of named channels.
+    """What the arguments mean: one folder, files, or one case of named channels.
 
     Args:
-        scans: "scan.nii.gz", "folder" or "T1w=scan.nii.gz".
+        scans: "scan.nii.gz", "folder" or "T1w=scan.nii.gz"; for several channels a folder is a data set.
         card: of the model.
 
     Raises:
@@ -30,17 +31,47 @@ def given_cases(scans: Sequence[str], card: cards.Card) -> Given:
             raise UsageError(f"There is no file or folder {str(path)!r}.")
     named = [(channel, path) for channel, path in pairs if channel]
     wanted = [channel.name for channel in card.input.channels]
+    if not named and len(pairs) == 1 and (len(wanted) == 1 or pairs[0][1].is_dir()):
+        return pairs[0][1]
     if not named and len(wanted) == 1:
-        if len(pairs) > 1 and any(path.is_dir() for _, path in pairs):
+        if any(path.is_dir() for _, path in pairs):
             raise UsageError("Give files, or one folder, got several of which one is a folder.")
-        return pairs[0][1] if len(pairs) == 1 else [path for _, path in pairs]
-    for channel, _ in named:
-        if channel not in wanted:
-            raise UsageError(str(registry.unknown("channel", channel, wanted)))
-    if sorted(channel for channel, _ in named) != sorted(wanted) or len(named) < len(pairs):
-        example = " ".join(f"{name}=FILE" for name in wanted)
-        raise UsageError(f"{card.name} takes {example}, each once; got {' '.join(scans)!r}.")
+        return [path for _, path in pairs]
+    _check_named([channel for channel, _ in pairs], wanted, f"{card.name} takes", " ".join(scans))
     return {_stem(named[0][1]): {str(channel): path for channel, path in named}}
+
+
+def _check_named(given: Sequence[str | None], wanted: Sequence[str], taker: str, words: str) -> None:
+    """Refuses channels that are not, each once, those of the model."""
+    for channel in given:
+        if channel and channel not in wanted:
+            raise UsageError(str(registry.unknown("channel", channel, wanted)))
+    if sorted(map(str, given)) != sorted(wanted):
+        example = " ".join(f"{name}=FILE" for name in wanted)
+        missing = [name for name in wanted if name not in given]
+        told = f"{', '.join(missing)} is missing in" if missing and any(given) else "got"
+        raise UsageError(f"{taker} {example}, each once, or the folder of a data set; {told} {words!r}.")
+
+
+def given_tabular(text: str, card: cards.Card) -> dict[str, str]:
+    """The values of "--tabular age=71,tici=2b", checked against the card.
+
+    Raises:
+        UsageError: another form, a name twice, or what `zoo.tabular.encode` refuses.
+    """
+    values: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not name or not equals or name in values:
+            raise UsageError(f"--tabular is NAME=VALUE,NAME=VALUE, each name once; got {text!r}.")
+        values[name] = value
+    if values and not card.input.tabular:
+        raise UsageError(f"{card.name} takes no tabular values, got {text!r}. Leave --tabular out.")
+    try:
+        encode(card.input.tabular, values)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return values
 
 
 def _pair(scan: str) -> tuple[str | None, Path]:
@@ -54,7 +85,14 @@ def _stem(path: Path) -> str:
 
 
 def predict_cases(
-    folder: Path, card: cards.Card, given: Given, out: Path, *, settings: Any, overwrite: bool
+    folder: Path,
+    card: cards.Card,
+    given: Given,
+    out: Path,
+    *,
+    settings: Any,
+    overwrite: bool,
+    tabular: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Predicts what was given; Keras is loaded already.
 
@@ -65,6 +103,7 @@ def predict_cases(
         out: a folder, or a NIfTI file where there is one case.
         settings: `zoo.inference.predictor.Settings`.
         overwrite: whether results in a folder are replaced; a file that is named always is.
+        tabular: values beside the images of every case; they pass those of a data set's tables.
 
     Returns:
         A row a case: "case" and "error", or "case", "out", "kept", "seconds" and "volumes_ml".
@@ -76,12 +115,13 @@ def predict_cases(
 
     tag = card.name.split(".")[-1]
     try:
-        cases = find_cases(given, ignore=f"_{tag}")
+        cases = find_cases(_listed(given, card), ignore=f"_{tag}")
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     if out.name.endswith(NIFTI):
-        return [_predict_one(folder, card, cases, out, settings)]
-    report = predict_many(folder, cases, out, settings=settings, overwrite=overwrite)
+        return [_predict_one(folder, card, cases, out, settings=settings, tabular=tabular)]
+    beside = {name: dict(tabular or {}) for name in cases}
+    report = predict_many(folder, cases, out, settings=settings, tabular=beside, overwrite=overwrite)
     rows: list[dict[str, Any]] = []
     for name in cases:
         if name in report.failed:
@@ -93,7 +133,27 @@ def predict_cases(
     return rows
 
 
-def _predict_one(folder: Path, card: cards.Card, cases: Mapping[str, Any], out: Path, settings: Any) -> dict[str, Any]:
+def _listed(given: Given, card: cards.Card) -> Any:
+    """A folder for a model of several channels is a data set, in the layout of the model's task where it has one."""
+    if not isinstance(given, Path) or not given.is_dir() or len(card.input.channels) == 1:
+        return given
+    from zoo.data.cases import fitting
+
+    task = tasks.task(card.task) if card.task in tasks.names() else None
+    names = [channel.name for channel in card.input.channels]
+    reader, patterns = (task.reader, task.patterns) if task else (None, None)
+    return fitting(given, names, reader=reader, patterns=patterns)
+
+
+def _predict_one(
+    folder: Path,
+    card: cards.Card,
+    cases: Mapping[str, Any],
+    out: Path,
+    *,
+    settings: Any,
+    tabular: Mapping[str, str] | None,
+) -> dict[str, Any]:
     """One case into the file `out`."""
     import numpy as np
 
@@ -104,11 +164,13 @@ def _predict_one(folder: Path, card: cards.Card, cases: Mapping[str, Any], out: 
     if len(cases) != 1:
         raise UsageError(f"--out {out} is one file, got {len(cases)} scans. Name a folder.")
     ((name, images),) = cases.items()
+    if not isinstance(images, dict | Path):
+        raise UsageError(f"--out {out} is one file, got a data set. Name a folder.")
     if out.resolve() in {path.resolve() for path in (images.values() if isinstance(images, dict) else [images])}:
         raise UsageError(f"--out {out} is the scan itself. Name another file.")
     start = time.perf_counter()
     with progress_bar(card.name) as tell:
-        result = Predictor(folder, settings=settings)(images, progress=tell)
+        result = Predictor(folder, settings=settings)(images, tabular=tabular, progress=tell)
     image.write(out, np.asanyarray(result.dataobj), result)
     seconds = round(time.perf_counter() - start, 3)
     return _row(name, out, {} if settings.probabilities else volumes_ml(out, card), seconds)

@@ -21,7 +21,8 @@ def unknown(kind: str, value: object, choices: Iterable[str]) -> ValueError:
         The error, for the caller to raise.
     """
     names = sorted(choices)
-    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    begun = [name for name in names if len(str(value)) > 2 and name.startswith(str(value))]
+    near = begun if len(begun) == 1 else difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return ValueError(f"There is no {kind} {value!r}.{hint} Choose from: {', '.join(names)}.")
 
