@@ -13,7 +13,7 @@ import typer
 import zoo
 from zoo import cards, cli_tasks, cli_whatif, records, registry, weights
 from zoo.cli_cards import builder_row, card_table, documentation, list_table, trained_row
-from zoo.cli_predict import case_line, given_cases, given_tabular, predict_cases, write_tables
+from zoo.cli_predict import case_line, given_cases, given_tabular, locate_recordings, predict_cases, write_tables
 from zoo.terminal import FAILURES, WIDTH, Device, Json, Model, UsageError, Verbs, end, find_model, framework, tell
 
 app = typer.Typer(
@@ -91,11 +91,18 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
 ) -> None:
     """Run a trained model on scans, each result on its scan's own grid.
 
-    A result is called SCAN_TAG.nii.gz. Scans that cannot be used are reported, the
-    others are finished, and the exit code is then 1.
+    A result is called SCAN_TAG.nii.gz. A model that locates sources takes EEG files of
+    MNE (-ave.fif, -epo.fif, raw) and writes NAME_sources.csv and NAME_posterior.nii.gz.
+    What cannot be used is reported, the rest is finished, and the exit code is then 1.
     """
     folder = find_model(model)
     card = cards.read(folder)
+    if card.output.kind == "sources":
+        with framework(device):
+            found = locate_recordings(folder, scans, out)
+        tell(found, "\n".join(row["text"] for row in found if "error" not in row), as_json)
+        end(f"{row['case']}: {row['error']}" for row in found if "error" in row)
+        return
     given, values = given_cases(scans, card), given_tabular(tabular, card)
     with framework(device):
         from zoo.inference.predictor import Settings

@@ -211,3 +211,47 @@ def case_line(row: Mapping[str, Any]) -> str:
     told = [f"{name} {volume:,.1f} ml" for name, volume in volumes.items()]
     told += ["was there already (--overwrite replaces it)"] if row["kept"] else [f"{row['seconds']:.1f} s"]
     return f"{row['out']}: {', '.join(told)}"
+
+
+def locate_recordings(folder: Path, recordings: Sequence[str], out: Path) -> list[dict[str, Any]]:
+    """Locates the sources of EEG files; each gives a table and a posterior in the folder `out`.
+
+    Args:
+        folder: of the model.
+        recordings: files that mne reads.
+        out: a folder.
+
+    Returns:
+        A row a file: "case" and "error", or "case", "out", "sources", "repairs" and "text".
+
+    Raises:
+        UsageError: no such file, or two of one name.
+    """
+    from zoo.inference import locating
+    from zoo.terminal import FAILURES
+
+    paths = [Path(name) for name in recordings]
+    names = [re.sub(r"([-_](ave|epo|eeg|raw))?(\.fif)?(\.gz)?$", "", path.name) for path in paths]
+    for path, name in zip(paths, names, strict=True):
+        if not path.exists():
+            raise UsageError(f"There is no file {str(path)!r}.")
+        if names.count(name) > 1:
+            raise UsageError(f"Two recordings would both be called {name!r}. Give them one at a time.")
+    rows: list[dict[str, Any]] = []
+    for path, name in zip(paths, names, strict=True):
+        try:
+            found = locating.locate(path, model=folder)
+            files = [str(written) for written in locating.write(found, out, name)]
+        except FAILURES as error:
+            rows.append({"case": path.name, "error": str(error)})
+            continue
+        places = "; ".join("({:.0f}, {:.0f}, {:.0f})".format(*source.mni_mm) for source in found.sources)
+        text = " ".join([f"{files[0]}: {len(found.sources)} sources at {places} mm MNI,", *_told(found)])
+        row = {"case": path.name, "out": files, "sources": found.table(), "repairs": list(found.repairs)}
+        rows.append({**row, "text": text})
+    return rows
+
+
+def _told(found: Any) -> list[str]:
+    """How well the sources explain the topography, and what was repaired."""
+    return [f"{found.explained:.0%} explained at {found.time_s[0]:g} s.", *found.repairs]

@@ -47,12 +47,13 @@ def count_probabilities(logits: np.ndarray) -> np.ndarray:
     return values / values.sum(-1, keepdims=True)
 
 
-def peaks(probability: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def peaks(probability: np.ndarray, count: int, *, ball_mm: float = BALL_MM) -> tuple[np.ndarray, np.ndarray]:
     """The balls of 15 mm with most posterior mass: the largest first, all within 25 mm removed, and again.
 
     Args:
         probability: (5215,), as `posterior` returns it.
         count: how many, 0 to 5.
+        ball_mm: radius; 0 takes the largest single places, as for maps that are no posterior.
 
     Returns:
         Numbers of places (count,) and the mass of each ball when it was taken (count,).
@@ -63,7 +64,7 @@ def peaks(probability: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     if not 0 <= count <= MAX_SOURCES:
         raise ValueError(f"count is the number of sources, 0 to {MAX_SOURCES}, got {count}.")
     left = np.array(probability, np.float64)
-    near, far = _within(BALL_MM), _within(APART_MM)
+    near, far = _within(ball_mm), _within(APART_MM)
     places, masses = [], []
     for _ in range(count):
         mass = near @ left
