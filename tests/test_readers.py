@@ -245,6 +245,9 @@ def test_folder_of_subfolders(tmp_path):
     found = cases(tmp_path)
     assert [sorted(case.channels) for case in found] == [["flair", "t1"]] * 4
     assert found[0].labels.name == "mask.nii"
+    (tmp_path / "tabular.csv").write_text("case,TICI,time_to_reperfusion_h\ncase1,2B,4.5\ncase9,3,1\n")
+    rows = [case.tabular for case in cases(tmp_path)]
+    assert rows == [{}, {"tici": "2b", "TICI": "2B", "time_to_reperfusion_h": 4.5}, {}, {}]
     (tmp_path / "case2" / "t1.nii").unlink()
     with pytest.raises(ValueError, match=r"Case case2 has no channel 't1', which other cases have"):
         cases(tmp_path)

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from zoo.data.cases import Case, stem
-from zoo.data.readers.layout import nifti_files, one, some
+from zoo.data.clinical import with_known_names
+from zoo.data.readers.layout import Cells, nifti_files, one, some, table
 
 LABEL_WORDS = ("label", "mask", "seg", "lesion", "truth")
 _PLACE = re.compile(r"\{(\w+)\}")
@@ -23,7 +25,8 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
     `{"t1": "{id}/T1.nii.gz"}`, `{"t1": "images/{id}_T1w.nii.gz"}`, `{"t1": "{subject}/{session}/*T1*.nii.gz"}`. The
     places together are the case's id; `{subject}`, where there is one, its subject. Without patterns each subfolder
     is a case, each of its files a channel by its name, and a name with "label", "mask", "seg", "lesion" or "truth"
-    the label map.
+    the label map. Tables beside them (`*.csv`, `*.tsv`; ids in the first column) give tabular data, what
+    `zoo.data.clinical` knows under its name and in its unit, too.
 
     Args:
         root: the folder.
@@ -34,12 +37,24 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
         ValueError: no case, a channel missing in one, several files for one, or a pattern without a place.
     """
     if channels is None:
-        return some(_subfolders(root), root, "one subfolder a case, each with NIfTI files of the same names")
+        return some(
+            _with_tables(root, _subfolders(root)), root, "one subfolder a case, each with NIfTI files of the same names"
+        )
     found = {name: _match(root, pattern) for name, pattern in channels.items()}
     masks = _match(root, labels) if labels else {}
     ids = sorted({key for matches in found.values() for key in matches})
     cases = [_case(key, found, masks, bool(labels)) for key in ids]
-    return some(cases, root, f"channels {dict(channels)}")
+    return some(_with_tables(root, cases), root, f"channels {dict(channels)}")
+
+
+def _with_tables(root: Path, cases: list[Case]) -> list[Case]:
+    """The cases with the rows of their ids, or else of their subjects."""
+    rows: dict[str, Cells] = {}
+    for suffix, delimiter in ((".csv", ","), (".tsv", "\t")):
+        for path in sorted(root.glob(f"*{suffix}")):
+            rows |= {key: {**rows.get(key, {}), **row} for key, row in table(path, delimiter=delimiter).items()}
+    found = [rows.get(case.id, rows.get(case.subject, {})) for case in cases]
+    return [replace(case, tabular=with_known_names(row)) for case, row in zip(cases, found, strict=True)]
 
 
 Matches = dict[str, list[tuple[Path, str]]]
