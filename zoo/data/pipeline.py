@@ -32,6 +32,8 @@ class Stream:
             share one stream; start and stop then count this worker's batches.
         service: address of a tf.data service ("grpc://host:5000") whose workers do the work; the cache must be a
             folder that they see under the same path, and the order is then not fixed.
+        masked: give labels a second channel, 1 in the volume and 0 where a patch or a batch was padded, for losses with
+            `maps=("mask",)`.
         prefetch: batches ready in advance.
     """
 
@@ -41,6 +43,7 @@ class Stream:
     shard: tuple[int, int] = (0, 1)
     turn: tuple[int, int] = (0, 1)
     service: str | None = None
+    masked: bool = False
     prefetch: int = 2
 
     def part(self, cases: Sequence[Case]) -> list[Case]:
@@ -96,12 +99,12 @@ def dataset(
     table = Table(cases, portable=stream.service is not None)
     plan = sampler.plan(cases.counts, cases.ids, sampling or Sampling())
     samples = _numbers(stream, batch_size, None if patch else len(cases.entries))
-    draw = lambda number: (number, *_sample(table, plan, number, seed=seed, patch=patch))  # noqa: E731
+    draw = lambda number: (number, *_sample(table, plan, number, seed=seed, patch=patch, masked=stream.masked))  # noqa: E731
     samples = _mapped(samples, tf.autograph.experimental.do_not_convert(draw), stream)  # quicker to trace
     if augment is not None:
         samples = _mapped(samples, lambda *sample: _augmented(augment, seed, *sample), stream)
     samples = samples.map(lambda number, *sample: _shown(table, *sample))
-    batches = _batched(samples, batch_size, patch)
+    batches = _batched(samples, batch_size, patch, stream.masked)
     if stream.service is not None:
         batches = batches.apply(_distributed(stream.service))
     if stream.stop is not None:
@@ -140,7 +143,7 @@ def _mapped(samples: tf.data.Dataset, function: Callable[..., Any], stream: Stre
 
 
 def _sample(
-    table: Table, plan: sampler.Plan, number: tf.Tensor, *, seed: int, patch: Patch | None
+    table: Table, plan: sampler.Plan, number: tf.Tensor, *, seed: int, patch: Patch | None, masked: bool
 ) -> tuple[tf.Tensor, ...]:
     """Case number, image and, where there are any, labels of one patch, or of one whole volume."""
     if patch is None:
@@ -151,7 +154,9 @@ def _sample(
     image = _padded(table.image(case, start, size), patch, table.num_channels)
     if not table.labelled:
         return case, image
-    return case, image, _padded(table.labels(case, start, size), patch, 1)
+    labels = table.labels(case, start, size)
+    labels = tf.concat([labels, tf.ones_like(labels)], -1) if masked else labels
+    return case, image, _padded(labels, patch, 1 + masked)
 
 
 def _placed(
@@ -205,10 +210,10 @@ def _shown(table: Table, case: tf.Tensor, image: tf.Tensor, *labels: tf.Tensor) 
     return (shown, *labels) if labels else shown
 
 
-def _batched(samples: tf.data.Dataset, batch_size: int, patch: Patch | None) -> tf.data.Dataset:
+def _batched(samples: tf.data.Dataset, batch_size: int, patch: Patch | None, masked: bool) -> tf.data.Dataset:
     if patch is not None:
         return samples.batch(batch_size, drop_remainder=True)
-    if batch_size == 1 or not isinstance(samples.element_spec, tuple):
+    if batch_size == 1 or masked or not isinstance(samples.element_spec, tuple):
         return samples.padded_batch(batch_size)
     return samples.map(lambda x, y: (x, y, tf.ones_like(y, tf.float32))).padded_batch(batch_size)
 

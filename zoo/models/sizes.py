@@ -69,6 +69,23 @@ def _triple(entry: int | Sequence[int]) -> Triple:
     return triple
 
 
+def strides_by_spacing(spacing_mm: Sequence[float], steps: int) -> tuple[Triple, ...]:
+    """Strides that leave an axis of thick slices alone until the other axes have come within a factor 2 of it.
+
+    Args:
+        spacing_mm: voxel size along x, y, z.
+        steps: steps down.
+
+    Source: Isensee et al., Nature Methods 2021, doi 10.1038/s41592-020-01008-z, the same rule for pooling.
+    """
+    sizes, strides = [float(size) for size in spacing_mm], []
+    for _ in range(steps):
+        x, y, z = (2 if size < 2 * min(sizes) else 1 for size in sizes)
+        strides.append((x, y, z))
+        sizes = [size * by for size, by in zip(sizes, (x, y, z), strict=True)]
+    return tuple(strides)
+
+
 def divisor(strides: Iterable[Triple]) -> Triple:
     """What every size must be a multiple of, (x, y, z), under "same" padding."""
     steps = list(strides)

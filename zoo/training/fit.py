@@ -173,8 +173,10 @@ def build(task: Task, steps: int, *, jit: bool = False) -> keras.Model:
         jit: whether XLA compiles the step.
     """
     shape = (None, None, None, len(task.channels))
-    model = registry.builder(task.builder)(shape, task.num_logits, **task.arguments)
-    compile_model(model, task.loss(), optimizer(task.optimizer, steps), metrics=task.metrics(), jit=jit)
+    model = registry.builder(task.builder)(shape, task.num_logits, **task.network_arguments)
+    compile_model(
+        model, task.loss(**task.loss_arguments), optimizer(task.optimizer, steps), metrics=task.metrics(), jit=jit
+    )
     model.optimizer.build(model.trainable_variables)
     return model
 

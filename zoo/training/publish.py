@@ -41,7 +41,7 @@ def describe(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any])
         name=task.model_name,
         version=VERSION,
         builder=task.builder,
-        arguments=arguments | dict(task.arguments),
+        arguments=arguments | task.network_arguments,
         task=task.name,
         description=task.description,
         input=_input(task),
@@ -59,7 +59,7 @@ def describe(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any])
 
 def _input(task: Task) -> cards.Input:
     channels = tuple(cards.Channel(name, task.intensities.get(name, "any scale")) for name in task.channels)
-    return cards.Input(channels, task.patch, task.divisor, task.spacing_mm)
+    return cards.Input(channels, task.patch, task.divisor, task.grid_mm, tabular=task.tabular)
 
 
 def _output(task: Task) -> cards.Output:

@@ -15,6 +15,7 @@ from zoo.data.pipeline import Stream, dataset
 from zoo.data.prepare import Reading
 from zoo.data.sampler import Sampling
 from zoo.data.splits import Split
+from zoo.tabular import encode
 from zoo.training.task import Task
 
 Shard = tuple[int, int]
@@ -65,7 +66,9 @@ def feed(task: Task, source: str | pathlib.Path, *, seed: int, out: pathlib.Path
 def _synthetic_feed(task: Task, seed: int) -> Feed:
     validation = synthetic(task, split="validation", seed=seed, stop=task.validation_batches).cache()
     return Feed(
-        lambda start, shard: synthetic(task, split="train", seed=seed, start=start, shard=shard),
+        lambda start, shard: _with_gaps(
+            task, synthetic(task, split="train", seed=seed, start=start, shard=shard), seed, start, shard
+        ),
         validation,
         lambda: prior(task, synthetic(task, split="prior", seed=seed, stop=math.ceil(PRIOR_SAMPLES / task.batch_size))),
     )
@@ -80,26 +83,27 @@ def _folder_feed(task: Task, root: pathlib.Path, seed: int, out: pathlib.Path, s
     found = labelled(task, root)
     chosen = split or _split(found, seed, out)
     training, validation = (
-        build_cache(part, reading(task), out / CACHE / name)
+        build_cache([conditioned(task, case) for case in part], reading(task), out / CACHE / name)
         for part, name in zip(chosen.select(found), ("training", "validation"), strict=True)
     )
 
     def batches(cache: Any, **stream: Any) -> tf.data.Dataset:
         sampling = Sampling(positive_fraction=task.positive_fraction)
-        return dataset(
+        found = dataset(
             cache,
             patch=task.patch,
             batch_size=task.batch_size,
             sampling=sampling,
             augment=task.augment if cache is training else None,
-            stream=Stream(**stream),
+            stream=Stream(masked=task.masked, **stream),
         )
+        return found.map(lambda x, y: ((x["volume"], x["conditioning"]), y)) if task.tabular else found
 
     def train(start: int, shard: Shard | None) -> tf.data.Dataset:
         if shard is None:
-            return batches(training, seed=None)
+            return _with_gaps(task, batches(training, seed=None), seed, start, None)
         # Every worker reads all cases and takes its turn, so that n workers see one worker's joined batch.
-        return batches(training, seed=seed, start=start * shard[1], turn=shard)
+        return _with_gaps(task, batches(training, seed=seed, start=start * shard[1], turn=shard), seed, start, shard)
 
     return Feed(
         train,
@@ -125,7 +129,47 @@ def reading(task: Task) -> Reading:
     """How the task reads cases: its channels, spacing, intensity steps, and the values of its labels."""
     steps = tuple(step for step in task.preprocessing if step["name"] != "resample")
     values = {value: index for index, (_, value) in task.labels.items()}
-    return Reading(channels=task.channels, spacing_mm=task.spacing_mm, steps=steps, labels=values)
+    numbers = _entries(task)
+    return Reading(channels=task.channels, spacing_mm=task.grid_mm, steps=steps, labels=values, tabular=tuple(numbers))
+
+
+def _entries(task: Task) -> list[str]:
+    return [entry for one in task.tabular for entry in (one.name, f"{one.name} is missing")]
+
+
+def conditioned(task: Task, case: Case) -> Case:
+    """The case with the numbers that condition the network in place of its tabular values.
+
+    Columns of a table that the task does not take are passed over.
+
+    Raises:
+        ValueError: a value that its field does not accept; the case is named.
+    """
+    known = {one.name: case.tabular[one.name] for one in task.tabular if one.name in case.tabular}
+    try:
+        numbers = encode(task.tabular, known).tolist()
+    except ValueError as error:
+        raise ValueError(f"Case {case.id}: {error}") from error
+    return dataclasses.replace(case, tabular=dict(zip(_entries(task), numbers, strict=True)))
+
+
+def _with_gaps(task: Task, batches: Any, seed: int, start: int, shard: Shard | None) -> Any:
+    """Takes tabular values away, all or one by one, as a function of the seed and the number of the batch."""
+    if not task.tabular:
+        return batches
+    index, count = shard or (0, 1)
+    numbers = _numbers_by_clock() if shard is None else tf.data.Dataset.range(start, tf.int64.max)
+
+    def taken(number: Any, batch: Any) -> Any:
+        (volume, vector), labels = batch
+        pairs = tf.reshape(vector, (-1, len(task.tabular), 2))
+        key = tf.stack([tf.constant(seed, tf.int64), number * count + index])
+        luck = tf.random.stateless_uniform((tf.shape(pairs)[0], 1 + len(task.tabular)), key)
+        gone = (luck[:, :1] < task.tabular_dropout) | (luck[:, 1:] < task.tabular_dropout / 2)
+        pairs = tf.where(gone[..., None], tf.constant([0.0, 1.0]), pairs)
+        return (volume, tf.ensure_shape(tf.reshape(pairs, tf.shape(vector)), vector.shape)), labels
+
+    return tf.data.Dataset.zip((numbers, batches)).map(taken)
 
 
 def _split(found: list[Case], seed: int, out: pathlib.Path) -> Split:
@@ -151,7 +195,9 @@ def synthetic(
         shard: as in `Feed.batches`.
 
     Returns:
-        A data set of ((batch, x, y, z, channels) float32, (batch, x, y, z, 1) int32).
+        A data set of ((batch, x, y, z, channels) float32, (batch, x, y, z, 1) int32); of a task with tabular inputs
+        the image is a pair with the conditioning vector, (batch, 2 x inputs), and a masked task has its mask as the
+        last channel of the labels.
 
     Raises:
         ValueError: the task has no synthesis.
@@ -186,5 +232,8 @@ def _numbers_by_clock() -> tf.data.Dataset:
 
 def prior(task: Task, batches: Any) -> list[float]:
     """Fraction of voxels of each class in some batches, each at least a millionth."""
-    counts = sum(tf.math.bincount(tf.reshape(y, [-1]), minlength=task.num_classes).numpy() for _, y in batches)
+    # Voxels of padding count as one class more, which is left out.
+    flat = ((tf.where(y[..., 1] > 0, y[..., 0], task.num_classes) if task.masked else y) for _, y in batches)
+    counts = sum(tf.math.bincount(tf.reshape(y, [-1]), minlength=task.num_classes + 1).numpy() for y in flat)
+    counts = counts[: task.num_classes]
     return [max(float(count) / counts.sum(), 1e-6) for count in counts]

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.cases import Case
+from zoo.tabular import Tabular
 
-# (task, split) -> a graph function from an int32 seed pair to one (image, labels) sample.
+# (task, split) -> a graph function from an int32 seed pair to one (image, labels) sample; of a task with tabular
+# inputs, to ((image, conditioning vector), labels).
 Synthesis = Callable[["Task", str], Callable[[Any], tuple[Any, Any]]]
 
 
@@ -23,8 +25,10 @@ class Task:
         channels: names of the input channels, in order.
         labels: index -> (name, source value) of every class, 0 is background.
         spacing_mm: voxel size that the network sees, in mm.
+        native_grid: leave each case on its own grid; `spacing_mm` is then that of a usual case.
         patch: voxels (x, y, z) of one training sample and one prediction window.
         loss: makes the loss, a function of logits.
+        loss_arguments: what it is called with, such as weights of its terms, so that a search can reach them.
         optimizer: `name`, `learning_rate`, `schedule` and settings, as `zoo.training.step.optimizer` reads them.
         batch_size: samples a step.
         steps: optimiser steps of the full training.
@@ -32,6 +36,11 @@ class Task:
         intensities: channel name -> what its values are, for the card.
         preprocessing: named steps with numbers, as a card holds them: `{"name": "zscore", ...}`.
         postprocessing: the same, after the network.
+        tabular: values beside the images that condition the network; they add `conditioning` to the arguments.
+        tabular_dropout: share of training samples whose tabular values are all taken away, so that the network learns
+            what to do without; half as often each value is taken away alone.
+        masked: whether labels have a second channel, 1 in the scan and 0 where a patch was padded, for a loss that
+            heeds it: `Combined(..., maps=("mask",))`.
         synthesis: makes samples where the source is "synthetic"; None where only real data serve.
         batched: whether `synthesis` makes a whole batch of one seed, where its samples share what is costly to draw.
         test_cases: writes the task's own held-out cases into a folder and lists them; None where real data serve alone.
@@ -61,7 +70,8 @@ class Task:
     labels: Mapping[int, tuple[str, int]]
     spacing_mm: tuple[float, float, float]
     patch: tuple[int, int, int]
-    loss: Callable[[], Any]
+    loss: Callable[..., Any]
+    loss_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "adam", "learning_rate": 1e-3})
     batch_size: int = 1
@@ -70,6 +80,10 @@ class Task:
     intensities: Mapping[str, str] = dataclasses.field(default_factory=dict)
     preprocessing: tuple[Mapping[str, Any], ...] = ()
     postprocessing: tuple[Mapping[str, Any], ...] = ()
+    tabular: tuple[Tabular, ...] = ()
+    tabular_dropout: float = 0.2
+    masked: bool = False
+    native_grid: bool = False
     synthesis: Synthesis | None = None
     batched: bool = False
     test_cases: Callable[[Path], list[Case]] | None = None
@@ -94,6 +108,16 @@ class Task:
     def model_name(self) -> str:
         """Name of the trained model, `builder.tag`."""
         return f"{self.builder}.{self.name}"
+
+    @property
+    def grid_mm(self) -> tuple[float, float, float] | None:
+        """Voxel size that cases are brought to, in mm; None where each stays on its own grid."""
+        return None if self.native_grid else self.spacing_mm
+
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        """`arguments`, and `conditioning` where there are tabular inputs: two numbers each."""
+        return dict(self.arguments) | ({"conditioning": 2 * len(self.tabular)} if self.tabular else {})
 
     @property
     def num_logits(self) -> int:
