@@ -82,7 +82,8 @@ def draw_planes(
         image: a scan; shown from its 1st to its 99.8th percentile.
         labels: a label map on the same grid, 0 is background.
         reference: another label map on that grid, drawn as one thin line around each label.
-        names: value -> name, for the legend; values without a name have no entry there.
+        names: value -> name, for the legend; values without a name have no entry there, and none has where there are
+            more labels than colours.
         at_mm: where the planes cross, in the scan's own (x, y, z) mm; None for the centre of the labels.
         title: one line above the planes.
 
@@ -244,7 +245,8 @@ def _draw_legend(figure: "Figure", scene: _Scene, names: Mapping[int, str], midd
 
     shown = [value for value in np.unique(scene.labels).tolist() if value and value in names]
     entries: list[Patch | Line2D] = []
-    for value in shown:
+    # With more labels than colours a legend would name one colour twice, and not fit.
+    for value in shown if len(shown) <= len(COLOURS) else []:
         colour = _colour(scene, value)
         entries.append(Patch(facecolor=(*_rgb(colour), 0.35), edgecolor=colour, label=names[value]))
     if scene.reference is not None:
