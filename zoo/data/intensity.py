@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.data import susceptibility
 from zoo.registry import unknown
 
 
@@ -40,6 +41,12 @@ class Line:
 Step = Mapping[str, Any]
 
 
+def of_channel(steps: Sequence[Step], name: str) -> list[Step]:
+    """The steps that a channel goes through: those that name it in `channels`, and those that name none."""
+    kept = [step for step in steps if name in step.get("channels", (name,))]
+    return [{key: value for key, value in step.items() if key != "channels"} for step in kept]
+
+
 def measure(array: np.ndarray, steps: Sequence[Step]) -> Line:
     """Measures a volume for named steps.
 
@@ -48,7 +55,8 @@ def measure(array: np.ndarray, steps: Sequence[Step]) -> Line:
         steps: as on a card, `{"name": "clip", "low": -0.25, "high": 0.25}`, in this order where several: "clip"
             (low, high) or "clip_percentiles" (low, high in 0..100, mask) first, then one of "z_score" (mask),
             "range" (low, high: these become 0 and 1; of the volume where left out) or "maximum". `mask` is
-            "nonzero" or None; under "nonzero" a z-score leaves zeros zero.
+            "nonzero" or None; under "nonzero" a z-score leaves zeros zero. "susceptibility" changes nothing and
+            refuses what is no masked map in ppm. Steps of some channels alone go through `of_channel` first.
 
     Returns:
         The line that carries the steps out.
@@ -120,10 +128,16 @@ def _maximum(array: np.ndarray, line: Line) -> Line:
     return Line(line.low, line.high, 0.0, 1.0 / most if most > 0 else 1.0)
 
 
+def _susceptibility(array: np.ndarray, line: Line) -> Line:
+    susceptibility.check(array)
+    return line
+
+
 _STEPS: dict[Any, tuple[Callable[..., Line], tuple[str, ...]]] = {
     "clip": (_clip, ("low", "high")),
     "clip_percentiles": (_clip_percentiles, ("low", "high", "mask")),
     "z_score": (_z_score, ("mask",)),
     "range": (_range, ("low", "high")),
     "maximum": (_maximum, ()),
+    "susceptibility": (_susceptibility, ()),
 }

@@ -101,7 +101,10 @@ def prepare(case: Case, reading: Reading) -> Prepared:
     if mask:
         indices = class_indices(np.asanyarray(mask.dataobj), reading.labels, f"The label map of {case.id}")
         labels = _gridded(nifti_like(indices, mask), reading, images.resample_labels)
-    lines = [intensity.measure(channel, reading.steps) for channel in channels]
+    lines = [
+        intensity.measure(channel, intensity.of_channel(reading.steps, name))
+        for channel, name in zip(channels, reading.channels or (), strict=True)
+    ]
     return Prepared(channels, lines, labels, _places(labels, case.id), _numbers(case, reading))
 
 

@@ -64,8 +64,9 @@ def normalise(card: Card, volume: np.ndarray) -> np.ndarray:
             "case out, or check how the files were made."
         )
     result = np.empty_like(volume)
-    for channel in range(volume.shape[-1]):
-        result[..., channel] = intensity.measure(volume[..., channel], settings).apply(volume[..., channel])
+    for index, channel in enumerate(card.input.channels):
+        own = intensity.of_channel(settings, channel.name)
+        result[..., index] = intensity.measure(volume[..., index], own).apply(volume[..., index])
     return result
 
 
