@@ -1,0 +1,37 @@
+"""The arterial territories on a real anatomy: needs the data packages."""
+
+import numpy as np
+import pytest
+
+from zoo.synth import anatomies, territories
+from zoo.synth.labels import sides
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    try:
+        territories.locate()
+        return anatomies.anatomy("donor_15496", allow_test=True), territories.territories("donor_15496")
+    except FileNotFoundError as error:
+        pytest.skip(f"{error}")
+
+
+def share(anatomy, found, structure, names):
+    """Of a structure on the left, the share that lies in some territories of the left."""
+    here = found[anatomy.labels == sides(structure)[0]]
+    return np.isin(here, [territories.TERRITORIES[name] for name in names]).mean()
+
+
+def test_structures_lie_in_their_arteries_territories(held_out):
+    assert share(*held_out, "putamen", ["lateral_lenticulostriate"]) > 0.6
+    assert share(*held_out, "thalamus", ["posterior_thalamic", "anterior_thalamic"]) > 0.85
+    assert share(*held_out, "cerebellum_cortex", ["superior_cerebellar", "inferior_cerebellar"]) > 0.9
+
+
+def test_both_sides_are_about_equal_and_all_tissue_belongs_to_one(held_out):
+    anatomy, found = held_out
+    volumes = np.bincount(found.ravel(), minlength=31)
+    left, right = volumes[1:30:2], volumes[2:31:2]
+    assert (np.abs(left - right) < 0.25 * (left + right)).all() and left.min() > 1000
+    assert (found[np.isin(anatomy.labels, [*sides("cortex"), *sides("white")])] > 0).all()
+    assert not found[np.isin(anatomy.labels, [*sides("csf"), *sides("ventricle")])].any()
