@@ -86,7 +86,7 @@ def test_the_report_holds_everything(found):
 
 
 def test_an_interrupted_evaluation_goes_on(found, run, data, monkeypatch):
-    def only_the_bad_one(_, case, path):
+    def only_the_bad_one(_, case, path, lesions):
         assert case.id == "sub-02", f"{case.id} was measured again"
         raise ValueError("still bad")
 

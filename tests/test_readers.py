@@ -81,7 +81,7 @@ def isles2024(root, stroke="sub-stroke", first="ses-01", second="ses-02"):
         write(mask, lesion((1, 2, 3)))
         tables = root / "phenotype" / key
         for session, name, text in (
-            (first, "demographic_baseline", "Age,NIHSS at admission,Door to imaging\n71,14,0:20:00\n"),
+            (first, "demographic_baseline", "Age,NIHSS at admission,Onset to door\n71,14,1:10:00\n"),
             (second, "outcome", "Door to recanalization,TICI postinterventional\n2:05:00,2c\n"),
         ):
             path = tables / session / f"{key}_{session}_{name}.csv"
@@ -101,7 +101,7 @@ def test_isles_2024_maps_first_infarct_later(tmp_path, names):
     assert list(first.channels) == ["Tmax", "CBF", "CBV", "MTT"] and second.id == f"{names[0]}0002"
     assert first.channels["Tmax"].name == f"{names[0]}0001_{names[1]}_space-ncct_tmax.nii.gz"
     assert first.labels.name == f"{names[0]}0001_ses-02_space-ncct_lesion-msk.nii.gz"
-    known = {"age": 71.0, "nihss": 14.0, "tici": "2c", "time_to_reperfusion_h": 1.75}
+    known = {"age": 71.0, "nihss": 14.0, "tici": "2c", "time_to_reperfusion_h": 3.25}
     assert {name: first.tabular[name] for name in known} == known and first.tabular["Age"] == 71
     assert cases(root, channels={"ct": "ncct"})[0].channels["ct"].name.endswith("_ncct.nii.gz")
     with pytest.raises(ValueError, match=r"no ISLES 2024 image 'TTP'\. Did you mean 'MTT'\?"):
@@ -128,8 +128,8 @@ def test_bids_phenotype_tables_are_joined(tmp_path):
         ({"TICI": 0.0}, {"tici": "0"}),
         ({"TICI": "unknown"}, {"tici": "unknown"}),
         ({"Time to treatment (min)": 90.0, "Age": 55.0}, {"time_to_reperfusion_h": 1.5, "age": 55.0}),
-        ({"Door to imaging": "0:10:30"}, {}),
-        ({"Door to imaging": 30.0, "Door to recanalization": "1 day 0:30"}, {"time_to_reperfusion_h": 24.0}),
+        ({"Door to recanalization": "0:10:30"}, {}),
+        ({"Onset to door": 30.0, "Door to recanalization": "1 day 0:30"}, {"time_to_reperfusion_h": 25.0}),
     ],
 )
 def test_known_columns_by_hand(row, known):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import toy
 from predicting import card
+from scipy import ndimage
 from typer.testing import CliRunner
 
 import zoo
@@ -191,6 +192,7 @@ def test_evaluation_measures_the_good_cases_and_names_the_bad(tree, home, tmp_pa
         builder="vnet",
         channels=CHANNELS,
         labels={0: ("background", 0), 1: ("infarct", 1)},
+        lesions=("infarct",),
         preprocessing=({"name": "z_score", "mask": "nonzero"},),
     )
     found = zoo.evaluate(task, home / NAME, tree, out=tmp_path, settings=Settings(overlap=0.0))
@@ -204,5 +206,12 @@ def test_evaluation_measures_the_good_cases_and_names_the_bad(tree, home, tmp_pa
     predicted = voxels(tmp_path / "predictions" / "training_48.nii.gz")
     overlap = 2 * (truth * predicted).sum() / (truth.sum() + predicted.sum())
     assert found.scores["training_48"][1]["dice"] == pytest.approx(overlap)
+    pieces, num_pieces = ndimage.label(predicted, np.ones((3, 3, 3)))
+    scores = found.scores["training_48"][1]
+    hits = np.unique(pieces[truth > 0])
+    assert scores["lesion_lesions"] == 1 and scores["lesion_sensitivity"] == float(overlap > 0)
+    assert scores["lesion_false_positives"] == num_pieces - (hits > 0).sum()
     rows = list(csv.DictReader((tmp_path / "cases.csv").read_text().splitlines()))
     assert [row["case"] for row in rows] == ["training_1", "training_48", "training_2", "training_4"]
+    summary = {row["metric"] for row in csv.DictReader((tmp_path / "summary.csv").read_text().splitlines())}
+    assert {"dice", "hd_mm", "assd_mm", "volume_error_ml", "lesion_f1"} <= summary

@@ -1,7 +1,8 @@
 """Columns of stroke data sets under one name and in one unit, beside the names that their owners gave them.
 
-`tici` is a word ("2b"), `time_to_reperfusion_h` hours from the images to reperfusion or treatment, `age` years, `nihss`
-the score at admission.
+`tici` is a word ("2b"), `time_to_reperfusion_h` hours from onset to reperfusion, `age` years, `nihss` the score at
+admission. ISLES 2017 does not say where its time to treatment (TTT) begins; it is taken as minutes from onset, as its
+time since stroke (TSS) is.
 """
 
 import re
@@ -14,7 +15,7 @@ COLUMNS = {
     "tici": ("tici", "mtici", "tici scale grade", "tici grade", "tici score", "tici postinterventional"),
 }
 MINUTES = ("ttt", "time to treatment", "time to treatment min")  # ISLES 2017
-UNTIL, SINCE = "door to recanalization", "door to imaging"  # ISLES 2024
+LEGS = ("onset to door", "door to recanalization")  # ISLES 2024, one after the other
 _CLOCK = re.compile(r"(?:(\d+) days? )?(\d+):(\d\d)(?::(\d\d))?")
 _GRADE = re.compile(r"(?:m?tici )?([0-3][abc]?)(?:\.0)?", re.IGNORECASE)
 
@@ -40,13 +41,13 @@ def with_known_names(row: Mapping[str, Cell]) -> dict[str, Cell]:
 
 
 def _hours(plain: Mapping[str, Cell]) -> float | None:
-    """Hours from the images to treatment: a column in minutes, or the difference of two times since arrival."""
+    """Hours from onset to reperfusion: a column in minutes, or the sum of the times before and after arrival."""
     for word in MINUTES:
         minutes = plain.get(word)
         if isinstance(minutes, float):
             return minutes / 60
-    since, until = (_minutes(plain.get(word)) for word in (SINCE, UNTIL))
-    return None if since is None or until is None else (until - since) / 60
+    legs = [_minutes(plain.get(word)) for word in LEGS]
+    return sum(leg for leg in legs if leg is not None) / 60 if None not in legs else None
 
 
 def _minutes(cell: Cell | None) -> float | None:

@@ -18,6 +18,7 @@ from zoo import cards, records
 from zoo.data.cases import Case, fitting
 from zoo.data.prepare import class_indices, picture, read_labels
 from zoo.evaluation import aggregate, report
+from zoo.evaluation.lesions import lesion_metrics
 from zoo.evaluation.surfaces import segmentation_metrics
 from zoo.inference import channels
 from zoo.inference.predict import progress_bar
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from zoo.training.task import Task
 
 SYNTHETIC = "synthetic"
-SHOWN = ("dice", "hd95_mm", "assd_mm", "nsd", "volume_error_ml")
+SHOWN = ("dice", "hd_mm", "hd95_mm", "assd_mm", "nsd", "volume_error_ml")
+BY_LESION = ("lesions", "sensitivity", "precision", "f1", "false_positives")
 FLAGS = ("both_empty", "false_alarm", "missed")
 CALIBRATED = 2  # cases whose probabilities are looked at; they are large
 BINS = 15
@@ -90,15 +92,20 @@ def evaluate(
     with progress_bar(f"evaluating {predictor.card.name}", shown=progress) as tell:
         for number, case in enumerate(found):
             tell(number, len(found))
-            _measure_one(predictor, case, assessment)
+            _measure_one(predictor, case, assessment, task.lesions)
         tell(len(found), len(found))
     if not assessment.scores:
         raise ValueError(f"None of the {len(found)} cases could be measured: {next(iter(assessment.failed.values()))}")
     names = {label.value: label.name for label in predictor.card.output.labels.values()}
-    summary = aggregate.summarise(assessment.scores, names=names, metrics=SHOWN)
+    summary = aggregate.summarise(assessment.scores, names=names, metrics=_columns(task))
     _write_tables(assessment, names, summary)
     _write_report(task, predictor, found, assessment, names, summary, home)
     return assessment
+
+
+def _columns(task: "Task") -> tuple[str, ...]:
+    """The metrics that tables show."""
+    return SHOWN + tuple(f"lesion_{name}" for name in BY_LESION if task.lesions)
 
 
 def _model(task: "Task", run: str | os.PathLike) -> tuple[str | Path, Path]:
@@ -127,13 +134,13 @@ def _labelled(task: "Task", source: str | os.PathLike, folder: Path) -> list[Cas
     return labelled
 
 
-def _measure_one(predictor: Predictor, case: Case, assessment: Assessment) -> None:
+def _measure_one(predictor: Predictor, case: Case, assessment: Assessment, lesions: Sequence[str]) -> None:
     """Adds one case, from its file when an earlier run measured it."""
     path = assessment.folder / "predictions" / f"{case.id}.json"
     try:
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            records.write_whole(path, json.dumps(_measure(predictor, case, path)).encode())
+            records.write_whole(path, json.dumps(_measure(predictor, case, path, lesions)).encode())
         stored = json.loads(path.read_text())
     except (ValueError, OSError, MemoryError) as error:
         assessment.failed[case.id] = f"{type(error).__name__}: {error}"
@@ -147,7 +154,7 @@ def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
-def _measure(predictor: Predictor, case: Case, path: Path) -> dict[str, Any]:
+def _measure(predictor: Predictor, case: Case, path: Path, lesions: Sequence[str] = ()) -> dict[str, Any]:
     begin = time.monotonic()
     predicted = _predict(predictor, case)
     seconds = time.monotonic() - begin
@@ -158,7 +165,11 @@ def _measure(predictor: Predictor, case: Case, path: Path) -> dict[str, Any]:
     known = {value: value for value in values}
     truth = class_indices(np.asanyarray(reference.dataobj), known, f"The label map of {case.id}")
     spacing = images.spacing_mm(predicted.affine).tolist()
-    scores = segmentation_metrics(np.asanyarray(predicted.dataobj), truth, spacing, labels=values)
+    found = np.asanyarray(predicted.dataobj)
+    scores = segmentation_metrics(found, truth, spacing, labels=values)
+    for value in (label.value for label in predictor.card.output.labels.values() if label.name in lesions):
+        pieces = lesion_metrics(found == value, truth == value, spacing)
+        scores[value] = {**scores[value], **{f"lesion_{name}": pieces[name] for name in BY_LESION}}
     plain = {value: {k: None if math.isnan(v) else v for k, v in metrics.items()} for value, metrics in scores.items()}
     return {"seconds": seconds, "scores": plain}
 
@@ -213,7 +224,7 @@ def _write_report(
     facts |= {"mean Dice": f"{_mean_dice(scores):.3f}", "parameters": f"{card.parameters:,}"}
     facts |= {"median seconds a case": f"{np.median(list(assessment.seconds.values())):.1f}"}
     rows = aggregate.case_rows(scores, names=names)
-    shown = [{key: row[key] for key in ("case", "label", *SHOWN, *FLAGS) if key in row} for row in rows]
+    shown = [{key: row[key] for key in ("case", "label", *_columns(task), *FLAGS) if key in row} for row in rows]
     left_out = [{"case": case, "why": why} for case, why in assessment.failed.items()]
     runtime = [{"case": case, "seconds": seconds} for case, seconds in assessment.seconds.items()]
     distributions = report.draw_distributions(by_label, label="Dice", caption="Dice of every case, by structure.")

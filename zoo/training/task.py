@@ -46,6 +46,7 @@ class Task:
         test_cases: writes the task's own held-out cases into a folder and lists them; None where real data serve alone.
         kind: of output, as on a card.
         activation: what turns logits into the card's output.
+        lesions: names of labels whose pieces are lesions: evaluation then scores each piece, too.
         flip_pairs: pairs of label indices that a left-right mirror exchanges.
         reader: layout of a folder of real data; None looks at the files.
         patterns: channel name, or "labels" -> what the reader calls it, where that differs.
@@ -89,6 +90,7 @@ class Task:
     test_cases: Callable[[Path], list[Case]] | None = None
     kind: str = "segmentation"
     activation: str = "softmax"
+    lesions: tuple[str, ...] = ()
     flip_pairs: tuple[tuple[int, int], ...] = ()
     reader: str | None = None
     patterns: Mapping[str, str] = dataclasses.field(default_factory=dict)
