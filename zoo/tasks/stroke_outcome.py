@@ -184,6 +184,7 @@ TASK = Task(
         **dict.fromkeys(("MTT", "TTP", "Tmax"), "s; scaled likewise"),
     },
     labels={0: ("background", 0), 1: ("infarct", 1)},
+    lesions=("infarct",),
     spacing_mm=SPACING_MM,
     native_grid=True,
     patch=(64, 64, 8),
