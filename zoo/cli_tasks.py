@@ -10,7 +10,7 @@ import typer
 from zoo import tasks
 from zoo.terminal import Device, Json, UsageError, end, framework, tell
 
-Task = Annotated[str, typer.Argument(help="The name of a task; without one, all are listed.")]
+Task = Annotated[str, typer.Argument(help="A task, or its model by name; without one, all are listed.")]
 Source = Annotated[str, typer.Option(metavar="SOURCE", help='"synthetic", or a folder of labelled cases.')]
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for the results.")]
 Worker = Annotated[int, typer.Option(metavar="N", help="Train on a cluster of N processes on this machine.")]
@@ -115,12 +115,15 @@ def _launch(workers: int, servers: int) -> int:
 
 def _task(name: str) -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if name not in tasks.names():
+    if "." not in name and name not in tasks.names():
         from zoo.registry import unknown
 
         raise UsageError(str(unknown("task", name, tasks.names())))
     with framework():
-        return tasks.task(name)
+        try:
+            return tasks.task(name)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
 
 
 def evaluate(

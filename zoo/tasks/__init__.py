@@ -13,11 +13,19 @@ def names() -> list[str]:
 
 
 def task(name: str) -> Task:
-    """The task `name`.
+    """The task `name`, or by the name of its model, as in "resunet.qsm_nuclei", one of the variants in its file.
 
     Raises:
-        ValueError: there is no such task; the nearest match is named.
+        ValueError: there is no such task or variant; the nearest match is named.
     """
-    if name not in names():
+    tag = name.partition(".")[2] or name
+    home = next((known for known in names() if tag == known or ("." in name and tag.startswith(f"{known}_"))), None)
+    if home is None:
         raise unknown("task", name, names())
-    return importlib.import_module(f"zoo.tasks.{name}").TASK
+    module = importlib.import_module(f"zoo.tasks.{home}")
+    if name == home:
+        return module.TASK
+    every = {one.model_name: one for one in (module.TASK, *getattr(module, "VARIANTS", ()))}
+    if name not in every:
+        raise unknown("variant", name, every)
+    return every[name]

