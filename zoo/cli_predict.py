@@ -8,7 +8,7 @@ from typing import Any
 
 from zoo import cards, registry, tasks
 from zoo.tabular import encode
-from zoo.terminal import UsageError
+from zoo.terminal import FAILURES, UsageError
 
 NIFTI = (".nii", ".nii.gz")
 SHOWN_LABELS = 3
@@ -228,7 +228,6 @@ def locate_recordings(folder: Path, recordings: Sequence[str], out: Path) -> lis
         UsageError: no such file, or two of one name.
     """
     from zoo.inference import locating
-    from zoo.terminal import FAILURES
 
     paths = [Path(name) for name in recordings]
     names = [re.sub(r"([-_](ave|epo|eeg|raw))?(\.fif)?(\.gz)?$", "", path.name) for path in paths]

@@ -1,6 +1,7 @@
 """The lead field that belongs to a recording: of the template head by names or positions, or out of an mne.Forward."""
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,9 @@ def of_forward(recording: Recording, forward: Any) -> tuple[Conductor, Recording
         )
     matrix, own = _in_mri(forward, rows, sources_m)
     picked = np.ascontiguousarray(matrix[:, chosen]).astype(np.float32)
-    field = LeadField(picked - picked.mean(0), recording.names, own[chosen].astype(np.float32), "own")
+    picked -= picked.mean(0)
+    key = f"own-{hashlib.sha256(picked.tobytes()).hexdigest()[:20]}"
+    field = LeadField(picked, recording.names, own[chosen].astype(np.float32), key)
     back, place = cKDTree(places).query(sources_m * 1e3)
     nearest = np.where(back < _NEAR_MM, place, -1)
     vertices = [np.array(space["vertno"]) for space in forward["src"]]

@@ -11,7 +11,7 @@ import numpy as np
 
 from zoo import cards, weights
 from zoo.eeg import decode, grid, heads
-from zoo.eeg.kernels import kernels
+from zoo.eeg.kernels import Kernels, kernels
 from zoo.eeg.leadfield import LeadField
 from zoo.inference import conductors
 from zoo.inference.conductors import Conductor
@@ -21,6 +21,8 @@ from zoo.records import write_whole
 
 MODEL = "unet3d.eeg_sources"
 _BATCH = 8
+_KNOWN: dict[str, Kernels] = {}
+_KEPT = 4
 Times = float | tuple[float, float] | None
 
 
@@ -139,7 +141,7 @@ class Locator:
 
     def __init__(self, model: str | os.PathLike, field: LeadField, *, inside: np.ndarray | None = None) -> None:
         self.network = _network(str(weights.find(model)))
-        self.kernels = kernels(field)
+        self.kernels = _kernels(field)
         self.field = field
         self.inside = inside
 
@@ -276,6 +278,15 @@ def _sources(conductor: Conductor, fit: decode.Fit, masses: np.ndarray) -> tuple
 def _triple(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
     x, y, z = (float(value) for value in values)
     return x, y, z
+
+
+def _kernels(field: LeadField) -> Kernels:
+    """The kernels of a field; those of the last few are kept, they take seconds."""
+    if field.key not in _KNOWN:
+        while len(_KNOWN) >= _KEPT:
+            _KNOWN.pop(next(iter(_KNOWN)))
+        _KNOWN[field.key] = kernels(field)
+    return _KNOWN[field.key]
 
 
 @functools.lru_cache(maxsize=2)
