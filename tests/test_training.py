@@ -74,6 +74,19 @@ def test_a_run_starts_from_the_weights_of_another(finished, tmp_path):
         fit.train(task.replace(arguments={"filters": (4, 6)}), "synthetic", tmp_path / "other", start_from=out)
 
 
+def test_a_state_fits_whatever_else_the_process_has_built(finished):
+    out, _ = finished
+    restored = [fit.build(toy.TASK, 60) for _ in range(2)]
+    assert restored[0].optimizer.name != restored[1].optimizer.name  # Keras counts them
+    for model in restored:
+        assert state.restore(model, out / fit.LAST)["step"] == 60
+        state.restore_weights(model, out / fit.BEST)
+    for one, other in zip(*(model.get_weights() for model in restored), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="another network or optimiser"):
+        state.restore(fit.build(toy.TASK.replace(optimizer={"name": "sgd"}), 60), out / fit.LAST)
+
+
 def test_killed_runs_end_where_the_whole_run_ends(finished, tmp_path):
     out = tmp_path / "run"
     for step in (0, 20, 40):

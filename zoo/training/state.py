@@ -6,6 +6,7 @@ averages, accumulators, step count) together with where the run stands, so that 
 
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +17,18 @@ import safetensors.numpy
 
 from zoo.records import write_whole
 
+COUNTED = re.compile(r"^([a-z]+(?:_[a-z]+)*)_\d+/")
+
 
 def variables(model: keras.Model) -> dict[str, Any]:
     """Every variable of a compiled model and its optimiser, keyed by owner, position and path."""
     owned = {"model": lasting(model), "optimizer": model.optimizer.variables}
-    return {f"{owner}/{i:05d}/{v.path}": v for owner, group in owned.items() for i, v in enumerate(group)}
+    return {f"{owner}/{i:05d}/{plain(v.path)}": v for owner, group in owned.items() for i, v in enumerate(group)}
+
+
+def plain(path: str) -> str:
+    """A path without the number that Keras gives the second and later optimisers and seeds of a process."""
+    return COUNTED.sub(r"\1/", path)
 
 
 def lasting(model: keras.Model) -> list[Any]:
@@ -64,7 +72,8 @@ def restore(model: keras.Model, path: pathlib.Path) -> dict[str, Any]:
 def save_weights(model: keras.Model, path: pathlib.Path) -> None:
     """Writes the model's variables alone."""
     arrays = {
-        f"{i:05d}/{v.path}": np.asarray(keras.ops.convert_to_numpy(v), order="C") for i, v in enumerate(lasting(model))
+        f"{i:05d}/{plain(v.path)}": np.asarray(keras.ops.convert_to_numpy(v), order="C")
+        for i, v in enumerate(lasting(model))
     }
     write_whole(path, safetensors.numpy.save(arrays))
 
@@ -73,4 +82,4 @@ def restore_weights(model: keras.Model, path: pathlib.Path) -> None:
     """Puts back what `save_weights` wrote."""
     arrays = safetensors.numpy.load_file(path)
     for i, variable in enumerate(lasting(model)):
-        variable.assign(arrays[f"{i:05d}/{variable.path}"])
+        variable.assign(arrays[f"{i:05d}/{plain(variable.path)}"])
