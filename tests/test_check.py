@@ -79,11 +79,13 @@ def test_label_values_and_empty_masks(cases):
     assert found(report) == [
         ("error", "labels", "case1"),
         ("warning", "empty mask", "case0"),
+        ("warning", "labels", "case2"),
         ("warning", "labels", "case1"),
         ("warning", "labels", "case2"),
     ]
     assert report.findings[0].text == "label values that are not 0, 1, 2 and so on: 0.5"
-    assert report.findings[3].text == "label value 255 is in this case alone"
+    assert report.findings[2].text.endswith("as a mask saved as a picture is; divide it by 255")
+    assert report.findings[4].text == "label value 255 is in this case alone"
 
 
 def test_the_same_voxels_under_two_names(cases):

@@ -17,6 +17,7 @@ from zoo.volumes import image as images
 from zoo.volumes import nifti
 
 ERROR, WARNING = "error", "warning"
+PICTURE = 255  # white
 KINDS = ("layout", "unreadable", "channels", "geometry", "labels", "empty mask", "duplicate", "split")
 
 
@@ -202,15 +203,23 @@ def _labels(looks: Sequence[_Look], listed: Sequence[Case]) -> Iterable[Finding]
         values = look.values or {}
         if not any(values):
             yield Finding(WARNING, "empty mask", look.case.id, "the label map holds nothing but 0")
-        broken = [value for value in values if value != int(value) or value < 0]
-        if broken:
-            text = f"label values that are not 0, 1, 2 and so on: {', '.join(f'{value:g}' for value in broken[:5])}"
-            yield Finding(ERROR, "labels", look.case.id, text)
+        yield from _values(look.case.id, values)
         for value in values:
             holders[value].append(look.case.id)
     for value, ids in sorted(holders.items()):
         if len(ids) == 1 and len(labelled) > 3:
             yield Finding(WARNING, "labels", ids[0], f"label value {value:g} is in this case alone")
+
+
+def _values(case: str, values: Iterable[float]) -> Iterable[Finding]:
+    """What is odd about the values of one label map."""
+    if set(values) == {0, PICTURE}:
+        text = f"the label map is 0 and {PICTURE}, as a mask saved as a picture is; divide it by {PICTURE}"
+        yield Finding(WARNING, "labels", case, text)
+    broken = [value for value in values if value != int(value) or value < 0]
+    if broken:
+        text = f"label values that are not 0, 1, 2 and so on: {', '.join(f'{value:g}' for value in broken[:5])}"
+        yield Finding(ERROR, "labels", case, text)
 
 
 def _duplicates(looks: Sequence[_Look]) -> Iterable[Finding]:

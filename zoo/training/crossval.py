@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from zoo.data.prepare import class_indices, read_labels
 from zoo.evaluation import aggregate, surfaces
 from zoo.inference.cohort import predict_many
 from zoo.inference.predictor import Predictor, Settings
+from zoo.tabular import Value
 from zoo.training import fit, sources
 from zoo.training.task import Task
 from zoo.volumes import image as images
@@ -115,12 +116,12 @@ class Ensemble:
         """The card of the first fold; the folds differ in their weights alone."""
         return self.members[0].card
 
-    def __call__(self, given: Any) -> Image:
+    def __call__(self, given: Any, *, tabular: Mapping[str, Value] | None = None) -> Image:
         """Labels of the mean probabilities, in the card's source values, on the grid of the first channel."""
-        found = self.members[0](given)
+        found = self.members[0](given, tabular=tabular)
         mean = np.asanyarray(found.dataobj) / len(self.members)
         for member in self.members[1:]:
-            mean += np.asanyarray(member(given).dataobj) / len(self.members)
+            mean += np.asanyarray(member(given, tabular=tabular).dataobj) / len(self.members)
         labels = self.card.output.labels
         values = np.array([labels[index].value for index in sorted(labels)], np.int32)
         best = values[mean.argmax(-1)] if len(values) > 1 else values[0] * (mean[..., 0] > 0.5)
