@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import zoo
-from zoo import cards, cli_tasks, cli_whatif, records, registry, weights
+from zoo import cards, cli_maps, cli_tasks, cli_whatif, records, registry, weights
 from zoo.cli_cards import builder_row, card_table, documentation, list_table, trained_row
 from zoo.cli_predict import case_line, given_cases, given_tabular, locate_recordings, predict_cases, write_tables
 from zoo.terminal import FAILURES, WIDTH, Device, Json, Model, UsageError, Verbs, end, find_model, framework, tell
@@ -86,6 +86,16 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
     tabular: Annotated[
         str, typer.Option(metavar="NAME=VALUE,...", help="Values beside the images, by the names on the card.")
     ] = "",
+    table: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Write one table of all scans: volume, susceptibility a structure."),
+    ] = None,
+    unit: Annotated[
+        str, typer.Option(metavar="UNIT", help="Of susceptibility maps: ppm, ppb, hz@TESLA or rad@TESLA,MS.")
+    ] = "",
+    magnitude: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Mask the susceptibility map by the brain in this image.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -104,13 +114,15 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
         end(f"{row['case']}: {row['error']}" for row in found if "error" in row)
         return
     given, values = given_cases(scans, card), given_tabular(tabular, card)
-    with framework(device):
+    with framework(device), cli_maps.prepared(given, card, unit=unit, magnitude=magnitude) as maps:
         from zoo.inference.predictor import Settings
 
         settings = Settings(probabilities=probabilities, mirror=mirror)
-        rows = predict_cases(folder, card, given, out, settings=settings, overwrite=overwrite, tabular=values)
+        rows = predict_cases(folder, card, maps, out, settings=settings, overwrite=overwrite, tabular=values)
         if volumes and not probabilities:
             write_tables(rows, card)
+        if table and not probabilities:
+            cli_maps.write_table(table, rows, maps, card)
     tell(rows, "\n".join(case_line(row) for row in rows if "error" not in row), as_json)
     end(f"{row['case']}: {row['error']}" for row in rows if "error" in row)
 

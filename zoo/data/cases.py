@@ -96,7 +96,10 @@ def fitting(
     """
     given = dict(patterns or {})
     labels = given.pop("labels", None)
-    if Path(source).is_dir() and len(names) > 1 and (reader or detect(source)) != "folder":
+    layout = (reader or detect(source)) if Path(source).is_dir() else "folder"
+    # A single channel may have any name; where a BIDS suffix has its own, images beside it are not asked for.
+    named = layout == "bids" and any(Path(source).rglob(f"*_{names[0]}.nii*"))
+    if layout != "folder" and (len(names) > 1 or named):
         given = {name: given.get(name, name) for name in names}
     return cases(source, reader=reader, channels=given or None, labels=labels)
 
