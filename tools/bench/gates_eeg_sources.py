@@ -147,28 +147,26 @@ def timed(method: Callable[[generator.TestSet], Found], cases: generator.TestSet
     return dataclasses.replace(found, seconds=(time.perf_counter() - begin) / len(cases.topographies))
 
 
-def main_table(locators: Mapping[str, Locator], size: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Set -> method -> numbers, on the template and BioSemi-64."""
+def one_set(name: str, locators: Mapping[str, Locator], size: int) -> dict[str, dict[str, float]]:
+    """Method -> numbers, on the template and BioSemi-64."""
     names = bank.montage_names("biosemi64")
     field, truth = lead_field().montage(names), generator.truth()
     methods: dict[str, Any] = {"random dots": random_dots, **classical_methods(field, heads.head())}
-    for name, locator in locators.items():
-        methods[name] = functools.partial(network, locator, refine=False)
-        methods[f"{name} + dipoles"] = functools.partial(network, locator, refine=True)
-    table: dict[str, dict[str, dict[str, float]]] = {}
-    for name in generator.SETS:
-        cases = generator.make_set(name, truth, names, seed=SEED, size=size)
-        table[name] = {}
-        for method, function in methods.items():
-            found = timed(function, cases)
-            row = measured(found, cases, with_maps=found.maps is not None and "dipoles" not in method)
-            if method == "gamma-MAP":
-                row["f1_unknown_20"] = measured(_present(found), cases, with_maps=False)["f1_20"]
-            if method.endswith("+ dipoles"):
-                open_ = network(locators[method.split(" ")[0]], cases, refine=True, known=False)
-                row["f1_unknown_20"] = measured(open_, cases, with_maps=False)["f1_20"]
-            table[name][method] = row
-            print(name, method, row, flush=True)
+    for model, locator in locators.items():
+        methods[model] = functools.partial(network, locator, refine=False)
+        methods[f"{model} + dipoles"] = functools.partial(network, locator, refine=True)
+    cases = generator.make_set(name, truth, names, seed=SEED, size=size)
+    table: dict[str, dict[str, float]] = {}
+    for method, function in methods.items():
+        found = timed(function, cases)
+        row = measured(found, cases, with_maps=found.maps is not None and "dipoles" not in method)
+        if method == "gamma-MAP":
+            row["f1_unknown_20"] = measured(_present(found), cases, with_maps=False)["f1_20"]
+        if method.endswith("+ dipoles"):
+            open_ = network(locators[method.split(" ")[0]], cases, refine=True, known=False)
+            row["f1_unknown_20"] = measured(open_, cases, with_maps=False)["f1_20"]
+        table[method] = row
+        print(name, method, row, flush=True)
     return table
 
 
@@ -314,7 +312,9 @@ def run(seeds: int, work: Path) -> Report:
     field = lead_field().montage(bank.montage_names("biosemi64"))
     locators = {name: Locator(folder, field) for name, folder in models.items()}
     first = next(iter(models))
-    table = kept(work / "sets.json", lambda: main_table(locators, SIZE))
+    table = {
+        name: kept(work / f"{name}.json", functools.partial(one_set, name, locators, SIZE)) for name in generator.SETS
+    }
     other = kept(work / "unseen.json", lambda: unseen(lambda own: Locator(models[first], own), SIZE))
     groups = kept(work / "groups.json", lambda: by_group(locators[first], SIZE))
     source = kept(work / "source.json", lambda: of_the_source(SOURCE_STEPS, SIZE))

@@ -127,7 +127,7 @@ TASK = Task(
     final_bias=(0.0,) * len(OUTPUTS),
     optimizer={
         "name": "adam",
-        "learning_rate": 2e-3,
+        "learning_rate": 1.5e-3,
         "schedule": "polynomial",
         "warmup": 100,
         "global_clipnorm": 5.0,
