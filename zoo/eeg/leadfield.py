@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,9 +170,9 @@ def _packed(matrix: np.ndarray) -> bytes:
 def _read(path: Path) -> np.ndarray | None:
     """The matrix, or None where there is no file or it is broken (it is then made anew)."""
     try:
-        with np.load(path) as file:
+        with np.load(io.BytesIO(path.read_bytes())) as file:
             return file["scaled"].astype(np.float32) * file["scale"]
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
