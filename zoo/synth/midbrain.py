@@ -45,8 +45,11 @@ def with_midbrain(brain: Anatomy) -> Anatomy:
         FileNotFoundError: the package that holds the atlas is not installed.
         ValueError: the anatomy lacks the nuclei that the fit needs.
     """
-    atlas = _atlas()
-    source, target = derived.centroids(atlas), derived.centroids(brain.labels)
+    atlas, source = _atlas()
+    box = _around(np.isin(brain.labels, [index for name in _LANDMARKS for index in sides(name)]))
+    labels = brain.labels.copy()
+    part = labels[box]  # a view: what is written there is written into the copy
+    target = derived.centroids(part)
     pairs = [
         (source[code], target.get(index))
         for name, codes in _LANDMARKS.items()
@@ -56,22 +59,24 @@ def with_midbrain(brain: Anatomy) -> Anatomy:
         raise ValueError(f"Anatomy {brain.name!r} lacks nuclei to place the midbrain by. Use one with all of them.")
     points = np.array([there for _, there in pairs], float)
     matrix = np.linalg.lstsq(np.c_[points, np.ones(len(points))], np.array([here for here, _ in pairs]), rcond=None)[0]
-    labels = brain.labels.copy()
-    room = np.isin(labels, [index for name in _ROOM for index in sides(name)])
+    room = np.isin(part, [index for name in _ROOM for index in sides(name)])
     for name in SHAPES:
         for code, index in zip(_CODES[name], sides(name), strict=True):
             shape = ndimage.affine_transform(
-                (atlas == code).astype(np.float32), matrix[:3].T, matrix[3], output_shape=labels.shape, order=1
+                (atlas == code).astype(np.float32), matrix[:3].T, matrix[3], output_shape=part.shape, order=1
             )
-            labels[(shape >= 0.5) & room] = index
+            part[(shape >= 0.5) & room] = index
     found = tuple(index for name in SHAPES for index in sides(name))
     missing = tuple(index for index in brain.missing if index not in found)
     return dataclasses.replace(brain, labels=labels, missing=missing, borrowed=(*brain.borrowed, *found))
 
 
 @functools.cache
-def _atlas() -> np.ndarray:
-    """The atlas in RAS, 1 mm; its midbrain made symmetric, and a voxel wider, as it draws the cores alone."""
+def _atlas() -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """The atlas in RAS, 1 mm, and the centres of its labels.
+
+    Its midbrain is made symmetric, and a voxel wider, as it draws the cores alone.
+    """
     try:
         path = pathlib.Path(str(importlib.metadata.distribution("deepmriprep").locate_file(FILE)))
     except importlib.metadata.PackageNotFoundError:
@@ -88,4 +93,12 @@ def _atlas() -> np.ndarray:
         nuclei[right] = nuclei[left][::-1]
     for code, mask in nuclei.items():
         codes = np.where(mask & ~taken, code, codes)
-    return codes
+    return codes, derived.centroids(codes)
+
+
+def _around(mask: np.ndarray, margin: int = 12) -> tuple[slice, ...]:
+    """The box of a mask with a margin on every side; everything where the mask is empty."""
+    places = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    if not mask.any():
+        return (slice(None),) * 3
+    return tuple(slice(max(0, int(p[0]) - margin), int(p[-1]) + 1 + margin) for p in places)

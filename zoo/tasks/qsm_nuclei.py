@@ -63,9 +63,15 @@ def ranges(spacing_mm: float, *, padding: float) -> susceptibility.Susceptibilit
 def brains() -> tuple[np.ndarray, np.ndarray]:
     """The training anatomies on one grid, (anatomies, x, y, z) uint8, and the middle of their nuclei off its centre."""
     maps = np.stack([centred(with_midbrain(anatomy(name)).labels, GRID_MM) for name in names("train")]).astype(np.uint8)
-    deep = np.isin(maps, [index for name in STRUCTURES[:6] for index in scheme.sides(name)])
-    middles = [np.argwhere(one).mean(0) - (np.array(GRID_MM) - 1) / 2 for one in deep]
+    deep = np.isin(np.arange(scheme.NUM_LABELS), [index for name in STRUCTURES[:6] for index in scheme.sides(name)])
+    middles = [_middle(deep[one]) - (np.array(GRID_MM) - 1) / 2 for one in maps]
     return maps, np.array(middles, np.float32)
+
+
+def _middle(mask: np.ndarray) -> np.ndarray:
+    """Centre of a mask in voxels, from its three profiles."""
+    profiles = [mask.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
+    return np.array([np.average(np.arange(len(profile)), weights=profile) for profile in profiles])
 
 
 def class_table(labels: dict[int, tuple[str, int]]) -> np.ndarray:
