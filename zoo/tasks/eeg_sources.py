@@ -158,3 +158,4 @@ VNET = TASK.replace(
     optimizer={**TASK.optimizer, "learning_rate": 1e-3},
     steps=800,
 )
+VARIANTS = (VNET,)
