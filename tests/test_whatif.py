@@ -185,7 +185,8 @@ def scans(home):
 
 
 def test_the_command(home, run, tmp_path):
-    done = run("whatif", "vnet.tiny_stroke", *scans(home), "--time", "0:12:6", "--tici=0,3", "--out", tmp_path)
+    words = ["--time", "0:12:6", "--tici=0,3", "--precision", "float32", "--out", tmp_path]
+    done = run("whatif", "vnet.tiny_stroke", *scans(home), *words)
     assert done.exit_code == 0, done.output
     rows = list(csv.DictReader((tmp_path / "whatif.csv").read_text().splitlines()))
     assert [(row["time_to_reperfusion_h"], row["tici"]) for row in rows] == [

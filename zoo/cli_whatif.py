@@ -22,6 +22,7 @@ def whatif(
     scans: Annotated[list[str], typer.Argument(help="CHANNEL=FILE ..., and --VALUE RANGE ... of what to vary.")],
     out: Out = Path("whatif"),
     tabular: Annotated[str, typer.Option(metavar="NAME=VALUE,...", help="Values that stay the same.")] = "",
+    precision: Annotated[str, typer.Option(help="auto, float32 (as predict) or bfloat16.")] = "auto",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -50,8 +51,10 @@ def whatif(
     fixed = given_tabular(tabular, card)
     with framework(device):
         from zoo.inference import whatif as sweeping
+        from zoo.inference.predictor import Settings
 
-        found = sweeping.whatif(folder, images, sweep, tabular=fixed, out=out)
+        settings = Settings(precision=precision)
+        found = sweeping.whatif(folder, images, sweep, tabular=fixed, out=out, settings=settings)
     told = f"{len(found.rows)} rows: {out / sweeping.TABLE}, {out / sweeping.PLOT}"
     tell({"rows": found.rows, "table": str(out / sweeping.TABLE), "plot": str(out / sweeping.PLOT)}, told, as_json)
 
