@@ -70,12 +70,12 @@ def of_topographies(problem: classical.Problem, cases: generator.TestSet) -> dic
     return found
 
 
-def of_segments(problem: classical.Problem, cases: generator.TestSet) -> dict[str, list[np.ndarray]]:
+def of_segments(problem: classical.Problem, cases: generator.TestSet) -> dict[str, Callable[[], list[np.ndarray]]]:
     """Method -> positions a case, for segments of uncorrelated sources."""
     parts = list(zip(cases.topographies, cases.noise_sd.tolist(), cases.num_sources.tolist(), strict=True))
     return {
-        "LCMV, 50 samples": [peaks(classical.lcmv(problem, one, sd), num) for one, sd, num in parts],
-        "RAP-MUSIC, 50 samples": [classical.rap_music(problem, one, sd, num) for one, sd, num in parts],
+        "LCMV, 50 samples": lambda: [peaks(classical.lcmv(problem, one, sd), num) for one, sd, num in parts],
+        "RAP-MUSIC, 50 samples": lambda: [classical.rap_music(problem, one, sd, num) for one, sd, num in parts],
     }
 
 
@@ -144,8 +144,9 @@ def measure(name: str, size: int) -> list[dict[str, Any]]:
         maps = solve()
         add(method, [peaks(one, int(k)) for one, k in zip(maps, cases.num_sources, strict=True)], maps, cases, begin)
     segments = make(samples=SAMPLES)
-    for method, found in of_segments(problem, segments).items():
-        add(method, found, None, segments, time.perf_counter())
+    for method, locate in of_segments(problem, segments).items():
+        begin = time.perf_counter()
+        add(method, locate(), None, segments, begin)
     if name == "D1":
         few = make(size=min(size, FITTED))
         begin = time.perf_counter()
