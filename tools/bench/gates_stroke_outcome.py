@@ -161,11 +161,13 @@ def round_trip(grid: Any, number: int) -> dict[str, float]:
     turn = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1, 0.05, 0.08), [3, 4, 5])
     inputs = keras.Input((None, None, None, 1))
     oracle = keras.Model(inputs, keras.layers.Conv3D(2, 1, name="logits")(inputs))
-    oracle.set_weights([np.array([0.0, 1.0], np.float32).reshape(1, 1, 1, 1, 2), np.zeros(2, np.float32)])
+    oracle.set_weights([np.array([0.0, 1.0], np.float32).reshape(1, 1, 1, 1, 2), np.array([0.0, -1.5], np.float32)])
     told = {"source": "synthetic", "seed": 0, "steps": 1}
     result = {}
     for name, native in (("native, as shipped", True), ("resampled to 1.2 x 1.2 x 6 mm", False)):
-        one = stroke.TASK.replace(channels=("labels",), intensities={}, tabular=(), native_grid=native, arguments={})
+        one = stroke.TASK.replace(
+            channels=("labels",), intensities={}, tabular=(), native_grid=native, arguments={}, preprocessing=()
+        )
         card = publish.describe(one, told, {"seconds": 1.0})
         predict = Predictor(oracle, card=card if isinstance(card, cards.Card) else None)
         back = np.asanyarray(predict(nib.nifti1.Nifti1Image(shown, turn @ affine)).dataobj) > 0
