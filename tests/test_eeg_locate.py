@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 
+import zoo
 import zoo.eeg
 from zoo import weights
 from zoo.cli import app
@@ -239,7 +240,9 @@ def test_a_published_model_verifies_and_serves_the_command_line(sphere, model, t
     assert (tmp_path / "out" / "sub-01_posterior.nii.gz").exists()
 
 
-def test_a_model_for_images_is_refused():
+def test_each_kind_of_model_is_sent_to_its_own_kind_of_data(model):
+    with pytest.raises(ValueError, match=r"unet3d.eeg_sources takes EEG, not images. .* zoo.eeg.locate"):
+        zoo.predict(model, zoo.sample())
     with pytest.raises(ValueError, match=r"unet3d.brain_mask does not locate sources, its output is 'segmentation'"):
         locating.Locator("unet3d.brain_mask", lead_field("sphere").montage(NAMES))
 

@@ -82,6 +82,8 @@ class Predictor:
                 )
         else:
             card = weights.card(model) if card is None else card
+            if card.output.kind == "sources":
+                raise ValueError(f"{card.name} takes EEG, not images. Pass the recording to zoo.eeg.locate(recording).")
             model = weights.load(model)
         self.card, self.model = card, model
         self.patch = self._patch()
