@@ -94,8 +94,8 @@ def select(
 ) -> tuple[Candidate, ...]:
     """The candidates that have the size, the shape and the place of a lacune.
 
-    The ranges are those of Wardlaw et al., Lancet Neurology 2013, doi:10.1016/S1474-4422(13)70124-8: 3 to 15 mm, round
-    or ovoid; what is smaller or drawn out is more likely a perivascular space.
+    The diameters are those of Wardlaw et al., Lancet Neurology 2013, doi:10.1016/S1474-4422(13)70124-8: 3 to 15 mm,
+    round or ovoid. What is smaller or drawn out is more likely a perivascular space; the elongation is our choice.
 
     Args:
         found: as `candidates` returns them.
