@@ -174,7 +174,8 @@ def draw(sweep: Sweep) -> bytes:
         if len(lines) > 1:
             panel.legend(title=", ".join(_title(axis) for axis in sweep.axes if axis is not across), frameon=False)
     shared = "".join(f", {name} {value}" for name, value in sweep.fixed.items())
-    figure.suptitle(f"{sweep.model}{shared}: what the model predicts, not what a treatment would do", fontsize=9)
+    told = "what the model predicts, not what a treatment would do"
+    figure.suptitle(f"{sweep.model}{shared}\n{told}", fontsize=9)
     return png(figure)
 
 
