@@ -75,7 +75,7 @@ def batches(seed: int, scarce: bool) -> list[tuple[np.ndarray, np.ndarray, np.nd
     import tensorflow as tf
 
     numbers = tf.data.Dataset.range(STEPS * BATCH)
-    paint = painter(scarce)  # made out here, not while the data set's own graph is traced: that graph ends with its seed
+    paint = painter(scarce)  # made here: a data set's own graph would end with its seed
     drawn = numbers.map(lambda n: paint(tf.stack([seed, tf.cast(n, tf.int32)])), num_parallel_calls=2)
     luck = np.random.default_rng(seed)
     found = []
