@@ -125,7 +125,8 @@ def run(
     keeper = Keeper(out, monitor=task.monitor, writes=not place or place.writes)
     begin = functools.partial(_first_weights, task, options.start_from)
     _resume_or_begin(model, feed, plan, keeper, begin=begin, alone=place is None)
-    work = Work(model, feed, plan, keeper, callbacks)
+    watchers = task.watchers(out, feed.validation) if task.watchers else []
+    work = Work(model, feed, plan, keeper, callbacks, watchers)
     with keeper, _divergence_explained(work, twin):
         if place:
             cluster.fit(
@@ -135,8 +136,13 @@ def run(
             _fit(work)
     if keeper.writes:
         state.restore_weights(twin or model, out / BEST)
-        publish.publish(twin or model, task, out, progress=keeper.progress())
+        publish.publish(network(twin or model), task, out, progress=keeper.progress())
     return out
+
+
+def network(model: keras.Model) -> keras.Model:
+    """The network that a learner trains, or the model itself, which learns by one loss."""
+    return getattr(model, "network", model)
 
 
 def _config(task: Task, source: Any, options: Options, plan: Plan) -> dict[str, Any]:
@@ -172,8 +178,9 @@ def build(task: Task, steps: int, *, jit: bool = False) -> keras.Model:
         steps: optimiser steps of the whole training, for the schedule.
         jit: whether XLA compiles the step.
     """
-    shape = (None, None, None, len(task.channels))
-    model = registry.builder(task.builder)(shape, task.num_logits, **task.network_arguments)
+    model = registry.builder(task.builder)(**task.builder_arguments)
+    if task.learner:
+        return task.learner(task, model, steps, jit)
     compile_model(
         model, task.loss(**task.loss_arguments), optimizer(task.optimizer, steps), metrics=task.metrics(), jit=jit
     )
@@ -190,6 +197,7 @@ class Work:
     plan: Plan
     keeper: Keeper
     callbacks: Sequence[keras.callbacks.Callback]
+    watchers: Sequence[keras.callbacks.Callback] = ()
 
 
 def _resume_or_begin(
@@ -210,7 +218,12 @@ def _resume_or_begin(
 
 
 def _first_weights(task: Task, start_from: str | pathlib.Path | None, model: keras.Model, feed: sources.Feed) -> None:
-    """Those of another model, or drawn ones with the final bias of the task or of the (tempered) prior of classes."""
+    """Those of another model, or drawn ones with the final bias of the task or of the (tempered) prior of classes.
+
+    Where there is a learner, no head has classes, and drawn weights stay as they are.
+    """
+    if start_from is None and task.learner is not None:
+        return
     if start_from is None and task.final_bias is not None:
         model.get_layer("logits").bias.assign(task.final_bias)
         return
@@ -219,7 +232,7 @@ def _first_weights(task: Task, start_from: str | pathlib.Path | None, model: ker
         return
     inside = pathlib.Path(start_from) / task.model_name
     source = inside if inside.is_dir() else start_from
-    keyed.read_weights(model, weights.weights_file(source))
+    keyed.read_weights(network(model), weights.weights_file(source))
 
 
 def _fit(work: Work) -> None:
@@ -240,8 +253,8 @@ def _fit(work: Work) -> None:
 
 
 def _callbacks(work: Work) -> list[keras.callbacks.Callback]:
-    """The keeper, then averaging (the keeper must look first), then TensorBoard where that is installed."""
-    chosen: list[keras.callbacks.Callback] = [work.keeper]
+    """The keeper and who looks on, then averaging (they must look first), then TensorBoard where it is installed."""
+    chosen: list[keras.callbacks.Callback] = [work.keeper, *work.watchers]
     if work.model.optimizer.use_ema:
         chosen.append(keras.callbacks.SwapEMAWeights())
     if importlib.util.find_spec("tensorboard"):
@@ -259,9 +272,12 @@ def _finish_epoch(work: Work) -> None:
     for number, (x, y) in enumerate(work.feed.training(keeper.step).take(left)):
         logs = model.train_on_batch(x, y, return_dict=True)
         keeper.on_train_batch_end(number, logs)
-    watchers = [keeper, keras.callbacks.SwapEMAWeights()] if model.optimizer.use_ema else [keeper]
+    averaging = [keras.callbacks.SwapEMAWeights()] if model.optimizer.use_ema else []
+    watchers = [keeper, *work.watchers, *averaging]
     found = model.evaluate(work.feed.validation, callbacks=watchers, return_dict=True, verbose=0)
-    keeper.on_epoch_end(0, logs | {f"val_{key}": value for key, value in found.items()})
+    logs = logs | {f"val_{key}": value for key, value in found.items()}
+    for one in (keeper, *work.watchers):
+        one.on_epoch_end(keeper.step // length - 1, logs)
 
 
 @contextmanager

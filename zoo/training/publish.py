@@ -41,12 +41,11 @@ def publish(model: keras.Model, task: Task, out: pathlib.Path, *, progress: Mapp
 
 def describe(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any]) -> cards.Card:
     """The card of a run; what was measured on test data is added by `zoo.evaluate`."""
-    arguments = {"input_shape": (None, None, None, len(task.channels)), "num_classes": task.num_logits}
     return cards.Card(
         name=task.model_name,
         version=VERSION,
         builder=task.builder,
-        arguments=arguments | task.network_arguments,
+        arguments=task.builder_arguments,
         task=task.name,
         description=task.description,
         input=_input(task),

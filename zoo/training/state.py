@@ -21,8 +21,12 @@ COUNTED = re.compile(r"^([a-z]+(?:_[a-z]+)*)_\d+/")
 
 
 def variables(model: keras.Model) -> dict[str, Any]:
-    """Every variable of a compiled model and its optimiser, keyed by owner, position and path."""
-    owned = {"model": lasting(model), "optimizer": model.optimizer.variables}
+    """Every variable of a compiled model and its optimisers, keyed by owner, position and path.
+
+    A model that has several optimisers names them in `optimizers`.
+    """
+    optimizers = getattr(model, "optimizers", None) or {"optimizer": model.optimizer}
+    owned = {"model": lasting(model), **{name: one.variables for name, one in optimizers.items()}}
     return {f"{owner}/{i:05d}/{plain(v.path)}": v for owner, group in owned.items() for i, v in enumerate(group)}
 
 

@@ -54,6 +54,11 @@ class Task:
         augment: `(image, labels, seed) -> (image, labels)` for real data, or None.
         metrics: makes the metrics of the progress bar.
         monitor: the metric that chooses the best weights, higher is better.
+        code_size: numbers in a code, for a builder that takes that in place of `num_classes`; None for the others.
+        fixed_size: whether the network takes `patch` alone, not volumes of any size.
+        learner: `(task, network, steps, jit) -> compiled model` where a network is not trained by one loss on its
+            output, but against a critic, say; the model has the network as `network`. None compiles the network itself.
+        watchers: `(run folder, validation batches) -> callbacks` that look on in every run, with averaged weights.
         prior_power: how far the final bias starts towards the classes' log prior: 1 there, 0 at zero. With many rare
             classes under a balanced loss, 0.5.
         final_bias: the head's first bias, one number a logit, where targets are no label maps; None takes the prior.
@@ -98,6 +103,10 @@ class Task:
     augment: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
     metrics: Callable[[], list[Any]] = list
     monitor: str = "dice"
+    code_size: int | None = None
+    fixed_size: bool = False
+    learner: Callable[..., Any] | None = None
+    watchers: Callable[[Path, Any], list[Any]] | None = None
     prior_power: float = 1.0
     final_bias: tuple[float, ...] | None = None
     validation_batches: int = 8
@@ -120,6 +129,13 @@ class Task:
     def network_arguments(self) -> dict[str, Any]:
         """`arguments`, and `conditioning` where there are tabular inputs: two numbers each."""
         return dict(self.arguments) | ({"conditioning": 2 * len(self.tabular)} if self.tabular else {})
+
+    @property
+    def builder_arguments(self) -> dict[str, Any]:
+        """Everything that the builder is called with: the shape of its input, the size of its output, and the rest."""
+        sizes = self.patch if self.fixed_size else (None, None, None)
+        output = {"num_classes": self.num_logits} if self.code_size is None else {"code_size": self.code_size}
+        return {"input_shape": (*sizes, len(self.channels)), **output, **self.network_arguments}
 
     @property
     def num_logits(self) -> int:

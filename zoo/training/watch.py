@@ -16,7 +16,12 @@ def _finite(value: Any) -> bool:
 
 
 def first_bad_layer(model: keras.Model, x: Any) -> str | None:
-    """Name of the first layer, in graph order, whose output on `x` is not finite; None where all are."""
+    """Name of the first layer, in graph order, whose output on `x` is not finite; None where all are.
+
+    None, too, where the model is no graph of layers but a learner, which calls them in its own order.
+    """
+    if not getattr(model, "inputs", None):
+        return None
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     outputs = [keras.tree.flatten(layer.output)[0] for layer in layers]
     values = keras.Model(model.inputs, outputs)(x, training=False)
