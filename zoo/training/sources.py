@@ -80,6 +80,11 @@ VALIDATE_ONE_IN, PRIOR_SAMPLES = 5, 16
 
 def _folder_feed(task: Task, root: pathlib.Path, seed: int, out: pathlib.Path, split: Split | None) -> Feed:
     """Patches of real cases; which cases train is written to the run folder and kept when the run goes on."""
+    if task.maps:
+        raise ValueError(
+            f"Task {task.name!r} trains with maps of {', '.join(task.maps)}, which only its synthesis draws, and the "
+            f"source is {root}. Leave the term of the loss out that wants them, or train on synthetic samples."
+        )
     found = labelled(task, root)
     chosen = split or _split(found, seed, out)
     training, validation = (
@@ -233,7 +238,7 @@ def _numbers_by_clock() -> tf.data.Dataset:
 def prior(task: Task, batches: Any) -> list[float]:
     """Fraction of voxels of each class in some batches, each at least a millionth."""
     # Voxels of padding count as one class more, which is left out.
-    flat = ((tf.where(y[..., 1] > 0, y[..., 0], task.num_classes) if task.masked else y) for _, y in batches)
+    flat = (tf.where(y[..., 1] > 0, y[..., 0], task.num_classes) if task.masked else y[..., 0] for _, y in batches)
     counts = sum(tf.math.bincount(tf.reshape(y, [-1]), minlength=task.num_classes + 1).numpy() for y in flat)
     counts = counts[: task.num_classes]
     return [max(float(count) / counts.sum(), 1e-6) for count in counts]

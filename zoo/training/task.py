@@ -41,6 +41,7 @@ class Task:
             what to do without; half as often each value is taken away alone.
         masked: whether labels have a second channel, 1 in the scan and 0 where a patch was padded, for a loss that
             heeds it: `Combined(..., maps=("mask",))`.
+        maps: names of further channels of the labels, last, that a loss wants and only synthesis can draw.
         synthesis: makes samples where the source is "synthetic"; None where only real data serve.
         batched: whether `synthesis` makes a whole batch of one seed, where its samples share what is costly to draw.
         test_cases: writes the task's own held-out cases into a folder and lists them; None where real data serve alone.
@@ -89,6 +90,7 @@ class Task:
     tabular: tuple[Tabular, ...] = ()
     tabular_dropout: float = 0.2
     masked: bool = False
+    maps: tuple[str, ...] = ()
     native_grid: bool = False
     synthesis: Synthesis | None = None
     batched: bool = False

