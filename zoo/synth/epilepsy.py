@@ -1,0 +1,287 @@
+"""Controls and patients with one epileptogenic lesion each, on T1 and FLAIR, brains cut out, in the common space.
+
+`atlas` of `zoo.synth.common_space` gives the anatomies; `draw` what is random of one subject; `apply` paints it:
+
+    labels = ops.convert_to_tensor(common_space.atlas(names("train")))          # (anatomies, x, y, z) uint8, once
+    params = epilepsy.draw(seed, common_space.SHAPE, kind="heterotopia")        # or "control", any of KINDS
+    images, lesion = epilepsy.apply(labels[0], params)                          # (x, y, z, 2) and (x, y, z, 1)
+
+`apply` is one graph whatever the kind: compile it with XLA and use it for a whole cohort. Images are 0 outside the
+brain and 0 to 1 inside; `scaled` brings each to mean 0 and SD 1 in the brain, which is what networks read.
+
+What each lesion is: Alaverdyan et al. 2020, doi 10.1016/j.media.2019.101618, and Blümcke et al. 2011, doi
+10.1111/j.1528-1167.2010.02777.x (focal cortical dysplasia); the ranges are those of the task, the rest is ours.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from zoo.registry import unknown
+from zoo.synth import acquisition, contrast, fields, geometry, lesions, seeds
+from zoo.synth.labels import INDEX, NUM_LABELS, sides
+
+Tensor = Any
+Params = dict[str, Tensor]
+CHANNELS = ("T1w", "FLAIR")
+# In the order of `Params["kind"]`; the first is no lesion at all.
+KINDS = ("control", "blurred_junction", "heterotopia", "flair", "texture", "thickening", "context")
+# What of the anatomy may be transplanted for the context lesion: grey bodies that lie in white matter.
+BODIES = ("putamen", "caudate", "amygdala", "hippocampus")
+_CORTEX_OF = np.arange(NUM_LABELS, dtype=np.int32)  # the cortex of the same side, of white matter
+_CORTEX_OF[list(sides("white"))] = sides("cortex")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Epilepsy:
+    """Ranges of the subjects and of their lesions; lengths in mm, which are voxels here.
+
+    Attributes:
+        people: what is left of the difference between people after normalisation, mirror image included.
+        contrasts: of T1 and FLAIR.
+        acquisitions: of T1 and FLAIR.
+        blur_mm: SD of the blur of the grey-white junction.
+        blur_radius_mm: of the ball that it fills.
+        nodule_mm: diameter of a heterotopic nodule.
+        flair: relative rise of the FLAIR signal.
+        texture: SD of the added texture over the image's own mean.
+        radius_mm: of lesions without a range of their own.
+        thickening_mm: how far the cortex grows into the white matter.
+        body_mm: diameter of the transplant of the context lesion.
+    """
+
+    people: geometry.Geometry = geometry.Geometry(
+        rotation_deg=1.5, scaling=(0.98, 1.02), shear=0.0, translation_mm=1.0, velocity_scale=0.06, velocity_sd=2.5,
+        crop="centre",
+    )  # fmt: skip
+    contrasts: tuple[contrast.Contrast, contrast.Contrast] = (
+        contrast.Contrast(kind="t1", sds=(2, 6), spread=0.04, dark_background=1.0),
+        contrast.Contrast(kind="flair", sds=(2, 6), spread=0.04, dark_background=1.0),
+    )
+    acquisitions: tuple[acquisition.Acquisition, acquisition.Acquisition] = (
+        acquisition.Acquisition(
+            bias_sd=0.15, isotropic_mm=(1.0, 1.15), anisotropic=0, ghost=0.03, gamma_sd=0.1, noise=0.03
+        ),
+        acquisition.Acquisition(
+            bias_sd=0.15, isotropic_mm=(1.0, 1.15), anisotropic_mm=(1.0, 2.0), anisotropic=0.3, ghost=0.03,
+            gamma_sd=0.1, noise=0.03,
+        ),
+    )  # fmt: skip
+    blur_mm: tuple[float, float] = (1.0, 2.5)
+    blur_radius_mm: tuple[float, float] = (5.0, 15.0)
+    nodule_mm: tuple[float, float] = (4.0, 10.0)
+    flair: tuple[float, float] = (0.05, 0.20)
+    texture: tuple[float, float] = (0.06, 0.12)
+    radius_mm: tuple[float, float] = (5.0, 12.0)
+    thickening_mm: tuple[float, float] = (1.0, 2.0)
+    body_mm: tuple[float, float] = (8.0, 14.0)
+
+
+DEFAULT = Epilepsy()
+
+
+def draw(seed: Tensor, shape: Sequence[int], *, kind: Tensor | str = "control", ranges: Epilepsy = DEFAULT) -> Params:
+    """Draws one subject.
+
+    Args:
+        seed: an int or an integer tensor; subjects of one seed differ by their lesion alone.
+        shape: voxels (x, y, z) of the common space.
+        kind: one of `KINDS`, or its number, which may be a tensor.
+        ranges: what it is drawn from.
+
+    Returns:
+        `kind` () int32; `geometry`, and a tuple of `contrasts` and `acquisitions`, T1 and FLAIR, as their modules draw
+        them; `radius_mm`, `blur_mm`, `gain`, `texture`, `layers` () float32; `seed` () uint32 of place and texture.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    if isinstance(kind, str):
+        if kind not in KINDS:
+            raise unknown("lesion", kind, KINDS)
+        kind = KINDS.index(kind)
+    number = ops.cast(kind, "int32")
+    half = lambda bounds: (bounds[0] / 2, bounds[1] / 2)  # noqa: E731
+    radii = [ranges.radius_mm] * len(KINDS)
+    radii[KINDS.index("blurred_junction")] = ranges.blur_radius_mm
+    radii[KINDS.index("heterotopia")] = half(ranges.nodule_mm)
+    radii[KINDS.index("context")] = half(ranges.body_mm)
+    low, high = ops.unstack(ops.take(ops.convert_to_tensor(np.array(radii, np.float32)), number, axis=0), 2)
+    one = lambda stream, bounds: seeds.uniform(seed, (), stream, low=bounds[0], high=bounds[1])  # noqa: E731
+    return {
+        "kind": number,
+        "geometry": geometry.draw(seeds.fold(seed, 301), shape, ranges.people),
+        "contrasts": tuple(contrast.draw(seeds.fold(seed, 302 + i), c) for i, c in enumerate(ranges.contrasts)),
+        "acquisitions": tuple(
+            acquisition.draw(seeds.fold(seed, 304 + i), shape, a) for i, a in enumerate(ranges.acquisitions)
+        ),
+        "radius_mm": one(306, (low, high)),
+        "blur_mm": one(307, ranges.blur_mm),
+        "gain": one(308, ranges.flair),
+        "texture": one(309, ranges.texture),
+        "layers": ops.floor(one(310, (ranges.thickening_mm[0], ranges.thickening_mm[1] + 1))),
+        "seed": seeds.fold(seed, 311),
+    }
+
+
+def apply(labels: Tensor, params: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Paints one subject.
+
+    Args:
+        labels: (x, y, z) integers of the scheme, an anatomy in the common space.
+        params: what `draw` returned.
+
+    Returns:
+        (x, y, z, 2) float32, T1 and FLAIR, 0 outside the brain and 0 to 1 inside; (x, y, z, 1) int32, 1 in the lesion.
+    """
+    shape = tuple(labels.shape)
+    where = geometry.coordinates(params["geometry"], shape, shape)
+    anatomy = geometry.swap_sides(geometry.nearest(labels, where), params["geometry"]["flip"])
+    ball = _ball(anatomy, params)
+    changed = _rebuilt(anatomy, ball, params)
+    images = [contrast.apply(changed, drawn) for drawn in params["contrasts"]]
+    images = _repainted(images, changed, ball, params)
+    brain = ops.cast(anatomy > 0, "float32")
+    acquired = [
+        acquisition.apply(image * brain, drawn) * brain
+        for image, drawn in zip(images, params["acquisitions"], strict=True)
+    ]
+    lesion = _truth(anatomy, changed, ball, params)
+    return ops.stack(acquired, axis=-1), ops.cast(lesion, "int32")[..., None]
+
+
+def scaled(images: Tensor) -> Tensor:
+    """Each channel with mean 0 and SD 1 over the voxels that are not 0, which stay 0: the card's z-score.
+
+    Args:
+        images: (x, y, z, channels) float32.
+
+    Returns:
+        The same shape.
+    """
+    brain = ops.cast(images != 0, "float32")
+    count = ops.sum(brain, axis=(0, 1, 2))
+    mean = ops.sum(images, axis=(0, 1, 2)) / count
+    square = ops.sum(brain * ops.square(images - mean), axis=(0, 1, 2)) / count
+    return brain * (images - mean) / ops.sqrt(square)
+
+
+def _is(anatomy: Tensor, *structures: str) -> Tensor:
+    """(x, y, z) bool: the voxel is of one of the structures, either side."""
+    table = np.zeros(NUM_LABELS, bool)
+    table[[index for name in structures for index in sides(name)]] = True
+    return ops.take(ops.convert_to_tensor(table), anatomy, axis=0)
+
+
+def _grown(mask: Tensor) -> Tensor:
+    """A mask and the voxels that share a face with it."""
+    padded = ops.pad(mask, [(1, 1)] * 3)
+    middle, grown = slice(1, -1), mask
+    for axis in range(3):
+        for shift in (slice(0, -2), slice(2, None)):
+            index = [middle] * 3
+            index[axis] = shift
+            grown = grown | padded[tuple(index)]
+    return grown
+
+
+def _smooth(volume: Tensor, sigma: Tensor) -> Tensor:
+    """A Gaussian of `sigma` voxels, the border renormalised."""
+    matrices = []
+    for size in volume.shape:
+        place = ops.arange(size, dtype="float32")
+        weight = ops.exp(-0.5 * ops.square((place[:, None] - place) / ops.maximum(sigma, 0.05)))
+        matrices.append(weight / ops.sum(weight, axis=1, keepdims=True))
+    return fields.separable(volume, matrices)
+
+
+def _chosen(params: Mapping[str, Any], *kinds: str) -> Tensor:
+    """() bool: whether the subject's lesion is one of these."""
+    numbers = np.isin(np.arange(len(KINDS)), [KINDS.index(kind) for kind in kinds])
+    return ops.take(ops.convert_to_tensor(numbers), params["kind"], axis=0)
+
+
+def _ball(anatomy: Tensor, params: Mapping[str, Any]) -> Tensor:
+    """(x, y, z) bool: the ball of the lesion, about a voxel where such a lesion may lie; empty in a control."""
+    white, cortex = _is(anatomy, "white"), _is(anatomy, "cortex")
+    deep = _smooth(ops.cast(white, "float32"), 3.0) > 0.8
+    allowed = ops.where(_chosen(params, "heterotopia", "context", "texture"), deep, white & _grown(cortex))
+    middle, anywhere = lesions.centre(allowed, params["seed"])
+    inside = _square_distance(anatomy.shape, middle) <= ops.square(params["radius_mm"])
+    return inside & (anywhere > 0) & ops.logical_not(_chosen(params, "control"))
+
+
+def _square_distance(shape: Sequence[int], middle: Tensor) -> Tensor:
+    axes = [(-1, 1, 1), (1, -1, 1), (1, 1, -1)]
+    middle = ops.cast(middle, "float32")
+    parts = [
+        ops.square(ops.reshape(ops.arange(size, dtype="float32"), to) - middle[axis])
+        for axis, (size, to) in enumerate(zip(shape, axes, strict=True))
+    ]
+    return parts[0] + parts[1] + parts[2]
+
+
+def _rebuilt(anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Tensor:
+    """The anatomy with the lesions that are tissue in the wrong place."""
+    white = _is(anatomy, "white") & ball
+    grey = ops.take(ops.convert_to_tensor(_CORTEX_OF), anatomy, axis=0)
+    nodule = ops.where(_chosen(params, "heterotopia") & white, grey, anatomy)
+    cortex = _is(anatomy, "cortex")
+    once = _grown(cortex)
+    thick = ops.where(params["layers"] > 1.5, _grown(once), once)
+    nodule = ops.where(_chosen(params, "thickening") & white & thick, grey, nodule)
+    return ops.where(_chosen(params, "context") & ball, _transplant(anatomy, ball, params), nodule)
+
+
+def _transplant(anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Tensor:
+    """Elsewhere's anatomy shifted so that the middle of a deep grey body lies in the ball: normal, but not here."""
+    body = _smooth(ops.cast(_is(anatomy, *BODIES), "float32"), 2.0) > 0.6
+    source, _ = lesions.centre(body, seeds.fold(params["seed"], 5))
+    flat = ops.cast(ops.argmax(ops.reshape(ops.cast(ball, "int32"), (-1,))), "int32")
+    _, y, z = anatomy.shape
+    first = ops.stack([flat // (y * z), flat // z % y, flat % z])
+    # The first voxel of a ball in memory order lies its radius below the middle along x.
+    middle = first + ops.cast(ops.stack([ops.floor(params["radius_mm"]), 0.0, 0.0]), "int32")
+    shift = ops.cast(source - middle, "float32")
+    axes = [ops.arange(size, dtype="float32") for size in anatomy.shape]
+    where = ops.meshgrid(*[axis + step for axis, step in zip(axes, ops.unstack(shift, 3), strict=True)], indexing="ij")
+    moved = geometry.nearest(anatomy, where)
+    return ops.where(_is(moved, *BODIES), moved, anatomy)
+
+
+def _repainted(images: Sequence[Tensor], anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> list[Tensor]:
+    """The images with the lesions that are a change of the signal."""
+    weight = _smooth(ops.cast(ball, "float32"), 1.0)
+    tissue = ops.cast(_is(anatomy, "cortex", "white"), "float32") * weight
+    blur = weight * ops.cast(_chosen(params, "blurred_junction"), "float32")
+    coarse = seeds.normal(seeds.fold(params["seed"], 6), tuple(size // 3 + 2 for size in anatomy.shape))
+    # A spline through noise has about 0.58 of its SD along each axis.
+    grain = fields.upsample(coarse, anatomy.shape) / 0.58**3 * params["texture"]
+    grain = grain * tissue * ops.cast(_chosen(params, "texture"), "float32")
+    bright = params["gain"] * tissue * ops.cast(_chosen(params, "flair"), "float32")
+    painted = []
+    for number, image in enumerate(images):
+        changed = image + blur * (_smooth(image, params["blur_mm"]) - image)
+        painted.append(changed * (1.0 + grain + (bright if number == CHANNELS.index("FLAIR") else 0.0)))
+    return painted
+
+
+def _truth(anatomy: Tensor, changed: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Tensor:
+    """(x, y, z) bool: voxels of other tissue, or all the tissue of the ball whose signal changed."""
+    signal = ball & _is(anatomy, "cortex", "white")
+    near = ball & _grown(_is(anatomy, "cortex")) & _grown(_grown(_is(anatomy, "white")))
+    signal = ops.where(_chosen(params, "blurred_junction"), near, signal)
+    return ops.where(_chosen(params, "heterotopia", "thickening", "context"), changed != anatomy, signal)
+
+
+def brain(labels: Tensor) -> Tensor:
+    """(x, y, z) bool: tissue, where codes are compared; fluid and background are not."""
+    return (labels > 0) & (labels != INDEX["csf"])
+
+
+def kinds_of(count: int) -> list[str]:
+    """Lesions of `count` patients, each kind as often as the others, or once less."""
+    return [KINDS[1 + number % (len(KINDS) - 1)] for number in range(count)]
