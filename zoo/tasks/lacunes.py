@@ -8,6 +8,7 @@ for the imbalance, and which constraint in the loss tells perivascular spaces ap
 """
 
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,34 +189,44 @@ def augment(image: Any, labels: Any, seed: Any) -> tuple[Any, Any]:
     return (image * (1.0 + change[0]) + change[1]) * head, labels
 
 
-def test_cases(
-    folder: Path, *, scanners: Sequence[str] = tuple(SCANNERS), draws: Sequence[int] = tuple(range(DRAWS))
+def test_cases(folder: Path) -> list[Case]:
+    """Writes whole scans of the two held-out brains by both scanners: `scans` of `HELD_OUT`."""
+    return scans(folder, HELD_OUT)
+
+
+def scans(
+    folder: Path,
+    anatomies: Sequence[str],
+    *,
+    scanners: Sequence[str] = tuple(SCANNERS),
+    draws: Sequence[int] = tuple(range(DRAWS)),
 ) -> list[Case]:
-    """Writes whole scans of the two held-out brains by both scanners, with lacunes and mimics that no training saw.
+    """Writes whole scans with lacunes and mimics that no training patch showed.
 
     Args:
         folder: gets a subfolder a case: `T1`, `T2`, `FLAIR`, `lacunes` (truth), `kinds` (what every object is, as
             `zoo.synth.vascular` numbers them) and `regions` (as `zoo.synth.vascular_places.REGIONS`), all `.nii.gz`;
             what is there is kept.
+        anatomies: names; held-out ones are for tests alone.
         scanners: names of `SCANNERS`.
         draws: numbers of the scans of each brain and scanner.
 
     Returns:
         The cases; `scanner` is among their tabular values.
     """
-    return [_test_case(folder, donor, scanner, draw) for scanner in scanners for donor in HELD_OUT for draw in draws]
+    return [_case(folder, name, scanner, draw) for scanner in scanners for name in anatomies for draw in draws]
 
 
-def _test_case(folder: Path, donor: str, scanner: str, draw: int) -> Case:
-    home = folder / f"{scanner}_{donor.removeprefix('donor_')}_{draw}"
-    files = {name: home / f"{name}.nii.gz" for name in (*CHANNELS, "lacunes", "kinds", "regions")}
+def _case(folder: Path, name: str, scanner: str, draw: int) -> Case:
+    home = folder / f"{scanner}_{name.removeprefix('donor_')}_{draw}"
+    files = {one: home / f"{one}.nii.gz" for one in (*CHANNELS, "lacunes", "kinds", "regions")}
     if not all(path.exists() for path in files.values()):
         home.mkdir(parents=True, exist_ok=True)
-        seed = [TEST_SEED, draw, HELD_OUT.index(donor), list(SCANNERS).index(scanner)]
-        volumes = scanned(donor, SCANNERS[scanner], seed)
-        for name, path in files.items():
-            _write(path, volumes[name])
-    return Case(home.name, donor, {name: files[name] for name in CHANNELS}, files["lacunes"], {"scanner": scanner})
+        seed = [TEST_SEED, draw, zlib.crc32(name.encode()) % 2**16, list(SCANNERS).index(scanner)]
+        volumes = scanned(name, SCANNERS[scanner], seed)
+        for one, path in files.items():
+            _write(path, volumes[one])
+    return Case(home.name, name, {one: files[one] for one in CHANNELS}, files["lacunes"], {"scanner": scanner})
 
 
 def scanned(name: str, scanner: Scanner, seed: Any) -> dict[str, np.ndarray]:
@@ -330,7 +341,7 @@ TASK = Task(
     },
     prior_power=0.5,
     batch_size=2,
-    steps=1200,
+    steps=1400,
     synthesis=synthesis,
     test_cases=test_cases,
     augment=augment,

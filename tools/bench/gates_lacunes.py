@@ -1,0 +1,268 @@
+"""The five gates of the task `lacunes`, and an ablation that answers its source's questions; `gates.py` runs them.
+
+Small networks on small patches; all settings of a seed see the same batches and are measured on the same blocks of the
+two held-out brains, by both scanners. What is compared is the recipe, not the shipped model, whose own scores on whole
+scans stand for gate 4.
+"""
+
+import functools
+import itertools
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gates import Found, Gate, kept, spread
+
+STEPS, PATCH, BATCH, FILTERS = 350, 32, 4, (8, 16, 32)
+BLOCK, NUM_TEST, OVERLAP = 96, 12, 0.25
+BASE = "weighted BCE + Dice"
+SHIPPED = "unet3d.lacunes"
+PLAIN_MOST, CURED_LEAST = 0.1, 0.5
+FEWER_FP, LOST_SENSITIVITY = 0.3, 0.1
+FEWER_IMPOSSIBLE, OTHER_CHANGE = 0.7, 0.1
+IN_DOMAIN, ABROAD = 0.7, 0.5
+# Name -> arguments of `zoo.tasks.lacunes.variant`.
+BOTH = {"weighted_cross_entropy": 1.0, "dice": 1.0}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain BCE": {"loss": {"cross_entropy": 1.0}},
+    "weighted BCE": {"loss": {"weighted_cross_entropy": 1.0}},
+    "Dice": {"loss": {"dice": 1.0}},
+    BASE: {"loss": BOTH},
+    "+ size of components": {"loss": {**BOTH, "component": 0.1}},
+    "+ location": {"loss": {**BOTH, "location": 10.0}},
+    "BCE + Dice": {"loss": {"cross_entropy": 1.0, "dice": 1.0}},
+    "focal": {"loss": {"focal": 1.0}},
+    "Tversky": {"loss": {"tversky": 1.0}},
+    "Dice + blob": {"loss": {"dice": 2.0, "blob": 1.0}},
+    "+ size and elongation of components": {"loss": {**BOTH, "elongation": 0.1}},
+    "+ size of all (Kervadec)": {"loss": {**BOTH, "size": 0.01}},
+    "+ boundary": {"loss": {**BOTH, "boundary": 0.01}},
+    "+ location channels": {"loss": BOTH, "location_channels": True},
+    "ELU, Adam": {"loss": BOTH, "activation": "elu"},
+    "leaky ReLU, Adadelta": {"loss": BOTH, "optimizer": "adadelta"},
+    "ELU, Adadelta": {"loss": BOTH, "activation": "elu", "optimizer": "adadelta"},
+}
+GATED = tuple(SETTINGS)[:6]  # on every seed; the others, which no gate asks of, on the first
+
+
+def task(name: str) -> Any:
+    """The task of a setting, with the small network."""
+    from zoo.tasks import lacunes
+
+    chosen = lacunes.variant(**{"patch": PATCH} | SETTINGS[name])
+    return chosen.replace(arguments={**chosen.arguments, "filters": FILTERS}, batch_size=BATCH)
+
+
+@functools.cache
+def painters(which: str) -> Any:
+    """A synthesis, compiled once for all networks: "train", or the scanner of a test.
+
+    Every sample has the location channels and the map of impossible places; a network is given what its setting says.
+    """
+    import tensorflow as tf
+
+    from zoo.synth.anatomies import names
+    from zoo.synth.vascular import FIRST, SCANNERS, Vascular
+    from zoo.tasks import lacunes
+
+    chosen = lacunes.variant(patch=PATCH, loss={**BOTH, "location": 1.0}, location_channels=True)
+    if which == "train":
+        return tf.function(lacunes.painter(chosen, names("train"), scanner=FIRST), jit_compile=True)
+    ranges = Vascular(lacunes=(0, 4), positive=1.0, perivascular=(3, 9), sulcal=(1, 4), hyperintensities=(1, 4),
+                      impossible=(1, 4), deep=1.0)  # fmt: skip
+    chosen = chosen.replace(patch=(BLOCK,) * 3)
+    return tf.function(lacunes.painter(chosen, lacunes.HELD_OUT, ranges, SCANNERS[which]), jit_compile=True)
+
+
+@functools.lru_cache(maxsize=1)
+def batches(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Images with all channels, and lacunes with impossible places, of all training steps."""
+    import tensorflow as tf
+
+    from zoo.synth.vascular import LACUNE
+
+    paint, found = painters("train"), []
+    for step in range(STEPS):
+        drawn = [paint(tf.constant([seed, step * BATCH + n])) for n in range(BATCH)]
+        images = np.stack([image for image, _, _ in drawn]).astype(np.float16)
+        labels = [np.stack([kinds == LACUNE, impossible], -1) for _, kinds, impossible in drawn]
+        found.append((images, np.stack(labels).astype(np.uint8)))
+    return found
+
+
+@functools.cache
+def held_out(scanner: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Image, kinds of objects, and impossible places of blocks of the held-out brains."""
+    import tensorflow as tf
+
+    drawn = [painters(scanner)(tf.constant([62000, number])) for number in range(NUM_TEST)]
+    return [(image.numpy().astype(np.float16), kinds.numpy(), places.numpy()) for image, kinds, places in drawn]
+
+
+def trained(chosen: Any, seed: int) -> Any:
+    """A network after `STEPS` steps, with its averaged weights."""
+    import keras
+
+    from zoo.training import fit, sources
+    from zoo.training.step import set_final_bias
+
+    keras.utils.set_random_seed(seed)
+    channels, maps = len(chosen.channels), 1 + len(chosen.maps)
+    prior = sources.prior(chosen, ((image, labels) for image, labels in batches(seed)[:64]))
+    model = fit.build(chosen, STEPS)
+    set_final_bias(model, [share**chosen.prior_power for share in prior])
+    for image, labels in batches(seed):
+        model.train_on_batch(image[..., :channels].astype(np.float32), labels[..., :maps].astype(np.int32))
+    model.optimizer.finalize_variable_values(model.trainable_weights)
+    return model
+
+
+def measured(name: str, seed: int) -> dict[str, float]:
+    """One network's row: lesion-wise scores at a probability of one half, no filter, on both scanners."""
+    chosen = task(name)
+    model = trained(chosen, seed)
+    scanners = {"": "first", "second_": "second"}
+    return {
+        prefix + key: value for prefix, one in scanners.items() for key, value in scored(model, chosen, one).items()
+    }
+
+
+def scored(model: Any, chosen: Any, scanner: str) -> dict[str, float]:
+    """Sensitivity, precision, F1, and false positives a block: all, at impossible places, on perivascular spaces."""
+    from zoo.evaluation.lesions import match_lesions
+    from zoo.inference.network import prepare
+    from zoo.inference.window import sliding_window
+    from zoo.synth.vascular import LACUNE
+    from zoo.synth.vascular_places import KINDS
+
+    forward = prepare(model)
+    matchings = []
+    for image, kinds, impossible in held_out(scanner):
+        volume = image[..., : len(chosen.channels)].astype(np.float32)
+        found = sliding_window(forward, volume, patch=chosen.patch, overlap=OVERLAP, activation="sigmoid", batch_size=8)
+        # What a false positive lies on: its mimic, or 10 more where no lacune can be.
+        regions = kinds + 10 * impossible
+        matchings.append(match_lesions(found[..., 0] > 0.5, kinds == LACUNE, chosen.spacing_mm, regions=regions))
+    true = [one for matching in matchings for one in matching.reference]
+    drawn = [one for matching in matchings for one in matching.prediction]
+    false = [one.region for one in drawn if not one.matches]
+    dice = [one.dice for one in true if one.matches]
+    sensitivity, precision = len(dice) / max(len(true), 1), 1 - len(false) / max(len(drawn), 1)
+    tube = 1 + KINDS.index("perivascular")
+    return {
+        "sensitivity": sensitivity,
+        "precision": precision,
+        "f1": 2 * sensitivity * precision / max(sensitivity + precision, 1e-9),
+        "fp": len(false) / NUM_TEST,
+        "fp_impossible": sum(region >= 10 for region in false) / NUM_TEST,
+        "fp_elsewhere": sum(region < 10 for region in false) / NUM_TEST,
+        "fp_perivascular": sum(region % 10 == tube for region in false) / NUM_TEST,
+        "dice_of_hits": float(np.mean(dice)) if dice else 0.0,
+    }
+
+
+def froc_by_hand() -> bool:
+    """Three lesions, four detections: 0.9 hits the first, 0.8 nothing, 0.7 the second and third, 0.6 nothing."""
+    from zoo.evaluation.lesions import Detections, froc, mean_sensitivity
+
+    images = [Detections([0.9, 0.8], [(0,), ()], 1), Detections([0.7, 0.6], [(0, 1), ()], 2)]
+    curve = froc(images)
+    right = [(np.inf, 0, 0), (0.9, 0, 1 / 3), (0.8, 0.5, 1 / 3), (0.7, 0.5, 1), (0.6, 1, 1)]
+    points = list(zip(curve.thresholds, curve.false_positives, curve.sensitivity, strict=True))
+    return bool(np.allclose(points, right)) and np.isclose(mean_sensitivity(curve, at=(0, 0.5, 1)), (1 / 3 + 1 + 1) / 3)
+
+
+def shipped() -> dict[str, Mapping[str, float]]:
+    """The shipped model's scores on whole scans of each scanner, from its card; empty where it is not there."""
+    from zoo import weights
+
+    try:
+        metrics = weights.card(SHIPPED).metrics
+    except (OSError, ValueError):
+        return {}
+    return {scanner: metrics[f"held-out donors, {scanner} scanner"] for scanner in ("first", "second")}
+
+
+def run(seeds: int, work: pathlib.Path) -> Found:
+    """All gates; settings that no gate asks of on one seed."""
+    rows: dict[str, list[Mapping[str, float]]] = {name: [] for name in SETTINGS}
+    for seed, name in itertools.product(range(seeds), SETTINGS):
+        if seed == 0 or name in GATED:
+            row = kept(work / f"{name}_{seed}.json", functools.partial(measured, name, seed))
+            rows[name].append(row)
+            print(name, seed, row, file=sys.stderr, flush=True)
+    return Found(_gates(rows), {"Ablation on the same data": _table(rows)}, _told(seeds))
+
+
+def _of(rows: Sequence[Mapping[str, float]], key: str) -> list[float]:
+    return [row[key] for row in rows]
+
+
+def _fewer(base: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]], key: str) -> float:
+    """Share of the false positives that are gone, of the means over seeds."""
+    return float(1 - np.mean(_of(other, key)) / max(np.mean(_of(base, key)), 1e-9))
+
+
+def _gates(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Gate]:
+    plain, weighted, dice = (_of(rows[name], "sensitivity") for name in ("plain BCE", "weighted BCE", "Dice"))
+    base, sized, placed = (rows[name] for name in (BASE, "+ size of components", "+ location"))
+    gone, lost = (
+        _fewer(base, sized, "fp"),
+        float(np.mean(_of(base, "sensitivity")) - np.mean(_of(sized, "sensitivity"))),
+    )
+    nowhere, other = _fewer(base, placed, "fp_impossible"), -_fewer(base, placed, "fp_elsewhere")
+    learned = np.mean(plain) < PLAIN_MOST and min(np.mean(weighted), np.mean(dice)) > CURED_LEAST
+    model = shipped()
+    f1 = [model[scanner]["f1"] for scanner in ("first", "second")] if model else [0.0, 0.0]
+    by_hand = froc_by_hand()
+    return [
+        Gate(
+            "plain BCE finds nothing, weighted BCE and Dice do",
+            f"sensitivity < {PLAIN_MOST}, > {CURED_LEAST}, > {CURED_LEAST}",
+            f"{spread(plain)}, {spread(weighted)}, {spread(dice)}",
+            bool(learned),
+        ),
+        Gate(
+            "the size term removes false positives",
+            f">= {FEWER_FP:.0%} fewer an image, sensitivity at most {LOST_SENSITIVITY} lower",
+            f"{gone:.0%} fewer ({spread(_of(base, 'fp'))} to {spread(_of(sized, 'fp'))}), {lost:+.3f} lower",
+            gone >= FEWER_FP and lost <= LOST_SENSITIVITY,
+        ),
+        Gate(
+            "the location term removes them where no lacune can be",
+            f">= {FEWER_IMPOSSIBLE:.0%} fewer there, elsewhere within {OTHER_CHANGE:.0%}",
+            f"{nowhere:.0%} fewer ({spread(_of(base, 'fp_impossible'))} to {spread(_of(placed, 'fp_impossible'))}), "
+            f"elsewhere {other:+.0%}",
+            nowhere >= FEWER_IMPOSSIBLE and abs(other) <= OTHER_CHANGE,
+        ),
+        Gate(
+            "F1 of the shipped model on whole scans",
+            f">= {IN_DOMAIN} in domain, >= {ABROAD} on the second scanner",
+            f"{f1[0]:.3f}, {f1[1]:.3f}" if model else "no shipped model",
+            f1[0] >= IN_DOMAIN and f1[1] >= ABROAD,
+        ),
+        Gate("FROC of 3 lesions and 4 detections", "equal to a count by hand", str(by_hand), by_hand),
+    ]
+
+
+def _table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
+    columns = {
+        "sensitivity": "sensitivity", "F1": "f1", "FP an image": "fp", "FP on perivascular spaces": "fp_perivascular",
+        "FP at impossible places": "fp_impossible", "Dice of hits": "dice_of_hits",
+        "F1, second scanner": "second_f1", "FP an image, second scanner": "second_fp",
+    }  # fmt: skip
+    return [
+        {"setting": name} | {title: spread(_of(found, key)) for title, key in columns.items()} | {"seeds": len(found)}
+        for name, found in rows.items()
+    ]
+
+
+def _told(seeds: int) -> dict[str, Any]:
+    return {
+        "seeds": seeds, "steps": STEPS, "patch": PATCH, "batch": BATCH, "filters": FILTERS,
+        "base": f"{BASE}, leaky ReLU, Adam; a setting with + adds to it",
+        "test": f"{NUM_TEST} blocks of {BLOCK} mm a side in two held-out brains by each scanner (an image is such a "
+        "block); a component above a probability of one half counts, no filter",
+    }  # fmt: skip
