@@ -59,7 +59,7 @@ class Scanner:
 
 FIRST = Scanner()
 _THICK = Acquisition(bias_sd=0.4, anisotropic=1.0, anisotropic_mm=(1.0, 3.0), noise=0.05, blur=0.6, ghost=0.0)
-# 1.5 T: shorter T1, slightly longer T2, other timing, slices of up to 3 mm on T2 and FLAIR, more bias and noise. Never trains.
+# 1.5 T: shorter T1, longer T2, other timing, slices of up to 3 mm on T2 and FLAIR, more bias and noise. Never trains.
 SECOND = Scanner(
     times_ms=(
         ((1900, 2200), (3, 5), (1000, 1200)),
