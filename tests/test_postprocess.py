@@ -86,3 +86,17 @@ def test_unknown_steps_labels_and_parameters_are_named(step, message, two_of_eac
     with pytest.raises(ValueError) as caught:
         run(two_of_each, step)
     assert message in str(caught.value)
+
+
+def test_candidates_stay_by_size_and_shape_in_mm():
+    labels = np.zeros((16, 24, 32), np.uint8)
+    labels[1:3, 1:3, 1:2] = 10  # 8 mm3, a ball of 2.5 mm
+    labels[6:10, 6:10, 6:8] = 10  # 4 x 4 x 4 mm, a ball of 5 mm
+    labels[14, 2, 2:14] = 49  # 1 x 1 x 24 mm, a ball of 3.6 mm drawn out
+    result = run(labels, Step("select_candidates", {"diameter_mm": [3.0, 15.0], "elongation": 3.0}))
+    assert (result == 10).sum() == 32 and (result == 49).sum() == 0
+    np.testing.assert_array_equal(
+        run(labels, Step("select_candidates", {"diameter_mm": [1, 9], "elongation": 99})), labels
+    )
+    result = run(labels, Step("select_candidates", {"labels": ["Right-Thalamus"]}))
+    assert (result == 10).sum() == 36 and (result == 49).sum() == 0

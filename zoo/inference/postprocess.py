@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from zoo.cards import Label, Step
+from zoo.evaluation.candidates import candidates, select
 from zoo.registry import check_arguments, unknown
 from zoo.volumes import components
 
@@ -14,9 +16,9 @@ def postprocess(
 ) -> np.ndarray:
     """Applies named steps to a label map.
 
-    The steps: "largest_component" (connectivity=26), "fill_holes" and "remove_small" (minimum_ml). Each takes
-    `labels`, indices or names of the card; each of these is treated alone. Left out, all that is not 0 is
-    treated as one.
+    The steps: "largest_component" (connectivity=26), "fill_holes", "remove_small" (minimum_ml) and "select_candidates"
+    (diameter_mm, elongation: `zoo.evaluation.candidates.select`). Each takes `labels`, indices or names of the card;
+    each of these is treated alone. Left out, all that is not 0 is treated as one.
 
     Args:
         labels: (x, y, z) integers, the source values of the card's labels; 0 is background.
@@ -31,7 +33,7 @@ def postprocess(
         ValueError: an unknown step, parameter or label; the nearest match is named.
     """
     result = labels.copy()
-    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    spacing = np.asarray(spacing_mm, float)
     for step in steps:
         if step.name not in STEPS:
             raise unknown("postprocessing step", step.name, STEPS)
@@ -39,7 +41,7 @@ def postprocess(
         chosen = settings.pop("labels", None)
         check_arguments(STEPS[step.name], settings)
         for value in [None] if chosen is None else [_value(one, names) for one in chosen]:
-            STEPS[step.name](result, value, voxel_ml, **settings)
+            STEPS[step.name](result, value, spacing, **settings)
     return result
 
 
@@ -55,13 +57,13 @@ def _mask(labels: np.ndarray, value: int | None) -> np.ndarray:
     return labels != 0 if value is None else labels == value
 
 
-def _largest_component(labels: np.ndarray, value: int | None, voxel_ml: float, *, connectivity: int = 26) -> None:
+def _largest_component(labels: np.ndarray, value: int | None, spacing: np.ndarray, *, connectivity: int = 26) -> None:
     mask = _mask(labels, value)
     if mask.any():
         labels[mask & ~components.largest_component(mask, connectivity)] = 0
 
 
-def _fill_holes(labels: np.ndarray, value: int | None, voxel_ml: float) -> None:
+def _fill_holes(labels: np.ndarray, value: int | None, spacing: np.ndarray) -> None:
     """Holes take the value; with none given, the commonest foreground label. Other labels inside stay."""
     mask = _mask(labels, value)
     if mask.any():
@@ -70,16 +72,34 @@ def _fill_holes(labels: np.ndarray, value: int | None, voxel_ml: float) -> None:
 
 
 def _remove_small(
-    labels: np.ndarray, value: int | None, voxel_ml: float, *, minimum_ml: float, connectivity: int = 26
+    labels: np.ndarray, value: int | None, spacing: np.ndarray, *, minimum_ml: float, connectivity: int = 26
 ) -> None:
     mask = _mask(labels, value)
     numbered, _ = components.label_components(mask, connectivity)
-    sizes = np.bincount(numbered.ravel()) * voxel_ml
+    sizes = np.bincount(numbered.ravel()) * float(np.prod(spacing)) / 1000
     labels[mask & (sizes[numbered] < minimum_ml)] = 0
+
+
+def _select_candidates(
+    labels: np.ndarray,
+    value: int | None,
+    spacing: np.ndarray,
+    *,
+    diameter_mm: Sequence[float] = (3.0, 15.0),
+    elongation: float = 3.0,
+) -> None:
+    """Keeps the pieces of plausible size and shape."""
+    numbered, _ = components.label_components(_mask(labels, value))
+    affine, limits = np.diag([*spacing, 1.0]), (float(diameter_mm[0]), float(diameter_mm[1]))
+    for number, box in enumerate(ndimage.find_objects(numbered), start=1):
+        piece = numbered[box] == number
+        if not select(candidates(piece.astype(np.float32), affine), diameter_mm=limits, elongation=elongation):
+            labels[box][piece] = 0
 
 
 STEPS: dict[str, Callable[..., None]] = {
     "fill_holes": _fill_holes,
     "largest_component": _largest_component,
     "remove_small": _remove_small,
+    "select_candidates": _select_candidates,
 }
