@@ -1,7 +1,10 @@
 """Cards: a round trip, and every fault named."""
 
 import dataclasses
+import importlib.machinery
+import importlib.util
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -11,6 +14,8 @@ from tiny import tiny_card
 from zoo import cards
 from zoo.cards import Golden, Label, Output, Weights
 from zoo.readme import readme
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def complete(**changes):
@@ -174,6 +179,23 @@ def test_the_readme_leaves_out_what_is_not_known():
     assert "**Trained on real images.**" in text and "None measured yet." in text
     for absent in ("Seed", "References", "Before the network", "Minutes"):
         assert absent not in text
+
+
+def test_tables_of_gates_are_shown_below_the_results(tmp_path):
+    loader = importlib.machinery.SourceFileLoader("make_card", str(ROOT / "tools" / "make_card"))
+    tool = importlib.util.module_from_spec(importlib.util.spec_from_loader("make_card", loader))
+    loader.exec_module(tool)
+    gate = {"name": "finds it", "goal": "> 0.5", "measured": "0.7 +- 0.1", "passed": False, "remark": ""}
+    rows = [{"setting": "ELU", "F1": 0.5}, {"setting": "ReLU", "seeds": 1}]
+    results = {"gates": [gate], "tables": {"Ablation": rows}, "settings": {"seeds": 3, "steps": 10}}
+    (tmp_path / "gates.json").write_text(json.dumps(results))
+    card = complete(tables=tool.tables(tmp_path / "gates.json"))
+    cards.check(card)
+    text = readme(card)
+    assert "## Gates\n| gate | goal | measured |  |" in text and "| finds it | > 0.5 | 0.7 +- 0.1 | MISSED |" in text
+    assert "## Ablation\n| setting | F1 | seeds |\n| --- | --- | --- |\n| ELU | 0.5 |  |\n| ReLU |  | 1 |" in text
+    assert "| seeds 3; steps 10 |" in text
+    assert text.index("## Results") < text.index("## Gates") < text.index("## Training")
 
 
 def test_no_readme_before_the_weights():

@@ -142,6 +142,7 @@ class Card:
         arguments: of the builder; lists become tuples.
         task: name of a file in `zoo/tasks`, or a word for what it does.
         metrics: data set -> {metric: value, "n": number of cases}.
+        tables: title -> rows of column -> text, such as an ablation, shown below the metrics.
         limits: one sentence each.
         references: DOIs without a prefix.
         changelog: version -> what changed; has the present version.
@@ -163,6 +164,7 @@ class Card:
     preprocessing: tuple[Step, ...] = ()
     postprocessing: tuple[Step, ...] = ()
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    tables: dict[str, tuple[dict[str, str], ...]] = field(default_factory=dict)
     references: tuple[str, ...] = ()
     parameters: int | None = None
     weights: Weights | None = None

@@ -42,7 +42,7 @@ def readme(card: Card) -> str:
     example = "{" + files + "}" if len(card.input.channels) > 1 else '"scan.nii.gz"'
     example += _tabular_example(card)
     head = _HEAD.format(card=card, origin=synthetic, megabytes=card.weights.bytes / 1e6, example=example)
-    sections = [head, _input(card), _output(card), _results(card), _training(card)]
+    sections = [head, _input(card), _output(card), _results(card), *_tables(card), _training(card)]
     sections += [_listed("Intended use and limits", [card.intended_use, *card.limits])]
     sections += [_listed("References", [f"https://doi.org/{doi}" for doi in card.references])]
     sections += [_listed("Changelog", [f"{version}: {text}" for version, text in card.changelog.items()])]
@@ -118,6 +118,14 @@ def _results(card: Card) -> str:
         if name != "n"
     ]
     return "## Results\n" + _table(["data", "metric", "value", "cases"], rows) + "\n"
+
+
+def _tables(card: Card) -> list[str]:
+    found = []
+    for title, rows in card.tables.items():
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        found.append(f"## {title}\n" + _table(columns, [[row.get(one, "") for one in columns] for row in rows]) + "\n")
+    return found
 
 
 def _training(card: Card) -> str:
