@@ -199,7 +199,7 @@ def tissue_limits(images: np.ndarray, tissues: int = 3, *, steps: int = 50) -> n
     return (means[1:] + means[:-1]) / 2
 
 
-def tissue_volumes_ml(images: np.ndarray, limits: Sequence[float], spacing_mm: Sequence[float]) -> np.ndarray:
+def tissue_volumes_ml(images: np.ndarray, limits: Sequence[float] | np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Volume of each tissue in each image.
 
     Args:
@@ -269,7 +269,7 @@ def compare(
         lack variety), `mmd` of the volumes, and `wasserstein_ml_0` ... for the tissues, the darkest first.
     """
     span = float(reals.max() - reals.min())
-    settings = {"span": span, "pairs": pairs, "seed": seed}
+    settings: dict[str, Any] = {"span": span, "pairs": pairs, "seed": seed}
     limits = tissue_limits(reals[..., 0])
     volumes = (tissue_volumes_ml(each[..., 0], limits, spacing_mm) for each in (fakes, reals))
     tissues = volume_wasserstein(*volumes)

@@ -238,16 +238,17 @@ def _global_critic(plan: Plan) -> keras.Model:
 def _judge(
     plan: Plan, name: str, shape: tuple[int, ...], filters: tuple[int, ...], steps: tuple[Triple, ...]
 ) -> keras.Model:
-    """From an image to one logit, without batch norm."""
+    """From an image to one logit, without batch norm; in float32 where a gradient penalty is meant to hold."""
     image = keras.Input(shape, name=f"{name}_image")
+    precise = {"dtype": "float32"} if plan.layer_norm else {}
     x = image
     for level, (width, step) in enumerate(zip(filters, steps, strict=True)):
         part = f"{name}_{level}"
-        x = _weighted(plan, layers.Conv3D(width, _kernel(step), step, "same", name=part), x)
+        x = _weighted(plan, layers.Conv3D(width, _kernel(step), step, "same", name=part, **precise), x)
         if plan.layer_norm and level:  # the first sees the image itself, whose contrast it must judge
-            x = layers.GroupNormalization(1, epsilon=1e-5, name=f"{part}_norm")(x)
-        x = layers.LeakyReLU(negative_slope=0.2, name=f"{part}_leaky_relu")(x)
-    x = layers.Flatten(name=f"{name}_features")(x)
+            x = layers.GroupNormalization(1, epsilon=1e-5, name=f"{part}_norm", **precise)(x)
+        x = layers.LeakyReLU(negative_slope=0.2, name=f"{part}_leaky_relu", **precise)(x)
+    x = layers.Flatten(name=f"{name}_features", **precise)(x)
     logit = _weighted(plan, layers.Dense(1, dtype="float32", name=f"{name}_logit"), x)
     return keras.Model(image, logit, name=name)
 
