@@ -68,6 +68,7 @@ def test_an_unknown_sample_is_answered_with_the_names():
         sample("../image")
 
 
+@pytest.mark.slow
 def test_the_tool_makes_the_same_bytes(tmp_path, capsys):
     make = maker()
     if not (make.TEMPLATES / "aal.nii.gz").exists():

@@ -104,6 +104,7 @@ def test_killed_runs_end_where_the_whole_run_ends(finished, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_very_step(finished, tmp_path):
     out = tmp_path / "run"
     process = start(out)
