@@ -27,7 +27,7 @@ from zoo.training import sources as feeds
 from zoo.training.fit import build
 from zoo.weights import find
 
-SEED, SIZE = 2026, 100
+SEED, SIZE = 2026, 60
 GATES = (
     # (set, measure, limit, whether lower is better)
     ("D1", "le_mean_mm", 10.5, True),

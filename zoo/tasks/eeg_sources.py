@@ -135,7 +135,7 @@ TASK = Task(
         "ema_momentum": 0.99,
     },
     batch_size=16,
-    steps=1800,
+    steps=1400,
     synthesis=synthesis,
     batched=True,
     validation_batches=16,
@@ -156,6 +156,6 @@ VNET = TASK.replace(
     builder="vnet",
     arguments={"filters": (8, 24, 48), "activation": "prelu", "norm": "none", "variant": "released"},
     optimizer={**TASK.optimizer, "learning_rate": 1e-3},
-    steps=800,
+    steps=600,
 )
 VARIANTS = (VNET,)

@@ -275,7 +275,7 @@ TASK = Task(
     },
     prior_power=0.5,
     batch_size=1,
-    steps=1200,
+    steps=900,
     synthesis=synthesis,
     test_cases=test_cases,
     validation_batches=10,
