@@ -35,6 +35,26 @@ _CORTEX_OF = np.arange(NUM_LABELS, dtype=np.int32)  # the cortex of the same sid
 _CORTEX_OF[list(sides("white"))] = sides("cortex")
 
 
+PEOPLE = geometry.Geometry(
+    rotation_deg=1.5,
+    scaling=(0.98, 1.02),
+    shear=0,
+    translation_mm=1,
+    velocity_scale=0.06,
+    velocity_sd=2.5,
+    crop="centre",
+)
+CONTRASTS = (
+    contrast.Contrast(kind="t1", sds=(2, 6), spread=0.04, dark_background=1.0),
+    contrast.Contrast(kind="flair", sds=(2, 6), spread=0.04, dark_background=1.0),
+)
+RECEIVER = acquisition.Acquisition(
+    bias_sd=0.15, isotropic_mm=(1.0, 1.15), anisotropic=0, ghost=0.03, gamma_sd=0.1, noise=0.03
+)
+# FLAIR is often thicker along one axis.
+ACQUISITIONS = (RECEIVER, dataclasses.replace(RECEIVER, anisotropic_mm=(1.0, 2.0), anisotropic=0.3))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Epilepsy:
     """Ranges of the subjects and of their lesions; lengths in mm, which are voxels here.
@@ -53,23 +73,9 @@ class Epilepsy:
         body_mm: diameter of the transplant of the context lesion.
     """
 
-    people: geometry.Geometry = geometry.Geometry(
-        rotation_deg=1.5, scaling=(0.98, 1.02), shear=0.0, translation_mm=1.0, velocity_scale=0.06, velocity_sd=2.5,
-        crop="centre",
-    )  # fmt: skip
-    contrasts: tuple[contrast.Contrast, contrast.Contrast] = (
-        contrast.Contrast(kind="t1", sds=(2, 6), spread=0.04, dark_background=1.0),
-        contrast.Contrast(kind="flair", sds=(2, 6), spread=0.04, dark_background=1.0),
-    )
-    acquisitions: tuple[acquisition.Acquisition, acquisition.Acquisition] = (
-        acquisition.Acquisition(
-            bias_sd=0.15, isotropic_mm=(1.0, 1.15), anisotropic=0, ghost=0.03, gamma_sd=0.1, noise=0.03
-        ),
-        acquisition.Acquisition(
-            bias_sd=0.15, isotropic_mm=(1.0, 1.15), anisotropic_mm=(1.0, 2.0), anisotropic=0.3, ghost=0.03,
-            gamma_sd=0.1, noise=0.03,
-        ),
-    )  # fmt: skip
+    people: geometry.Geometry = PEOPLE
+    contrasts: tuple[contrast.Contrast, contrast.Contrast] = CONTRASTS
+    acquisitions: tuple[acquisition.Acquisition, acquisition.Acquisition] = ACQUISITIONS
     blur_mm: tuple[float, float] = (1.0, 2.5)
     blur_radius_mm: tuple[float, float] = (5.0, 15.0)
     nodule_mm: tuple[float, float] = (4.0, 10.0)

@@ -1,0 +1,121 @@
+"""Synthetic controls and patients of the task `epilepsy_lesions`, painted once and kept in the cache."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from zoo.synth import common_space, epilepsy
+from zoo.synth.anatomies import cache_folder, names
+
+VERSION = 1  # part of the cache's file names: raise it when the painting changes
+HELD_OUT = ("donor_15496", "donor_15697")
+# First number of the seeds of each cohort; no two share a subject.
+SEEDS = {"train": 910_000, "validation": 920_000, "control": 930_000, "patient": 940_000}
+CONTROLS, PATIENTS = 40, 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """One synthetic person in the common space.
+
+    Attributes:
+        name: of the cohort and the number in it.
+        kind: one of `zoo.synth.epilepsy.KINDS`.
+        images: (x, y, z, 2) float16, T1 and FLAIR, mean 0 and SD 1 in the brain, 0 outside.
+        lesion: (x, y, z) bool; all False in a control.
+    """
+
+    name: str
+    kind: str
+    images: np.ndarray
+    lesion: np.ndarray
+
+
+def cohort(which: str, count: int, *, first: int = 0) -> list[Subject]:
+    """Some subjects of a cohort, from the cache or painted; those in it are memory-mapped.
+
+    Args:
+        which: "train" or "validation" of the training anatomies, controls all; "control" or "patient" of the
+            held-out ones.
+        count: how many.
+        first: number of the first one.
+
+    Returns:
+        The subjects; patients have the lesions of `zoo.synth.epilepsy.kinds_of`, one each.
+    """
+    numbers = range(first, first + count)
+    return [_kept(which, number) for number in numbers]
+
+
+def controls(count: int = CONTROLS) -> list[Subject]:
+    """Controls of the held-out anatomies."""
+    return cohort("control", count)
+
+
+def patients(count: int = PATIENTS) -> list[Subject]:
+    """Patients of the held-out anatomies, with a lesion each."""
+    return cohort("patient", count)
+
+
+@functools.cache
+def brain() -> np.ndarray:
+    """Where codes are compared: tissue of the template, (x, y, z) bool."""
+    return np.asarray(epilepsy.brain(common_space.atlas([common_space.TEMPLATE])[0]))
+
+
+def _kept(which: str, number: int) -> Subject:
+    kind = epilepsy.kinds_of(number + 1)[number] if which == "patient" else epilepsy.KINDS[0]
+    name = f"{which}_{number:03d}"
+    home = cache_folder() / "epilepsy"
+    paths = [home / f"{name}-{part}-v{VERSION}.npy" for part in ("images", "lesion")]
+    if not all(path.is_file() for path in paths):
+        images, lesion = _painted(which, number, kind)
+        for path, array in zip(paths, (images.astype(np.float16), lesion), strict=True):
+            _write(path, array)
+    images, lesion = (np.load(path, mmap_mode="r") for path in paths)
+    return Subject(name, kind, images, lesion)
+
+
+def _write(path: pathlib.Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.npy")
+    np.save(part, array, allow_pickle=False)
+    os.replace(part, path)
+
+
+def _painted(which: str, number: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    maps = _anatomies(which in ("control", "patient"))
+    labels = maps[number % len(maps)]
+    seed = tf.constant([SEEDS[which] + number, number], tf.int32)
+    images, lesion = _painter()(tf.constant(labels), seed, tf.constant(epilepsy.KINDS.index(kind)))
+    return images.numpy(), lesion.numpy()[..., 0] > 0
+
+
+@functools.cache
+def _anatomies(held_out: bool) -> np.ndarray:
+    return common_space.atlas(HELD_OUT if held_out else names("train"), allow_test=held_out)
+
+
+@functools.cache
+def _painter() -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+    """Labels, seed and kind to scaled images and lesion, compiled once for every subject."""
+
+    @tf.function(jit_compile=True)
+    def paint(labels: Any, seed: Any, kind: Any) -> tuple[Any, Any]:
+        params = epilepsy.draw(seed, common_space.SHAPE, kind=kind)
+        images, lesion = epilepsy.apply(labels, params)
+        return epilepsy.scaled(images), lesion
+
+    return paint
+
+
+def stacked(subjects: Iterable[Subject]) -> np.ndarray:
+    """Images of some subjects, (subjects, x, y, z, 2) float16, for a graph that cuts patches from them."""
+    return np.stack([subject.images for subject in subjects])
