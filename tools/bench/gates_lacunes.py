@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from gates import Found, Gate, kept, spread
 
-STEPS, PATCH, BATCH, FILTERS = 350, 32, 4, (8, 16, 32)
-BLOCK, NUM_TEST, OVERLAP = 96, 12, 0.25
+STEPS, PATCH, BATCH, FILTERS = 260, 32, 4, (8, 16, 32)
+BLOCK, NUM_TEST, OVERLAP = 96, 10, 0.25
 BASE = "weighted BCE + Dice"
 SHIPPED = "unet3d.lacunes"
 PLAIN_MOST, CURED_LEAST = 0.1, 0.5
@@ -105,13 +105,15 @@ def trained(chosen: Any, seed: int) -> Any:
     """A network after `STEPS` steps, with its averaged weights."""
     import keras
 
+    from zoo.inference.precision import policy
     from zoo.training import fit, sources
     from zoo.training.step import set_final_bias
 
     keras.utils.set_random_seed(seed)
     channels, maps = len(chosen.channels), 1 + len(chosen.maps)
     prior = sources.prior(chosen, ((image, labels) for image, labels in batches(seed)[:64]))
-    model = fit.build(chosen, STEPS)
+    with fit._dtype_policy(policy("auto")):
+        model = fit.build(chosen, STEPS)
     set_final_bias(model, [share**chosen.prior_power for share in prior])
     for image, labels in batches(seed):
         model.train_on_batch(image[..., :channels].astype(np.float32), labels[..., :maps].astype(np.int32))
@@ -137,7 +139,7 @@ def scored(model: Any, chosen: Any, scanner: str) -> dict[str, float]:
     from zoo.synth.vascular import LACUNE
     from zoo.synth.vascular_places import KINDS
 
-    forward = prepare(model)
+    forward = prepare(model, precision="auto")
     matchings = []
     for image, kinds, impossible in held_out(scanner):
         volume = image[..., : len(chosen.channels)].astype(np.float32)

@@ -19,6 +19,7 @@ from keras import ops
 
 from zoo import losses
 from zoo.data.cases import Case
+from zoo.data.location import NAMES as LOCATION
 from zoo.metrics import MeanDice
 from zoo.registry import unknown
 from zoo.synth import seeds, vascular, vascular_places
@@ -32,7 +33,6 @@ SPACING_MM = (1.0, 1.0, 1.0)
 PATCHES = (32, 64, 96)
 DIAMETER_MM = (3.0, 15.0)
 FILTERS = (8, 16, 32, 64)
-LOCATION = ("x", "y", "z", "ventricle_distance")
 MOST_IN_A_PATCH = 3  # lacunes in a patch of 64 voxels a side
 HELD_OUT, DRAWS, TEST_SEED = ("donor_15496", "donor_15697"), 2, 61000
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -278,7 +278,7 @@ def variant(
         loss: term of `TERMS` -> weight, and `bounds_voxels` or `epsilon`; None takes the task's. With a weight on
             `location` the samples carry a map of impossible places, which real data lack.
         location_channels: whether the network is told where it is: place along x, y and z, and distance to the
-            ventricles, as four more images, which prediction then wants, too (`zoo.data.location` makes them).
+            ventricles, as four more images, which prediction then wants, too (`zoo.data.location.location_images` writes them).
         positive_fraction: share of patches with a lacune.
 
     Raises:
