@@ -17,22 +17,24 @@ from gates import Found, Gate, kept, spread
 
 STEPS, PATCH, BATCH, FILTERS = 260, 32, 4, (8, 16, 32)
 BLOCK, NUM_TEST, OVERLAP = 96, 10, 0.25
-BASE = "weighted BCE + Dice"
+BASE = "BCE + Dice"
 SHIPPED = "unet3d.lacunes"
 PLAIN_MOST, CURED_LEAST = 0.1, 0.5
 FEWER_FP, LOST_SENSITIVITY = 0.3, 0.1
 FEWER_IMPOSSIBLE, OTHER_CHANGE = 0.7, 0.1
 IN_DOMAIN, ABROAD = 0.7, 0.5
 # Name -> arguments of `zoo.tasks.lacunes.variant`.
-BOTH = {"weighted_cross_entropy": 1.0, "dice": 1.0}
+BOTH = {"cross_entropy": 5.0, "dice": 1.0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain BCE": {"loss": {"cross_entropy": 1.0}},
     "weighted BCE": {"loss": {"weighted_cross_entropy": 1.0}},
-    "Dice": {"loss": {"dice": 1.0}},
+    "two-class Dice": {"loss": {"two_class_dice": 1.0}},
     BASE: {"loss": BOTH},
     "+ size of components": {"loss": {**BOTH, "component": 0.1}},
     "+ location": {"loss": {**BOTH, "location": 10.0}},
-    "BCE + Dice": {"loss": {"cross_entropy": 1.0, "dice": 1.0}},
+    "weighted BCE + Dice": {"loss": {"weighted_cross_entropy": 1.0, "dice": 1.0}},
+    "Dice, epsilon 1000": {"loss": {"two_class_dice": 1.0, "epsilon": 1000.0}},
+    "Dice of batches that have lacunes": {"loss": {"dice": 1.0}},
     "focal": {"loss": {"focal": 1.0}},
     "Tversky": {"loss": {"tversky": 1.0}},
     "Dice + blob": {"loss": {"dice": 2.0, "blob": 1.0}},
@@ -208,7 +210,7 @@ def _fewer(base: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, flo
 
 
 def _gates(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Gate]:
-    plain, weighted, dice = (_of(rows[name], "sensitivity") for name in ("plain BCE", "weighted BCE", "Dice"))
+    plain, weighted, dice = (_of(rows[name], "sensitivity") for name in ("plain BCE", "weighted BCE", "two-class Dice"))
     base, sized, placed = (rows[name] for name in (BASE, "+ size of components", "+ location"))
     gone, lost = (
         _fewer(base, sized, "fp"),
