@@ -344,7 +344,7 @@ TASK = Task(
     },
     prior_power=0.5,
     batch_size=2,
-    steps=1400,
+    steps=1100,
     synthesis=synthesis,
     test_cases=test_cases,
     augment=augment,
