@@ -113,7 +113,7 @@ def trained(chosen: Any, seed: int) -> Any:
 
     keras.utils.set_random_seed(seed)
     channels, maps = len(chosen.channels), 1 + len(chosen.maps)
-    prior = sources.prior(chosen, ((image, labels) for image, labels in batches(seed)[:64]))
+    prior = sources.prior(chosen, ((image, labels.astype(np.int32)) for image, labels in batches(seed)[:64]))
     with fit._dtype_policy(policy("auto")):
         model = fit.build(chosen, STEPS)
     set_final_bias(model, [share**chosen.prior_power for share in prior])
