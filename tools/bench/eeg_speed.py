@@ -1,0 +1,105 @@
+"""Times what a user of EEG sources waits for: python tools/bench/eeg_speed.py
+
+A lead field of BioSemi-64 at the 5,215 places (computed, not read from the cache), kernels of a montage that was not
+seen before, one topography located once the kernels are there, and topographies made by the generator. Predicted before
+the first run: 20 s, 4 s, 40 ms and 1000 a second.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from unittest import mock
+
+import numpy as np
+import timing
+
+GOALS = {"lead_field_s": 30.0, "kernels_s": 15.0, "located_ms": 50.0, "samples_per_s": 1000.0}
+PREDICTED = {"lead_field_s": 20.0, "kernels_s": 4.0, "located_ms": 40.0, "samples_per_s": 1000.0}
+
+
+def seconds(work: Callable[[], object], rounds: int) -> float:
+    """Median over rounds."""
+    taken = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - begin)
+    return statistics.median(taken)
+
+
+def lead_field_s() -> float:
+    """A head that no cache holds: the files go to an empty folder."""
+    from zoo.eeg import bank
+    from zoo.eeg.leadfield import lead_field
+
+    with tempfile.TemporaryDirectory() as empty, mock.patch.dict(os.environ, ZOO_CACHE=empty):
+        return seconds(lambda: lead_field().montage(bank.montage_names("biosemi64")), 1)
+
+
+def kernels_s(rounds: int) -> float:
+    from zoo.eeg import bank
+    from zoo.eeg.kernels import kernels
+    from zoo.eeg.leadfield import lead_field
+
+    draw = np.random.default_rng(0)
+    montages = iter([lead_field().montage(bank.scattered(64, draw)) for _ in range(rounds)])
+    return seconds(lambda: kernels(next(montages)), rounds)
+
+
+def located_ms(model: str, rounds: int) -> float:
+    """Features, network, peaks and dipoles of one topography."""
+    from zoo.eeg import bank
+    from zoo.eeg.leadfield import lead_field
+    from zoo.inference.locating import Locator
+
+    field = lead_field().montage(bank.montage_names("biosemi64"))
+    locator = Locator(model, field)
+    one = np.random.default_rng(0).standard_normal((1, len(field.names)))
+
+    def locate() -> None:
+        posterior, _ = locator(one)
+        locator.decode(one[0], posterior[0], 2)
+
+    locate()
+    return 1000 * seconds(locate, rounds)
+
+
+def samples_per_s(rounds: int, batches: int = 20) -> float:
+    """Topographies with their volumes, through tf.data as in training."""
+    from zoo.tasks.eeg_sources import TASK
+    from zoo.training import sources
+
+    stream = iter(sources.synthetic(TASK, split="train", seed=0))
+    next(stream)
+    return batches * TASK.batch_size / seconds(lambda: [next(stream) for _ in range(batches)], rounds)
+
+
+def main() -> pathlib.Path:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="unet3d.eeg_sources")
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    found = {
+        "lead_field_s": lead_field_s(),
+        "kernels_s": kernels_s(given.rounds),
+        "located_ms": located_ms(given.model, 5 * given.rounds),
+        "samples_per_s": samples_per_s(given.rounds),
+    }
+    versions = [f"{name}-{importlib.metadata.version(name)}" for name in ("mne", "tensorflow")]
+    rows = [{"what": key, "measured": round(value, 3), "goal": GOALS[key]} for key, value in found.items()]
+    return timing.write(
+        "eeg_speed",
+        predicted=PREDICTED,
+        settings={"montage": "biosemi64", "rounds": given.rounds, "model": given.model},
+        rows=[{"version": " ".join(versions)}, *rows],
+        headline=[],  # no peer runs beside it
+    )
+
+
+if __name__ == "__main__":
+    print(main())
