@@ -21,7 +21,7 @@ class Settings:
     """
 
     shrink: tuple[int, ...] = (4, 2, 1)
-    rounds: tuple[int, ...] = (40, 30, 10)
+    rounds: tuple[int, ...] = (40, 30, 4)
     smooth: tuple[float, float] = (1.5, 0.7)
     step: float = 0.5
 
