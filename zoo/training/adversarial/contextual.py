@@ -7,7 +7,9 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from zoo.training.adversarial.learner import Learner, judging
+from zoo.inference import filling
+from zoo.inference.filling import SEES_ALL, Sight, completed
+from zoo.training.adversarial.learner import Learner
 from zoo.training.adversarial.objectives import check_precision, gradient_penalty, objective
 
 Tensor = Any
@@ -41,8 +43,7 @@ class Setting:
         whole: share of samples without a hole, so that the code of an unmasked patch is one that the network knows.
         goal: "hinge", "wasserstein" or "nonsaturating".
         penalty: weight of the gradient penalty; 0 for none, since the critics have spectral norm.
-        use_context: whether encoder and critics see the coarse volume; False is the ablation.
-        use_position: whether the generator knows the place; False is the ablation.
+        sight: what the network sees, for ablations.
         balance: weights of the loss.
     """
 
@@ -50,8 +51,7 @@ class Setting:
     whole: float = 0.25
     goal: str = "hinge"
     penalty: float = 0.0
-    use_context: bool = True
-    use_position: bool = True
+    sight: Sight = SEES_ALL
     balance: Balance = Balance()
 
 
@@ -76,13 +76,13 @@ class ContextualGan(Learner):
     """
 
     def __init__(self, network: keras.Model, setting: Setting | None = None, *, seed: int | None = None) -> None:
-        self_setting = setting or Setting()
-        names = ("critic_local", "critic_global") if self_setting.use_context else ("critic_local",)
+        chosen = setting or Setting()
+        names = ("critic_local", "critic_global") if chosen.sight.context else ("critic_local",)
         trained = {"generator": ("encoder", "generator"), "critic": names}
         logs = ("loss", "critic_loss", "masked", "visible", "features", "code_cosine")
         super().__init__(network, trained, logs=logs, seed=seed)
-        self.setting, self.objective = self_setting, objective(self_setting.goal)
-        self.judges = [judging(self.part(name)) for name in names]
+        self.setting, self.objective = chosen, objective(chosen.goal)
+        self.judges = filling.critics(network, chosen.sight)
         if self.setting.penalty:
             check_precision([self.part(name) for name in names])
         sizes = self.part("generator").output_shape[1:-1]
@@ -109,28 +109,12 @@ class ContextualGan(Learner):
         return mask
 
     def fill(self, patch: Tensor, around: tuple[Tensor, Tensor], hole: Tensor, training: bool = False) -> Any:
-        """The patch as the generator makes it, (batch, x, y, z, channels), and its code (batch, code_size).
-
-        Args:
-            patch: (batch, x, y, z, channels); what is in the hole is not looked at.
-            around: coarse volume and position.
-            hole: (batch, x, y, z, 1), 1 where to fill.
-            training: whether norms use the batch.
-        """
-        context, position = around
-        given = ops.concatenate([patch * (1.0 - hole), hole], axis=-1)
-        hidden = self.part("paste")([hole, ops.zeros_like(context[..., :1]), position])
-        seen = context * (1.0 - hidden) if self.setting.use_context else ops.zeros_like(context)
-        code = self.part("encoder")([given, seen], training=training)
-        place = position if self.setting.use_position else ops.zeros_like(position)
-        return self.part("generator")([code, place], training=training), code
+        """The patch as the generator makes it, and its code: `zoo.inference.filling.fill`."""
+        return filling.fill(self.network, patch, around, hole, sight=self.setting.sight, training=training)
 
     def judged(self, patch: Tensor, around: tuple[Tensor, Tensor], training: bool = False) -> tuple[list, Tensor]:
-        """The critics' features, and the mean of their logits."""
-        shown = [patch, self.part("paste")([patch, *around])]
-        found = [judge(one, training=training) for judge, one in zip(self.judges, shown, strict=False)]
-        logits = [logit for _, logit in found]
-        return [ops.cast(features, "float32") for features, _ in found], sum(logits) / len(logits)
+        """The critics' features, and the mean of their logits: `zoo.inference.filling.judged`."""
+        return filling.judged(self.network, self.judges, patch, around, training=training)
 
     def train_step(self, data: tuple[tuple[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
         """One step of the critics, then one of encoder and generator."""
@@ -188,13 +172,6 @@ class ContextualGan(Learner):
         filled, _ = self.fill(patch, around, hole)
         rows = {"real": patch, "given": patch * (1.0 - hole), "completed": completed(patch, filled, hole)}
         return {**rows, "generated": filled}
-
-
-def completed(patch: Tensor, filled: Tensor, hole: Tensor) -> Tensor:
-    """The patch with its hole filled; where it has none, all that was generated."""
-    none = ops.cast(ops.max(hole, axis=(1, 2, 3, 4), keepdims=True) == 0, hole.dtype)
-    shown = hole + none
-    return filled * shown + patch * (1.0 - shown)
 
 
 def average(values: Tensor, weights: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from zoo.training.adversarial.learner import Learner, judging
+from zoo.inference.filling import judging
+from zoo.training.adversarial.learner import Learner
 
 Tensor = Any
 

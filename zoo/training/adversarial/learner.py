@@ -99,12 +99,6 @@ class Learner(keras.Model):
         return self.noted(self.test_means, psnr, *among)
 
 
-def judging(critic: keras.Model) -> keras.Model:
-    """A critic that returns its features beside its logit."""
-    features = critic.get_layer(f"{critic.name}_features").output
-    return keras.Model(critic.input, [features, critic.output], name=f"{critic.name}_judging")
-
-
 def split(batch: Tensor, parts: int) -> Iterator[Tensor]:
     """A batch in equal parts.
 
