@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from zoo import keyed, registry, weights
 from zoo.inference.precision import policy, use_jit
-from zoo.training import cluster, estimate, folder, publish, sources, state, watch
+from zoo.training import cluster, estimate, folder, mining, publish, sources, state, watch
 from zoo.training.keeper import BEST, LAST, Keeper, NonFiniteLossError
 from zoo.training.step import compile_model, optimizer, set_final_bias
 from zoo.training.task import Task
@@ -111,6 +111,10 @@ def run(
     place = cluster.here()
     if place and place.serves:
         cluster.serve()
+    if place and task.mining:
+        raise ValueError(
+            f"Task {task.name!r} mines hard samples, which one process does: set mining=None in a cluster."
+        )
     plan = Plan.of(options.steps or task.steps)
     folder.open_run(out, _config(task, source, options, plan))
     if (out / task.model_name).exists():
@@ -126,7 +130,7 @@ def run(
     begin = functools.partial(_first_weights, task, options.start_from)
     _resume_or_begin(model, feed, plan, keeper, begin=begin, alone=place is None)
     watchers = task.watchers(out, feed.validation) if task.watchers else []
-    work = Work(model, feed, plan, keeper, callbacks, watchers)
+    work = Work(model, feed, plan, keeper, callbacks, watchers, task.mining)
     with keeper, _divergence_explained(work, twin):
         if place:
             cluster.fit(
@@ -149,6 +153,8 @@ def _config(task: Task, source: Any, options: Options, plan: Plan) -> dict[str, 
     kept = ("batch_size", "patch", "spacing_mm", "channels", "optimizer", "arguments", "builder")
     settings = {key: getattr(task, key) for key in kept}
     chosen = {"task": task.name, "source": str(source), "seed": options.seed, "steps": plan.steps}
+    if task.mining is not None:
+        chosen["mining"] = dataclasses.asdict(task.mining)
     if options.start_from is not None:
         chosen["start_from"] = str(options.start_from)
     return chosen | {"precision": policy(options.precision), "deterministic": options.deterministic} | settings
@@ -198,6 +204,7 @@ class Work:
     keeper: Keeper
     callbacks: Sequence[keras.callbacks.Callback]
     watchers: Sequence[keras.callbacks.Callback] = ()
+    again: mining.Mining | None = None
 
 
 def _resume_or_begin(
@@ -236,13 +243,15 @@ def _first_weights(task: Task, start_from: str | pathlib.Path | None, model: ker
 
 
 def _fit(work: Work) -> None:
-    """Keras' own `fit`, from the keeper's step to the end."""
+    """Keras' own `fit`, from the keeper's step to the end, with a pause wherever hard samples are looked for."""
     _finish_epoch(work)
     plan, keeper = work.plan, work.keeper
-    if keeper.step < plan.steps:
+    for last in mining.pauses(work.again, plan.epochs):
+        if keeper.step >= last * plan.steps_per_epoch:
+            continue
         work.model.fit(
-            work.feed.training(keeper.step),
-            epochs=plan.epochs,
+            _mined(work, keeper.step).training(keeper.step),
+            epochs=last,
             initial_epoch=keeper.step // plan.steps_per_epoch,
             steps_per_epoch=plan.steps_per_epoch,
             validation_data=work.feed.validation,
@@ -250,6 +259,17 @@ def _fit(work: Work) -> None:
             shuffle=False,
             verbose=1 if sys.stderr.isatty() else 2,
         )
+        if last < plan.epochs:  # Keras leaves averaged weights behind; the last state holds the trained ones
+            keeper.go_on(state.restore(work.model, keeper.out / LAST))
+
+
+def _mined(work: Work, step: int) -> sources.Feed:
+    """The batches of a step's round: those that return to what was found hard before it."""
+    if work.again is None:
+        return work.feed
+    every = work.again.every * work.plan.steps_per_epoch
+    find = functools.partial(work.feed.find, work.model, step)
+    return dataclasses.replace(work.feed, hard=mining.kept(work.keeper.out, step, every_steps=every, find=find))
 
 
 def _callbacks(work: Work) -> list[keras.callbacks.Callback]:
@@ -269,7 +289,7 @@ def _finish_epoch(work: Work) -> None:
     if not left:
         return
     logs: dict[str, float] = {}
-    for number, (x, y) in enumerate(work.feed.training(keeper.step).take(left)):
+    for number, (x, y) in enumerate(_mined(work, keeper.step).training(keeper.step).take(left)):
         logs = model.train_on_batch(x, y, return_dict=True)
         keeper.on_train_batch_end(number, logs)
     averaging = [keras.callbacks.SwapEMAWeights()] if model.optimizer.use_ema else []
@@ -290,7 +310,7 @@ def _divergence_explained(work: Work, twin: keras.Model | None) -> Iterator[None
         if twin:
             raise watch.DivergedError(f"The loss is no longer finite; the last good state is in {last}.") from None
         good = state.restore(work.model, last)["step"]
-        reason = watch.explain(work.model, work.feed.training(good), good)
+        reason = watch.explain(work.model, _mined(work, good).training(good), good)
         state.restore(work.model, last)
         raise watch.DivergedError(
             f"Training met a value that is not finite: {reason}. The state of step {good} is kept in {last}. "

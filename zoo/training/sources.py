@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -16,6 +16,7 @@ from zoo.data.prepare import Reading
 from zoo.data.sampler import Sampling
 from zoo.data.splits import Split
 from zoo.tabular import encode
+from zoo.training import mining
 from zoo.training.task import Task
 
 Shard = tuple[int, int]
@@ -28,20 +29,24 @@ class Feed:
     """Batches of one run.
 
     Attributes:
-        batches: `(start, shard)` -> the endless training batches from a step on. Of `count` workers, shard
-            `(index, count)` gets every `count`-th batch; shard None draws sample numbers from the clock, for
-            asynchronous workers, whose order nothing can repeat.
+        batches: `(start, shard, hard)` -> the endless training batches from a step on, a share of which returns to what
+            is hard. Of `count` workers, shard `(index, count)` gets every `count`-th batch; shard None draws sample
+            numbers from the clock, for asynchronous workers, whose order nothing can repeat.
         validation: the fixed validation batches.
         prior: gives the fraction of voxels of each class.
+        find: `(model, step)` -> the worst false positives of a network in the training data.
+        hard: what was found, which the training batches return to.
     """
 
-    batches: Callable[[int, Shard | None], tf.data.Dataset]
+    batches: Callable[[int, Shard | None, mining.Hard | None], tf.data.Dataset]
     validation: tf.data.Dataset
     prior: Callable[[], list[float]]
+    find: Callable[[Any, int], mining.Hard] = lambda model, step: []
+    hard: mining.Hard | None = None
 
     def training(self, start: int, shard: Shard | None = (0, 1)) -> tf.data.Dataset:
         """The training batches from a step on, of one worker or of the only one."""
-        return self.batches(start, shard)
+        return self.batches(start, shard, self.hard)
 
 
 def feed(task: Task, source: str | pathlib.Path, *, seed: int, out: pathlib.Path, split: Split | None = None) -> Feed:
@@ -65,17 +70,40 @@ def feed(task: Task, source: str | pathlib.Path, *, seed: int, out: pathlib.Path
 
 def _synthetic_feed(task: Task, seed: int) -> Feed:
     validation = synthetic(task, split="validation", seed=seed, stop=task.validation_batches).cache()
+
+    def find(model: Any, step: int) -> mining.Hard:
+        settings, sample = _mining(task), _sample(task, "train")
+        number_of = lambda number: sample(tf.constant([_base(seed, "train"), number], tf.int32))  # noqa: E731
+        looked_at = mining.window(step, task.batch_size, MINED * settings.num)
+        return mining.hard_numbers(model, settings, number_of, looked_at)
+
     return Feed(
-        lambda start, shard: _with_gaps(
-            task, synthetic(task, split="train", seed=seed, start=start, shard=shard), seed, start, shard
+        lambda start, shard, hard: _with_gaps(
+            task, synthetic(task, split="train", seed=seed, start=start, shard=shard, hard=hard), seed, start, shard
         ),
         validation,
         lambda: prior(task, synthetic(task, split="prior", seed=seed, stop=math.ceil(PRIOR_SAMPLES / task.batch_size))),
+        find,
     )
+
+
+def _mining(task: Task) -> mining.Mining:
+    """The task's settings, which it has where anything is mined.
+
+    Raises:
+        ValueError: the network takes tabular values, too, or synthesis makes whole batches: nothing is mined there.
+    """
+    if task.mining is None or task.tabular or task.batched:
+        raise ValueError(
+            f"Task {task.name!r} mines hard samples with {task.mining}: it needs settings, images alone, and a "
+            "synthesis of single samples. Set mining=None."
+        )
+    return task.mining
 
 
 SPLIT_FILE, CACHE = "splits.json", "cache"
 VALIDATE_ONE_IN, PRIOR_SAMPLES = 5, 16
+MINED = 4  # samples of a synthesis looked at for each that is kept
 
 
 def _folder_feed(task: Task, root: pathlib.Path, seed: int, out: pathlib.Path, split: Split | None) -> Feed:
@@ -92,8 +120,10 @@ def _folder_feed(task: Task, root: pathlib.Path, seed: int, out: pathlib.Path, s
         for part, name in zip(chosen.select(found), ("training", "validation"), strict=True)
     )
 
-    def batches(cache: Any, **stream: Any) -> tf.data.Dataset:
+    def batches(cache: Any, hard: mining.Hard | None = None, **stream: Any) -> tf.data.Dataset:
         sampling = Sampling(positive_fraction=task.positive_fraction)
+        if hard and task.mining and isinstance(hard, Mapping):
+            sampling = dataclasses.replace(sampling, hard_fraction=task.mining.fraction, hard_places=hard)
         found = dataset(
             cache,
             patch=task.patch,
@@ -104,16 +134,18 @@ def _folder_feed(task: Task, root: pathlib.Path, seed: int, out: pathlib.Path, s
         )
         return found.map(lambda x, y: ((x["volume"], x["conditioning"]), y)) if task.tabular else found
 
-    def train(start: int, shard: Shard | None) -> tf.data.Dataset:
+    def train(start: int, shard: Shard | None, hard: mining.Hard | None) -> tf.data.Dataset:
         if shard is None:
-            return _with_gaps(task, batches(training, seed=None), seed, start, None)
+            return _with_gaps(task, batches(training, hard, seed=None), seed, start, None)
         # Every worker reads all cases and takes its turn, so that n workers see one worker's joined batch.
-        return _with_gaps(task, batches(training, seed=seed, start=start * shard[1], turn=shard), seed, start, shard)
+        found = batches(training, hard, seed=seed, start=start * shard[1], turn=shard)
+        return _with_gaps(task, found, seed, start, shard)
 
     return Feed(
         train,
         batches(validation, seed=seed + 1, stop=task.validation_batches).cache(),
         lambda: prior(task, batches(training, seed=seed + 2, stop=task.validation_batches)),
+        lambda model, _: mining.hard_places(model, _mining(task), training, task.patch),
     )
 
 
@@ -187,7 +219,14 @@ def _split(found: list[Case], seed: int, out: pathlib.Path) -> Split:
 
 
 def synthetic(
-    task: Task, *, split: str, seed: int, start: int = 0, stop: int | None = None, shard: Shard | None = (0, 1)
+    task: Task,
+    *,
+    split: str,
+    seed: int,
+    start: int = 0,
+    stop: int | None = None,
+    shard: Shard | None = (0, 1),
+    hard: mining.Hard | None = None,
 ) -> tf.data.Dataset:
     """Batches from the task's own synthesis.
 
@@ -198,6 +237,7 @@ def synthetic(
         start: number of the first batch.
         stop: number of the batch to stop before; None goes on for ever.
         shard: as in `Feed.batches`.
+        hard: numbers of samples that a share of the batches returns to; None for no such return.
 
     Returns:
         A data set of ((batch, x, y, z, channels) float32, (batch, x, y, z, 1) int32); of a task with tabular inputs
@@ -207,12 +247,10 @@ def synthetic(
     Raises:
         ValueError: the task has no synthesis.
     """
-    if task.synthesis is None:
-        raise ValueError(f"Task {task.name!r} has no synthesis: give a folder or a BIDS data set as its source.")
-    # XLA makes synthesis quicker on every device, also inside a data set's map.
-    sample = tf.function(task.synthesis(task, split), jit_compile=True)
-    size, base = 1 if task.batched else task.batch_size, seed * len(SPLITS) + SPLITS[split]
+    sample = _sample(task, split)
+    size, base = 1 if task.batched else task.batch_size, _base(seed, split)
     numbers = _numbers_by_clock() if shard is None else _numbers(size, start, stop, shard)
+    numbers = mining.returning(numbers, hard, task.mining.fraction) if task.mining else numbers
     samples = numbers.map(
         lambda number: sample(tf.cast(tf.stack([tf.cast(base, tf.int64), number]), tf.int32)),
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -221,6 +259,19 @@ def synthetic(
     batches = (samples if task.batched else samples.batch(size, drop_remainder=True)).prefetch(2)
     # Keras counts one batch too many when it cannot know where a data set ends.
     return batches if stop is None else batches.apply(tf.data.experimental.assert_cardinality(stop - start))
+
+
+def _sample(task: Task, split: str) -> Callable[[Any], Any]:
+    """The task's synthesis, compiled."""
+    if task.synthesis is None:
+        raise ValueError(f"Task {task.name!r} has no synthesis: give a folder or a BIDS data set as its source.")
+    # XLA makes synthesis quicker on every device, also inside a data set's map.
+    return tf.function(task.synthesis(task, split), jit_compile=True)
+
+
+def _base(seed: int, split: str) -> int:
+    """First word of the seeds of a split's samples."""
+    return seed * len(SPLITS) + SPLITS[split]
 
 
 def _numbers(size: int, start: int, stop: int | None, shard: Shard) -> tf.data.Dataset:

@@ -7,6 +7,7 @@ from typing import Any
 
 from zoo.data.cases import Case
 from zoo.tabular import Tabular
+from zoo.training.mining import Mining
 
 # (task, split) -> a graph function from an int32 seed pair to one (image, labels) sample; of a task with tabular
 # inputs, to ((image, conditioning vector), labels).
@@ -52,6 +53,7 @@ class Task:
         reader: layout of a folder of real data; None looks at the files.
         patterns: channel name, or "labels" -> what the reader calls it, where that differs.
         positive_fraction: share of real patches that are centred on foreground.
+        mining: how false positives come back in training (`zoo.training.mining`); None leaves that out.
         augment: `(image, labels, seed) -> (image, labels)` for real data, or None.
         metrics: makes the metrics of the progress bar.
         monitor: the metric that chooses the best weights, higher is better.
@@ -102,6 +104,7 @@ class Task:
     reader: str | None = None
     patterns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     positive_fraction: float = 1 / 3
+    mining: Mining | None = None
     augment: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
     metrics: Callable[[], list[Any]] = list
     monitor: str = "dice"
