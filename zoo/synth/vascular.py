@@ -249,7 +249,7 @@ def apply(
         params: what `draw` returned.
         shape: voxels of 1 mm.
         scanner: that the acquisition was drawn from.
-        whole: the patch lies in the middle of the anatomy, not about a drawn place.
+        whole: the patch lies in the middle of the anatomy, not about a drawn place, and nothing is bent.
         location: adds four channels: where the voxel lies along x, y and z, in lengths of the brain from its middle,
             and its distance to the ventricles in units of 30 mm.
 
@@ -278,7 +278,8 @@ def _where(brain: Brain, params: Mapping[str, Any], shape: Sequence[int], whole:
         row = row + ops.cast(params["place"] * (brain.places.shape[0] // 2), "int32")
         middle = ops.take(brain.places, row, axis=0) + params["jitter_mm"]
     matrix = geometry.affine(params)
-    moved = fields.upsample(1.5 * seeds.normal(params["seed"], (3, *fields.coarse_shape(shape, 0.06)), 1), shape)
+    bend = 0.0 if whole else 1.5
+    moved = fields.upsample(bend * seeds.normal(params["seed"], (3, *fields.coarse_shape(shape, 0.06)), 1), shape)
     x, y, z = (ops.arange(size, dtype="float32") - (size - 1) / 2 for size in shape)
     x, y, z = x[:, None, None], y[None, :, None], z[None, None, :]
     return [

@@ -63,10 +63,23 @@ def stacked(names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
         ValueError: no such anatomy.
         FileNotFoundError: a package with data is not installed, with the command that installs it.
     """
-    brains = [placed(name) for name in names]
-    shape = np.max([labels.shape for labels, _, _ in brains], axis=0)
-    fields = [_fields(*(_centred(each, shape) for each in brain)) for brain in brains]
-    return tuple(np.stack(field) for field in zip(*fields, strict=True))
+    shape = np.max([placed(name)[0].shape for name in names], axis=0)
+    return tuple(np.stack(field) for field in zip(*(on_grid(name, shape) for name in names), strict=True))
+
+
+def on_grid(name: str, shape: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """The fields of `Brain` of one anatomy, in the middle of a grid.
+
+    Args:
+        name: of the anatomy, held-out ones too.
+        shape: voxels; axes along which the brain is larger take its size.
+    """
+    return _fields(*(_centred(each, shape) for each in placed(name)))
+
+
+def labels_on_grid(name: str, shape: Sequence[int]) -> np.ndarray:
+    """The labels of the scheme of one brain, in the middle of a grid as `on_grid` has it."""
+    return _centred(placed(name)[0], shape)
 
 
 def tensors(names: Sequence[str]) -> tuple[Tensor, ...]:
@@ -112,7 +125,7 @@ def _cut(labels: np.ndarray) -> np.ndarray:
 
 
 def _centred(volume: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    room = [int(wanted) - size for wanted, size in zip(shape, volume.shape, strict=True)]
+    room = [max(int(wanted) - size, 0) for wanted, size in zip(shape, volume.shape, strict=True)]
     return np.pad(volume, [(extra // 2, extra - extra // 2) for extra in room])
 
 

@@ -7,6 +7,7 @@ Source: the questions of Ooms' thesis on the Rotterdam Scan Study (TU Delft): wh
 for the imbalance, and which constraint in the loss tells perivascular spaces apart.
 """
 
+import functools
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from zoo import losses
@@ -34,6 +36,7 @@ PATCHES = (32, 64, 96)
 DIAMETER_MM = (3.0, 15.0)
 FILTERS = (8, 16, 32, 64)
 MOST_IN_A_PATCH = 3  # lacunes in a patch of 64 voxels a side
+WHOLE_SHAPE = (160, 192, 168)  # voxels of a whole scan; every anatomy fits in
 HELD_OUT, DRAWS, TEST_SEED = ("donor_15496", "donor_15697"), 2, 61000
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {"name": "adam", "learning_rate": 3e-3},
@@ -241,18 +244,30 @@ def scanned(name: str, scanner: Scanner, seed: Any) -> dict[str, np.ndarray]:
     Returns:
         (x, y, z) arrays, 1 mm: T1, T2, FLAIR int16, exactly 0 outside the brain; `lacunes`, `kinds`, `regions` uint8.
     """
-    brains = vascular_places.tensors((name,))
-    brain = vascular_places.pick(brains, ops.zeros((), "int32"))
-    shape = tuple(brain.codes.shape)
-    params = vascular.draw(ops.convert_to_tensor(seed, "int32"), WHOLE, scanner) | {"flip": ops.zeros(())}
-    image, kinds, _ = (np.asarray(each) for each in vascular.apply(brain, params, shape, scanner, whole=True))
+    fields, labels = vascular_places.on_grid(name, WHOLE_SHAPE), vascular_places.labels_on_grid(name, WHOLE_SHAPE)
+    image, kinds = (np.asarray(each) for each in _whole(scanner)(fields, np.asarray(seed, np.int32)))
     head = (image != 0).any(-1)
     found = {
         channel: (np.clip(np.round(100 * image[..., number] + 1000), 1, 32000) * head).astype(np.int16)
         for number, channel in enumerate(CHANNELS)
     }
-    regions = vascular_places.regions(vascular_places.placed(name)[0])
-    return found | {"lacunes": (kinds == LACUNE).astype(np.uint8), "kinds": kinds.astype(np.uint8), "regions": regions}
+    return found | {
+        "lacunes": (kinds == LACUNE).astype(np.uint8),
+        "kinds": kinds.astype(np.uint8),
+        "regions": vascular_places.regions(labels),
+    }
+
+
+@functools.cache
+def _whole(scanner: Scanner) -> Callable[[Any, Any], Any]:
+    """Paints a whole brain, compiled once for all brains that share a grid."""
+
+    def paint(fields: Any, seed: Any) -> tuple[Any, Any]:
+        brain = vascular_places.Brain(*fields)
+        params = vascular.draw(seed, WHOLE, scanner) | {"flip": ops.zeros(())}
+        return vascular.apply(brain, params, tuple(brain.codes.shape), scanner, whole=True)[:2]
+
+    return tf.function(paint, jit_compile=True)
 
 
 def _write(path: Path, array: np.ndarray) -> None:
