@@ -11,9 +11,18 @@ from typing import Annotated, NoReturn
 import typer
 
 import zoo
-from zoo import cards, cli_maps, cli_tasks, cli_whatif, records, registry, weights
+from zoo import cards, cli_export, cli_maps, cli_normative, cli_tasks, cli_whatif, records, registry, weights
 from zoo.cli_cards import builder_row, card_table, documentation, list_table, trained_row
-from zoo.cli_predict import case_line, given_cases, given_tabular, locate_recordings, predict_cases, write_tables
+from zoo.cli_predict import (
+    case_line,
+    given_cases,
+    given_tabular,
+    lesion_writer,
+    locate_recordings,
+    predict_cases,
+    write_lesion_table,
+    write_tables,
+)
 from zoo.terminal import FAILURES, WIDTH, Device, Json, Model, UsageError, Verbs, end, find_model, framework, tell
 
 app = typer.Typer(
@@ -90,12 +99,25 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
         Path | None,
         typer.Option(metavar="CSV", help="Write one table of all scans: volume, susceptibility a structure."),
     ] = None,
+    lesions: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Write one table of all lesions: place, size, shape, confidence.")
+    ] = None,
+    regions: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="Name the lesions' places by a label map, or by unet3d.brain_structures."),
+    ] = "",
     unit: Annotated[
         str, typer.Option(metavar="UNIT", help="Of susceptibility maps: ppm, ppb, hz@TESLA or rad@TESLA,MS.")
     ] = "",
     magnitude: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Mask the susceptibility map by the brain in this image.")
     ] = None,
+    normative: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Your own controls, of fit-normative, for a model of codes.")
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option(metavar="NAME", help="keras, onnx, openvino, litert or tensorflow (docs/export.md).")
+    ] = "keras",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -103,6 +125,7 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
 
     A result is called SCAN_TAG.nii.gz. A model that locates sources takes EEG files of
     MNE (-ave.fif, -epo.fif, raw) and writes NAME_sources.csv and NAME_posterior.nii.gz.
+    A model of codes writes NAME_z.nii.gz, clusters as NIfTI and CSV, and a picture.
     What cannot be used is reported, the rest is finished, and the exit code is then 1.
     """
     folder = find_model(model)
@@ -113,12 +136,26 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
         tell(found, "\n".join(row["text"] for row in found if "error" not in row), as_json)
         end(f"{row['case']}: {row['error']}" for row in found if "error" in row)
         return
+    if card.output.kind == "codes":
+        with framework(device):
+            found = cli_normative.find_lesions(folder, scans, out, fitted=normative)
+        tell(found, "\n".join(row["text"] for row in found if "error" not in row), as_json)
+        end(f"{row['case']}: {row['error']}" for row in found if "error" in row)
+        return
     given, values = given_cases(scans, card), given_tabular(tabular, card)
     with framework(device), cli_maps.prepared(given, card, unit=unit, magnitude=magnitude) as maps:
         from zoo.inference.predictor import Settings
 
-        settings = Settings(probabilities=probabilities, mirror=mirror)
-        rows = predict_cases(folder, card, maps, out, settings=settings, overwrite=overwrite, tabular=values)
+        beside = cli_export.settings_of(runtime, folder)
+        settings = Settings(probabilities=probabilities, mirror=mirror, **beside)
+        writer = lesion_writer(card, lesions, regions)
+        if lesions and probabilities:
+            raise UsageError("--lesions needs labels: leave --probabilities out.")
+        rows = predict_cases(
+            folder, card, maps, out, settings=settings, overwrite=overwrite, tabular=values, writer=writer
+        )
+        if lesions:
+            write_lesion_table(lesions, rows)
         if volumes and not probabilities:
             write_tables(rows, card)
         if table and not probabilities:
@@ -161,7 +198,9 @@ def demo(
 
 for verb in (cli_tasks.check, cli_tasks.anatomies, cli_tasks.train, cli_tasks.evaluate):
     app.command()(verb)
+app.command()(cli_export.export)
 app.command(context_settings=cli_whatif.CONTEXT)(cli_whatif.whatif)
+app.command("fit-normative")(cli_normative.fit_normative)
 
 
 if __name__ == "__main__":

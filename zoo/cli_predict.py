@@ -84,7 +84,42 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def predict_cases(
+def lesion_writer(card: cards.Card, lesions: Path | None, regions: str) -> Any:
+    """What writes the lesions of each case beside its labels; None where no table was asked for.
+
+    Args:
+        card: of the model.
+        lesions: the table of all cases.
+        regions: a label map, "unet3d.brain_structures", or "".
+
+    Raises:
+        UsageError: regions without a table, a model without lesions, or a label map that cannot be read.
+    """
+    if lesions is None:
+        if regions:
+            raise UsageError(f"--regions {regions} names the places of lesions: add --lesions TABLE.csv.")
+        return None
+    known = tasks.task(card.task).lesions if card.task in tasks.names() else ()
+    if card.output.kind != "segmentation" or (card.task in tasks.names() and not known):
+        raise UsageError(f"{card.name} finds no lesions: leave --lesions out, or see --volumes.")
+    from zoo.inference.lesion_tables import LesionWriter
+
+    names = [label.name for label in card.output.labels.values()]
+    try:
+        return LesionWriter(regions or None, [name for name in known if name in names] or None)
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(f"--regions: {error}") from error
+
+
+def write_lesion_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes one table of the lesions of all cases, from those beside their results."""
+    from zoo.inference.lesion_tables import read_lesions, table_of, write_lesions
+
+    whole = [row for row in rows if "error" not in row]
+    write_lesions(path, {row["case"]: read_lesions(table_of(Path(row["out"]))) for row in whole})
+
+
+def predict_cases(  # noqa: PLR0913 - the choices of a command
     folder: Path,
     card: cards.Card,
     given: Given,
@@ -93,6 +128,7 @@ def predict_cases(
     settings: Any,
     overwrite: bool,
     tabular: Mapping[str, str] | None = None,
+    writer: Any = None,
 ) -> list[dict[str, Any]]:
     """Predicts what was given; Keras is loaded already.
 
@@ -104,6 +140,7 @@ def predict_cases(
         settings: `zoo.inference.predictor.Settings`.
         overwrite: whether results in a folder are replaced; a file that is named always is.
         tabular: values beside the images of every case; they pass those of a data set's tables.
+        writer: `zoo.inference.cohort.Writer` of each case; None for its image alone.
 
     Returns:
         A row a case: "case" and "error", or "case", "out", "kept", "seconds" and "volumes_ml".
@@ -111,17 +148,13 @@ def predict_cases(
     Raises:
         UsageError: no cases, two of one name, or a file as `out` for several.
     """
-    from zoo.inference.cohort import find_cases, predict_many
+    from zoo.inference.cohort import predict_many
 
-    tag = card.name.split(".")[-1]
-    try:
-        cases = find_cases(_listed(given, card), ignore=f"_{tag}")
-    except (ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from error
+    cases = named_cases(given, card)
     if out.name.endswith(NIFTI):
-        return [_predict_one(folder, card, cases, out, settings=settings, tabular=tabular)]
+        return [_predict_one(folder, card, cases, out, settings=settings, tabular=tabular, writer=writer)]
     beside = {name: dict(tabular or {}) for name in cases}
-    report = predict_many(folder, cases, out, settings=settings, tabular=beside, overwrite=overwrite)
+    report = predict_many(folder, cases, out, settings=settings, tabular=beside, overwrite=overwrite, writer=writer)
     rows: list[dict[str, Any]] = []
     for name in cases:
         if name in report.failed:
@@ -131,6 +164,20 @@ def predict_cases(
             volumes = {} if settings.probabilities else volumes_ml(path, card)
             rows.append(_row(name, path, volumes, report.seconds.get(name)))
     return rows
+
+
+def named_cases(given: Given, card: cards.Card) -> dict[str, Any]:
+    """The cases that were given, by name; Keras is loaded already.
+
+    Raises:
+        UsageError: no cases, or two of one name.
+    """
+    from zoo.inference.cohort import find_cases
+
+    try:
+        return find_cases(_listed(given, card), ignore=f"_{card.name.split('.')[-1]}")
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(str(error)) from error
 
 
 def _listed(given: Given, card: cards.Card) -> Any:
@@ -153,13 +200,12 @@ def _predict_one(
     *,
     settings: Any,
     tabular: Mapping[str, str] | None,
+    writer: Any,
 ) -> dict[str, Any]:
     """One case into the file `out`."""
-    import numpy as np
-
+    from zoo.inference.cohort import Writer
     from zoo.inference.predict import progress_bar
     from zoo.inference.predictor import Predictor
-    from zoo.volumes import image
 
     if len(cases) != 1:
         raise UsageError(f"--out {out} is one file, got {len(cases)} scans. Name a folder.")
@@ -170,8 +216,7 @@ def _predict_one(
         raise UsageError(f"--out {out} is the scan itself. Name another file.")
     start = time.perf_counter()
     with progress_bar(card.name) as tell:
-        result = Predictor(folder, settings=settings)(images, tabular=tabular, progress=tell)
-    image.write(out, np.asanyarray(result.dataobj), result)
+        (writer or Writer()).write(Predictor(folder, settings=settings), images, out, tabular=tabular, progress=tell)
     seconds = round(time.perf_counter() - start, 3)
     return _row(name, out, {} if settings.probabilities else volumes_ml(out, card), seconds)
 

@@ -135,7 +135,8 @@ def coarse(lesion: np.ndarray, step: int) -> np.ndarray:
     half = step // 2
     padded = np.pad(lesion, [(half, -(size + half) % step) for size in lesion.shape])
     blocks = [length for size in padded.shape for length in (size // step, step)]
-    return padded.reshape(blocks).any(axis=(1, 3, 5))[tuple(slice(-(-size // step)) for size in lesion.shape)]
+    found = np.max(padded.reshape(blocks), axis=(1, 3, 5))
+    return found[tuple(slice(-(-size // step)) for size in lesion.shape)]
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
