@@ -79,7 +79,7 @@ def check_precision(critics: list[keras.Model]) -> None:
         ValueError: names the first such layer.
     """
     for layer in (layer for critic in critics for layer in critic.layers):
-        if layer.compute_dtype != "float32":
+        if layer.compute_dtype != "float32" and not isinstance(layer, keras.layers.InputLayer):
             raise ValueError(
                 f"A gradient penalty needs critics that compute in float32, got {layer.compute_dtype} in "
                 f'{layer.name!r}. Train with precision="float32", or with penalty=0.'
