@@ -1,8 +1,8 @@
 """What turns a brain into codes in the gates of `epilepsy_lesions`: one entry a network, all judged by one detector.
 
-An entry is `(seed) -> encode`, and `encode` takes (x, y, z, 2) of the common space to codes on a grid of every `STEP`-th
-voxel, (ceil(x / STEP), ceil(y / STEP), ceil(z / STEP), d) with d = `CODE_SIZE` where the network has codes. A network that
-gives a score rather than codes gives d = 1. To add one, write such a function under `@encoder("its name")`.
+An entry is `(seed) -> encode`, and `encode` takes (x, y, z, 2) of the common space to codes on a grid of every
+`STEP`-th voxel, (ceil(x / STEP), ceil(y / STEP), ceil(z / STEP), d) with d = `CODE_SIZE` where the network has codes. A
+network that gives a score rather than codes gives d = 1. To add one, write such a function under `@encoder("name")`.
 """
 
 import functools
