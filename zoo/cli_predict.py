@@ -119,7 +119,7 @@ def write_lesion_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_lesions(path, {row["case"]: read_lesions(table_of(Path(row["out"]))) for row in whole})
 
 
-def predict_cases(  # noqa: PLR0913 - the choices of a command
+def predict_cases(
     folder: Path,
     card: cards.Card,
     given: Given,

@@ -22,6 +22,30 @@ SUFFIXES = (".nii.gz", ".nii")
 Cases = str | os.PathLike | Sequence[str | os.PathLike | Case] | Mapping[str, Images | Case]
 
 
+class Writer:
+    """Writes what becomes of one case: the image that the predictor gives; others write more."""
+
+    def is_whole(self, target: Path) -> bool:
+        """Whether everything that `write` leaves is there and can be read to its last byte."""
+        try:
+            nifti.load(target)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def write(self, predictor: Predictor, images: Images, target: Path, **given: Any) -> None:
+        """Predicts a case and writes what comes out.
+
+        Args:
+            predictor: made ready once.
+            images: as `zoo.predict` takes them.
+            target: file of the image.
+            **given: `tabular` and `progress`, as the predictor takes them.
+        """
+        result = predictor(images, **given)
+        image.write(target, np.asanyarray(result.dataobj), result)
+
+
 @dataclass
 class Report:
     """What became of every case, by its name.
@@ -43,7 +67,7 @@ class Report:
         return asdict(self)
 
 
-def predict_many(
+def predict_many(  # noqa: PLR0913 - the choices a caller has, each by name
     model: str | os.PathLike | keras.Model,
     cases: Cases,
     out: str | os.PathLike,
@@ -53,6 +77,7 @@ def predict_many(
     tabular: Mapping[str, Mapping[str, Value]] | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
+    writer: Writer | None = None,
 ) -> Report:
     """Predicts every case and writes `out/<case>_<tag>.nii.gz`, tag as in `builder.tag`, or `..._probabilities.nii.gz`.
 
@@ -70,6 +95,7 @@ def predict_many(
         tabular: case name -> values beside its images, as `zoo.predict` takes them; they pass those of a table.
         overwrite: predict again what is there already.
         progress: show a bar on stderr; None when that is a terminal.
+        writer: what is written of each case; None for its image alone.
 
     Returns:
         The report; its dicts keep the order of the cases.
@@ -82,16 +108,16 @@ def predict_many(
     tag = predictor.card.name.split(".")[-1]
     named = find_cases(cases, ignore=f"_{tag}")
     tag += "_probabilities" if predictor.settings.probabilities else ""
-    folder, report = Path(out), Report()
+    folder, report, writer = Path(out), Report(), writer or Writer()
     folder.mkdir(parents=True, exist_ok=True)
     with progress_bar(predictor.card.name, shown=progress) as tell:
         for number, (name, images) in enumerate(named.items()):
             tell(number, len(named))
             target = folder / f"{name}_{tag}.nii.gz"
-            if not overwrite and _is_whole(target):
+            if not overwrite and writer.is_whole(target):
                 report.kept[name] = str(target)
             else:
-                _predict_one(predictor, (name, images, (tabular or {}).get(name, {})), target, report)
+                _predict_one(predictor, (name, images, (tabular or {}).get(name, {})), target, report, writer)
         tell(len(named), len(named))
     return report
 
@@ -139,17 +165,12 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(suffix)
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a result is there and can be read to its last byte."""
-    try:
-        nifti.load(path)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def _predict_one(
-    predictor: Predictor, given: tuple[str, Images | Case, Mapping[str, Value]], target: Path, report: Report
+    predictor: Predictor,
+    given: tuple[str, Images | Case, Mapping[str, Value]],
+    target: Path,
+    report: Report,
+    writer: Writer,
 ) -> None:
     start = time.perf_counter()
     name, images, tabular = given
@@ -157,8 +178,7 @@ def _predict_one(
         if isinstance(images, Case):
             tabular = {**tabular_of(images, predictor.card), **tabular}
             images = of_case(images, predictor.card)
-        result = predictor(images, tabular=tabular)
-        image.write(target, np.asanyarray(result.dataobj), result)
+        writer.write(predictor, images, target, tabular=tabular)
     except Exception as error:  # whatever it is, the other cases can still be done
         report.failed[name] = " ".join(f"{error or type(error).__name__}".split())
     else:

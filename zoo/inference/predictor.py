@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -159,7 +159,7 @@ class Predictor:
             An image on the grid of the first channel.
         """
         forward = self._forward
-        result = sliding_window(
+        return sliding_window(
             forward if conditioning is None else functools.partial(forward, conditioning=conditioning),
             ready.volume,
             patch=self.patch,
@@ -169,9 +169,38 @@ class Predictor:
             flip_labels=self._flips,
             activation=self.card.output.activation,
             skip=ready.inside,
+        return self._native(self._run(ready, conditioning, progress), ready)
+
+    def predict_with_confidence(
+        self, ready: Ready, *, conditioning: Sequence[float] | None = None, progress: Progress | None = None
+    ) -> tuple[Image, Image]:
+        """Predicts labels, and how sure the network is of them, in one run.
+
+        Args:
+            ready: what `ready` made of the images.
+            conditioning: what `conditioning` made of the tabular values.
+            progress: called with (windows done, windows in all).
+
+        Returns:
+            The labels as `predict` gives them, and the probability of the likeliest label that is not background,
+            float32, both on the grid of the first channel.
+
+        Raises:
+            ValueError: the model gives no labels, or the settings ask for probabilities.
+        """
+        if not self._segments or self.settings.probabilities:
+            raise ValueError(
+                f"{self.card.name} gives {'probabilities' if self._segments else self.card.output.kind} here, and "
+                "labels are needed. Leave probabilities out, or take a model of kind segmentation."
+            )
+        confidence = np.empty(tuple(ready.shape), np.float32)
+        labels = self._native_labels(self._run(ready, conditioning, progress), ready, confidence)
+        return labels, image.on_grid_of(ready.like, image.from_ras(confidence, ready.like))
+
+    def _run(self, ready: Ready, conditioning: Sequence[float] | None, progress: Progress | None) -> np.ndarray:
+        """What the network gives on its own grid, after the activation."""
             progress=progress,
         )
-        return self._native(result, ready.like, ready.shape, ready.scale)
 
     def _patch(self) -> tuple[int, int, int]:
         asked, divisor = self.settings.patch or self.card.input.patch, self.card.input.divisor
@@ -198,27 +227,33 @@ class Predictor:
                 f"{free / 2**20:.0f} MiB are free. Free memory, or crop the volume."
             )
 
-    def _native(self, result: np.ndarray, like: Image, shape: Sequence[int], scale: np.ndarray) -> Image:
-        """From the network's grid to the image's own: labels by arg-max there, or the values themselves."""
+    def _slabs(self, result: np.ndarray, ready: Ready) -> Iterator[tuple[slice, np.ndarray]]:
         budget = int(self.settings.memory_budget_mb * 2**20)
-        slabs = grids.native_slabs(result, shape, scale, budget_bytes=budget)
-        if self.settings.probabilities or not self._segments:
-            values = np.empty((*shape, result.shape[-1]), np.float32)
-            for part, slab in slabs:
-                values[part] = slab
-            values = values[..., 0] if values.shape[-1] == 1 else values
-            return image.on_grid_of(like, image.from_ras(values, like))
-        table = self._values()
-        labels = np.empty(tuple(shape), table.dtype)
-        for part, slab in slabs:
+        return grids.native_slabs(result, ready.shape, ready.scale, budget_bytes=budget)
+
+    def _native(self, result: np.ndarray, ready: Ready) -> Image:
+        """From the network's grid to the image's own: labels by arg-max there, or the values themselves."""
+        if self._segments and not self.settings.probabilities:
+            return self._native_labels(result, ready)
+        values = np.empty((*ready.shape, result.shape[-1]), np.float32)
+        for part, slab in self._slabs(result, ready):
+            values[part] = slab
+        values = values[..., 0] if values.shape[-1] == 1 else values
+        return image.on_grid_of(ready.like, image.from_ras(values, ready.like))
+
+    def _native_labels(self, result: np.ndarray, ready: Ready, confidence: np.ndarray | None = None) -> Image:
+        """Labels on the image's own grid; fills `confidence`, where it is given, along the way."""
+        table, names = self._values(), self.card.output.labels
+        foreground = [channel for channel, index in enumerate(sorted(names)) if names[index].value]
+        labels = np.empty(tuple(ready.shape), table.dtype)
+        for part, slab in self._slabs(result, ready):
             labels[part] = table[grids.classes(slab, self.card.output.activation)]
-        labels = postprocess(
-            labels,
-            self.card.postprocessing,
-            self.card.output.labels,
-            spacing_mm=image.spacing_mm(like.affine),  # a volume, so the order of the axes does not matter
-        )
-        return image.on_grid_of(like, image.from_ras(labels, like))
+            if confidence is not None:
+                confidence[part] = slab[..., foreground].max(-1)
+        native = image.from_ras(labels, ready.like)
+        del labels
+        spacing = image.spacing_mm(ready.like.affine)  # along the image's own axes, so after turning back to them
+        return image.on_grid_of(ready.like, postprocess(native, self.card.postprocessing, names, spacing_mm=spacing))
 
     def _values(self) -> np.ndarray:
         """Source value of each class, and last a 0 for voxels of none."""
