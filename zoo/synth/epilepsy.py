@@ -255,7 +255,7 @@ def _transplant(anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Ten
     axes = [ops.arange(size, dtype="float32") for size in anatomy.shape]
     where = ops.meshgrid(*[axis + step for axis, step in zip(axes, ops.unstack(shift, 3), strict=True)], indexing="ij")
     moved = geometry.nearest(anatomy, where)
-    return ops.where(_is(moved, *BODIES), moved, anatomy)
+    return ops.where(_is(moved, *BODIES) & _is(anatomy, "white"), moved, anatomy)
 
 
 def _repainted(images: Sequence[Tensor], anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> list[Tensor]:
