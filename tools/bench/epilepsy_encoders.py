@@ -45,8 +45,8 @@ def batches(seed: int) -> Any:
     """The pairs of all training steps: every network of a seed sees the same ones."""
     import tensorflow as tf
 
-    numbers = tf.data.Dataset.range(STEPS)
-    drawn = numbers.map(lambda number: painter()(tf.stack([seed, tf.cast(number, tf.int32)])), num_parallel_calls=2)
+    draw, numbers = painter(), tf.data.Dataset.range(STEPS)
+    drawn = numbers.map(lambda number: draw(tf.stack([seed, tf.cast(number, tf.int32)])), num_parallel_calls=2)
     return drawn.prefetch(2)
 
 
