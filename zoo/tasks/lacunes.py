@@ -37,7 +37,7 @@ DIAMETER_MM = (3.0, 15.0)
 FILTERS = (8, 16, 32, 64)
 MOST_IN_A_PATCH = 3  # lacunes in a patch of 64 voxels a side
 WHOLE_SHAPE = (160, 192, 168)  # voxels of a whole scan; every anatomy fits in
-HELD_OUT, DRAWS, TEST_SEED = ("donor_15496", "donor_15697"), 2, 61000
+HELD_OUT, DRAWS, TEST_SEED = ("donor_15496", "donor_15697"), 4, 61000
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {"name": "adam", "learning_rate": 3e-3},
     "adadelta": {"name": "adadelta", "learning_rate": 1.0},
