@@ -158,17 +158,6 @@ class Predictor:
         Returns:
             An image on the grid of the first channel.
         """
-        forward = self._forward
-        return sliding_window(
-            forward if conditioning is None else functools.partial(forward, conditioning=conditioning),
-            ready.volume,
-            patch=self.patch,
-            overlap=self.settings.overlap,
-            batch_size=self._batch_size,
-            mirror_axes=self._mirror_axes(),
-            flip_labels=self._flips,
-            activation=self.card.output.activation,
-            skip=ready.inside,
         return self._native(self._run(ready, conditioning, progress), ready)
 
     def predict_with_confidence(
@@ -199,6 +188,17 @@ class Predictor:
 
     def _run(self, ready: Ready, conditioning: Sequence[float] | None, progress: Progress | None) -> np.ndarray:
         """What the network gives on its own grid, after the activation."""
+        forward = self._forward
+        return sliding_window(
+            forward if conditioning is None else functools.partial(forward, conditioning=conditioning),
+            ready.volume,
+            patch=self.patch,
+            overlap=self.settings.overlap,
+            batch_size=self._batch_size,
+            mirror_axes=self._mirror_axes(),
+            flip_labels=self._flips,
+            activation=self.card.output.activation,
+            skip=ready.inside,
             progress=progress,
         )
 
