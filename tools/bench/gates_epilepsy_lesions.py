@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import epilepsy_encoders as encoders
+import epilepsy_gans as gans
 import numpy as np
 from gates import Found, Gate, kept, spread
 
@@ -145,7 +146,8 @@ def run(seeds: int, work: pathlib.Path) -> Found:
     }
     settings = {"steps": encoders.STEPS, "batch": encoders.BATCH, "code": encoders.CODE_SIZE, "seeds": seeds,
                 "controls": 40, "patients": 20, "voxels from code to code": encoders.STEP}  # fmt: skip
-    return Found([*found_gates(rows, shuffles, agreements), *speed(times)], tables, settings)
+    promises = [*found_gates(rows, shuffles, agreements), *gans.gates(rows, MAIN), *speed(times)]
+    return Found(promises, tables, settings | gans.told())
 
 
 def _row(title: str, name: str, each: Sequence[Mapping[str, float]]) -> dict[str, str]:

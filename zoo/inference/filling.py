@@ -56,7 +56,8 @@ def fill(
     """
     context, position = around
     given = ops.concatenate([patch * (1.0 - hole), hole], axis=-1)
-    hidden = network.get_layer("paste")([hole, ops.zeros_like(context[..., :1]), position])
+    share = network.get_layer("paste")([hole, ops.zeros_like(context[..., :1]), position])
+    hidden = ops.cast(share > 1e-6, context.dtype)  # all that the hole touches: a part would tell of the whole
     seen = context * (1.0 - hidden) if sight.context else ops.zeros_like(context)
     code = network.get_layer("encoder")([given, seen], training=training)
     place = position if sight.position else ops.zeros_like(position)
