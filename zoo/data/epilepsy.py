@@ -1,5 +1,6 @@
 """Synthetic controls and patients of the task `epilepsy_lesions`, painted once and kept in the cache."""
 
+import concurrent.futures as futures
 import dataclasses
 import functools
 import os
@@ -19,6 +20,7 @@ HELD_OUT = ("donor_15496", "donor_15697")
 # First number of the seeds of each cohort; no two share a subject.
 SEEDS = {"train": 910_000, "validation": 920_000, "control": 930_000, "patient": 940_000}
 CONTROLS, PATIENTS = 40, 20
+AT_ONCE = 2  # subjects painted at the same time; each takes about 2 GB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +52,8 @@ def cohort(which: str, count: int, *, first: int = 0) -> list[Subject]:
     Returns:
         The subjects; patients have the lesions of `zoo.synth.epilepsy.kinds_of`, one each.
     """
-    numbers = range(first, first + count)
-    return [_kept(which, number) for number in numbers]
+    with futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(lambda number: _kept(which, number), range(first, first + count)))
 
 
 def controls(count: int = CONTROLS) -> list[Subject]:

@@ -264,8 +264,8 @@ def _repainted(images: Sequence[Tensor], anatomy: Tensor, ball: Tensor, params: 
     tissue = ops.cast(_is(anatomy, "cortex", "white"), "float32") * weight
     blur = weight * ops.cast(_chosen(params, "blurred_junction"), "float32")
     coarse = seeds.normal(seeds.fold(params["seed"], 6), tuple(size // 3 + 2 for size in anatomy.shape))
-    # A spline through noise has about 0.58 of its SD along each axis.
-    grain = fields.upsample(coarse, anatomy.shape) / 0.58**3 * params["texture"]
+    # A spline through noise keeps about 0.69 of its SD along each axis.
+    grain = fields.upsample(coarse, anatomy.shape) / 0.69**3 * params["texture"]
     grain = grain * tissue * ops.cast(_chosen(params, "texture"), "float32")
     bright = params["gain"] * tissue * ops.cast(_chosen(params, "flair"), "float32")
     painted = []

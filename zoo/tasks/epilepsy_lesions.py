@@ -116,7 +116,7 @@ TASK = Task(
         "ema_momentum": 0.99,
     },
     batch_size=32,
-    steps=4000,
+    steps=3000,
     synthesis=synthesis,
     batched=True,
     validation_batches=16,
