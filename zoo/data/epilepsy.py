@@ -52,8 +52,10 @@ def cohort(which: str, count: int, *, first: int = 0) -> list[Subject]:
     Returns:
         The subjects; patients have the lesions of `zoo.synth.epilepsy.kinds_of`, one each.
     """
+    numbers = list(range(first, first + count))
+    begun = [_kept(which, number) for number in numbers[:1]]  # compiles and reads the anatomies for the others
     with futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(lambda number: _kept(which, number), range(first, first + count)))
+        return begun + list(pool.map(lambda number: _kept(which, number), numbers[1:]))
 
 
 def controls(count: int = CONTROLS) -> list[Subject]:
