@@ -11,6 +11,7 @@ _HOME = {
     "card": "zoo.weights",
     "demo": "zoo.inference.demonstration",
     "evaluate": "zoo.inference.assess",
+    "export": "zoo.exporters.exporting",
     "lesions": "zoo.inference.lesion_tables",
     "list_models": "zoo.weights",
     "load": "zoo.weights",

@@ -8,9 +8,9 @@ import numpy as np
 GAMMA_MHZ_PER_T = 42.577478518  # of the proton, over 2 pi; CODATA 2018
 UNITS = ("ppm", "ppb", "1", "hz@<tesla>", "rad@<tesla>,<ms>")
 # Half the distance from the 1st to the 99th percentile of a brain: about 0.1 ppm on a map, iron and veins included.
-PPM_AT_MOST = 0.6
+PPM_AT_LEAST, PPM_AT_MOST = 1e-4, 0.6
 _NOT_PPM = (
-    (1e-4, "a plain ratio (parts of 1)", "multiply it by 1e6, or name the unit '1'"),
+    (PPM_AT_LEAST, "a plain ratio (parts of 1)", "multiply it by 1e6, or name the unit '1'"),
     (3.3, "a phase in radians", "divide it by 2 pi 42.58 B0[T] TE[s], or name the unit as 'rad@3,20' (tesla, ms)"),
     (25.0, "a frequency in Hz", "divide it by 42.58 B0[T], or name the unit as 'hz@3' (tesla)"),
     (math.inf, "a map in ppb", "multiply it by 0.001, or name the unit 'ppb'"),
@@ -50,7 +50,7 @@ def check_unit(array: np.ndarray) -> None:
     found = spread(array)
     if found == 0:
         raise ValueError("The susceptibility map has one value everywhere. Check how the file was made.")
-    if _NOT_PPM[0][0] <= found <= PPM_AT_MOST:
+    if PPM_AT_LEAST <= found <= PPM_AT_MOST:
         return
     unit, cure = next((unit, cure) for most, unit, cure in _NOT_PPM if found <= most)
     raise ValueError(

@@ -1,1 +1,1 @@
-"""Formats a trained model can leave in, one per file."""
+"""A trained model for those without zoo: SavedModel, ONNX, OpenVINO, LiteRT, MONAI. TensorFlow is at home here."""

@@ -4,13 +4,14 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import numpy as np
 
 from zoo import weights
 from zoo.cards import Card
-from zoo.inference import channels, grids, memory, steps
+from zoo.inference import channels, grids, memory, runtimes, steps
 from zoo.inference.channels import Images
 from zoo.inference.network import check_conditioning, prepare
 from zoo.inference.postprocess import postprocess
@@ -25,7 +26,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to predict; `zoo.predict` says what each means."""
+    """How to predict; `zoo.predict` says what each means.
+
+    `network` is an exported network (`zoo.exporters.exporting.runtime_file`) that runs in place of the Keras one, by
+    the runtime named.
+    """
 
     probabilities: bool = False
     patch: Sequence[int] | None = None
@@ -37,6 +42,8 @@ class Settings:
     conditioning: Sequence[float] | None = None
     skip: bool | None = None
     memory_budget_mb: float = 2048
+    runtime: str = "keras"
+    network: os.PathLike | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,11 @@ class Predictor:
         given = self.settings
         if given.conditioning is not None or not card.input.tabular:
             check_conditioning(model, given.conditioning)
-        self._forward = prepare(model, precision=given.precision, jit=given.jit)
+        self._forward = (
+            prepare(model, precision=given.precision, jit=given.jit)
+            if given.network is None
+            else runtimes.prepare(given.runtime, Path(given.network))
+        )
         self._batch_size = given.batch_size or memory.choose_batch_size(model, self.patch)
 
     def __call__(
