@@ -157,6 +157,7 @@ def test_signals_come_from_relaxation():
     assert np.asarray(drawn["hyperintensity"])[2] > means[2, grey]
 
 
+@pytest.mark.slow
 def test_compiled_equals_eager(brain):
     ranges = Vascular(lacunes=(1, 1), positive=1.0, perivascular=(1, 1), sulcal=(0, 0), hyperintensities=(0, 0),
                       impossible=(0, 0))  # fmt: skip
