@@ -48,9 +48,10 @@ def dice_with(
         given["tabular"] = np.array([np.nan if value is None else value for value in numbers], np.float32)
     served = tf.saved_model.load(str(Path(folder))).signatures["labels"]
     found = served(**{key: tf.constant(value) for key, value in given.items()})["labels"].numpy()
-    result = {}
+    result: dict[str, float] = {}
     for label in card.output.labels.values():
         both = np.count_nonzero(found == label.value) + np.count_nonzero(wanted == label.value)
         if label.value and both:
-            result[label.name] = 2 * np.count_nonzero((found == label.value) & (wanted == label.value)) / both
+            shared = np.count_nonzero((found == label.value) & (wanted == label.value))
+            result[label.name] = float(2 * shared / both)
     return result
