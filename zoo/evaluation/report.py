@@ -30,12 +30,13 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the page: a heading, a note, a table and pictures, each of them optional."""
+    """A part of the page: a heading, a note, a table, pictures, and small pictures side by side, each optional."""
 
     title: str
     note: str = ""
     table: Sequence[Row] = ()
     figures: Sequence[Picture] = ()
+    thumbnails: Sequence[Picture] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -84,7 +85,7 @@ def write_report(
         raise ImportError("The report needs jinja2 and matplotlib: pip install 'zoo3d[report]'.") from error
     source = importlib.resources.files("zoo.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     page = jinja2.Environment(autoescape=True).from_string(source)
-    filled = [section for section in sections if section.table or section.figures or section.note]
+    filled = [section for section in sections if section.table or section.figures or section.thumbnails or section.note]
     text = page.render(
         title=title,
         lead=lead,

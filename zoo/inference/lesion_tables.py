@@ -45,12 +45,16 @@ class Regions:
     image: Image
     names: Mapping[int, str]
 
-    def at(self, place_mm: Sequence[float]) -> str:
-        """Name of the region at a place in world mm; "outside" where the map has 0 or ends."""
+    def value(self, place_mm: Sequence[float]) -> int:
+        """The label at a place in world mm; 0 where the map ends."""
         voxel = np.rint(np.linalg.solve(self.image.affine, [*place_mm, 1.0])[:3]).astype(int)
         if (voxel < 0).any() or (voxel >= self.image.shape).any():
-            return OUTSIDE
-        value = round(float(np.asanyarray(self.image.dataobj)[tuple(voxel)]))
+            return 0
+        return round(float(np.asanyarray(self.image.dataobj)[tuple(voxel)]))
+
+    def at(self, place_mm: Sequence[float]) -> str:
+        """Name of the region at a place in world mm; "outside" where the map has 0 or ends."""
+        value = self.value(place_mm)
         return self.names.get(value, f"region {value}") if value else OUTSIDE
 
 
