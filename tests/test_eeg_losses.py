@@ -6,7 +6,7 @@ import pytest
 
 from zoo import losses
 from zoo.losses import sources
-from zoo.metrics import SourceMass
+from zoo.metrics import SourceHit, SourceMass
 
 SHAPE = (4, 5, 6)
 
@@ -112,3 +112,27 @@ def test_mass_counts_what_is_near_and_skips_empty_volumes(case):
     metric.update_state(y[1:], logits[1:])
     assert np.isnan(float(metric.result()))
     assert sources.MAX_SOURCES == 5
+
+
+def test_a_hit_is_a_largest_place_near_a_source(case):
+    y, logits = case
+    near = np.argwhere(y[0, ..., 0] > 0.05 * y[0, ..., 0].max())[0]
+    far = np.argwhere((y[0, ..., 0] == 0) & (y[0, ..., 4] > 0))[0]
+    for places, expected in (((near, far), 1.0), ((far, near), 0.0)):
+        values = logits.copy()
+        values[..., 0] = 0
+        values[(0, *places[0], 0)], values[(0, *places[1], 0)] = 3.0, 2.0
+        metric = SourceHit()
+        metric.update_state(y, values)  # the second volume has no source
+        assert float(metric.result()) == expected
+
+
+def test_the_task_asks_for_places_in_four_ways(case):
+    from zoo.tasks import eeg_sources
+
+    y, logits = case
+    values = {name: float(eeg_sources.loss(name)(y, logits)) for name in eeg_sources.LOCATIONS}
+    assert len(set(values.values())) == 4 and np.isfinite(list(values.values())).all()
+    assert float(eeg_sources.loss("weighted_entropy", background=1.0)(y, logits)) > values["weighted_entropy"]
+    with pytest.raises(ValueError, match="'softmaks'.*softmax"):
+        eeg_sources.loss("softmaks")

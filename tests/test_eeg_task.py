@@ -92,6 +92,16 @@ def test_potentials_alone_are_spread_without_physics(small):
         task.synthesis(task.TASK, "train", inputs="potentials")
 
 
+def test_a_small_set_comes_back_and_cubes_are_for_training_alone(small):
+    eeg = task.TASK.replace(batch_size=2, synthesis_arguments={"examples": 2, "target": "dilated"})
+    found = [np.asarray(y) for _, y in sources.synthetic(eeg, split="train", seed=0, stop=4)]
+    assert np.array_equal(found[0], found[2]) and np.array_equal(found[1], found[3])
+    assert not np.array_equal(found[0], found[1])
+    (validation,) = [np.asarray(y) for _, y in sources.synthetic(eeg, split="validation", seed=0, stop=1)]
+    levels = [len(np.unique(one[..., 0].round(7))) for one in (found[0], validation)]
+    assert levels[0] <= 40 < levels[1]  # cubes have few values, bumps many
+
+
 def test_both_networks_are_found_by_name():
     assert tasks.task("eeg_sources").builder == "unet3d" and tasks.task("vnet.eeg_sources") is task.VNET
     assert len(task.TASK.labels) == task.TASK.num_logits == 10 == len(task.TASK.final_bias)

@@ -148,11 +148,35 @@ class SourceMass(keras.metrics.Metric):
         logit = ops.cast(ops.convert_to_tensor(y_pred)[..., :1], "float32")
         highest = ops.max(density, axis=(1, 2, 3, 4), keepdims=True)
         near = ops.cast(density > 0.05 * highest, "float32")
-        mass = ops.sum(near * ops.exp(log_posterior(logit, mask)), axis=(1, 2, 3, 4))
         has = ops.cast(highest[:, 0, 0, 0, 0] > 0, "float32")
-        self.total.assign_add(ops.sum(mass * has))
+        self.total.assign_add(ops.sum(self._score(near, log_posterior(logit, mask)) * has))
         self.count.assign_add(ops.sum(has))
+
+    def _score(self, near: Tensor, logs: Tensor) -> Tensor:
+        """(batch,) of what is near, (batch, x, y, z, 1) of 0 and 1, and the logarithm of the posterior, alike."""
+        return ops.sum(near * ops.exp(logs), axis=(1, 2, 3, 4))
 
     def result(self) -> Tensor:
         """The mean so far, a scalar, 0 to 1; NaN until a sample had a source."""
         return ops.where(self.count > 0, self.total / ops.maximum(self.count, 1.0), float("nan"))
+
+
+@keras.saving.register_keras_serializable("zoo")
+class SourceHit(SourceMass):
+    """Share of samples whose largest place lies near a true source: it asks for the order of places alone.
+
+    So networks compare that were trained towards probabilities and towards heights. Near is as in `SourceMass`;
+    samples without a source are left out.
+
+    Args:
+        name: name in the log.
+        dtype: dtype of the sums.
+    """
+
+    def __init__(self, *, name: str = "hit", dtype: str | None = None):
+        super().__init__(name=name, dtype=dtype)
+
+    def _score(self, near: Tensor, logs: Tensor) -> Tensor:
+        flat = ops.reshape(logs, (ops.shape(logs)[0], -1))
+        largest = ops.argmax(flat, axis=1)[:, None]
+        return ops.take_along_axis(ops.reshape(near, ops.shape(flat)), largest, axis=1)[:, 0]

@@ -7,6 +7,7 @@ and patches in a family of heads. Prior art: ConvDip (Hecker et al., Frontiers i
 values into the volume (`inputs="electrodes"`) and weighed its cross-entropy (`location_weighted_entropy`).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -17,14 +18,38 @@ from zoo.eeg import grid
 from zoo.eeg.bank import Bank, bank
 from zoo.eeg.kernels import CHANNELS, ELORETA_LAMBDA2, SLORETA_LAMBDA2, constant, features
 from zoo.losses import Combined
-from zoo.losses.sources import count_entropy, location_cross_entropy, moment_misalignment
-from zoo.metrics import SourceMass
+from zoo.losses.sources import (
+    count_entropy,
+    location_cross_entropy,
+    location_focal,
+    location_regression,
+    location_weighted_entropy,
+    moment_misalignment,
+)
+from zoo.metrics import SourceHit, SourceMass
 from zoo.registry import unknown
 from zoo.synth import eeg, seeds
+from zoo.training.search import Between
 from zoo.training.task import Task
 
 INPUTS = ("physics", "electrodes")
 MAPS = ("mask", "count")
+# How the place of sources can be asked for; the first needs no care, the others are the source's and its cures.
+LOCATIONS = {
+    "softmax": location_cross_entropy,
+    "focal": location_focal,
+    "weighted_entropy": location_weighted_entropy,
+    "regression": location_regression,
+}
+# What the source searched, for both networks: the loss and its weights, optimiser and rate, dilation, few or many data.
+SEARCH = {
+    "loss_arguments.location": list(LOCATIONS),
+    "loss_arguments.background": [1e-7, 1e-4, 1e-2],
+    "optimizer.name": ["adam", "adamw", "sgd"],
+    "optimizer.learning_rate": Between(3e-4, 1e-2, log=True),
+    "synthesis_arguments.target": ["gaussian", "dilated"],
+    "synthesis_arguments.examples": [20, None],
+}
 OUTPUTS = ("source", *(f"count_{n}" for n in range(6)), "moment_x", "moment_y", "moment_z")
 
 
@@ -42,7 +67,13 @@ def space() -> eeg.Space:
 
 
 def synthesis(
-    task: Task, split: str, *, inputs: str = "physics", recipe: eeg.Recipe | None = None
+    task: Task,
+    split: str,
+    *,
+    inputs: str = "physics",
+    target: str | None = None,
+    examples: int | None = None,
+    recipe: eeg.Recipe | None = None,
 ) -> Callable[[Any], tuple[Any, Any]]:
     """Batches of one head and montage each.
 
@@ -50,6 +81,9 @@ def synthesis(
         task: its batch size counts.
         split: validation differs in its seeds alone; the test sets have heads of their own.
         inputs: "physics" for the linear inverses, or "electrodes" for potentials spread into the volume.
+        target: what the network shall answer in training, as in `zoo.synth.eeg.Recipe`, which None leaves as it is;
+            validation always asks for the bumps, so that networks of different targets compare.
+        examples: how many batches there are to learn from; None makes new ones for ever.
         recipe: ranges of the generator.
 
     Returns:
@@ -60,12 +94,16 @@ def synthesis(
     """
     if inputs not in INPUTS:
         raise unknown("inputs", inputs, INPUTS)
-    del split
-    known, where, ranges = members(), space(), recipe or eeg.Recipe()
+    learning = split == "train"
+    ranges = recipe or eeg.Recipe()
+    ranges = dataclasses.replace(ranges, target=(target or ranges.target) if learning else "gaussian")
+    known, where = members(), space()
     tensors = {name: ops.convert_to_tensor(getattr(known, name)) for name in Bank.__dataclass_fields__}
     fixed = ops.convert_to_tensor(constant())
 
     def batch(seed: Any) -> tuple[Any, Any]:
+        if learning and examples is not None:
+            seed = ops.stack([seed[0], seed[1] % examples])
         chosen = ops.cast(seeds.bits(seed, (1,), stream=20)[0] % known.members, "int32")
         own = {name: ops.cast(ops.take(stack, chosen, axis=0), "float32") for name, stack in tensors.items()}
         params = eeg.draw(seed, task.batch_size, where, ranges, channels=own["present"].shape[0])
@@ -81,15 +119,25 @@ def synthesis(
     return batch
 
 
-def loss() -> Any:
-    """Where (softmax over voxels), and with small weights how many and which way."""
-    terms = [(1.0, location_cross_entropy), (0.2, count_entropy), (0.1, moment_misalignment)]
-    return Combined(terms, maps=MAPS)
+def loss(location: str = "softmax", background: float = 1e-7) -> Any:
+    """Where, and with small weights how many and which way.
+
+    Args:
+        location: key into `LOCATIONS`.
+        background: weight of voxels without a source in "weighted_entropy"; the others do not ask.
+
+    Raises:
+        ValueError: another location.
+    """
+    if location not in LOCATIONS:
+        raise unknown("location loss", location, LOCATIONS)
+    own = {"background": background} if location == "weighted_entropy" else {}
+    return Combined([(1.0, LOCATIONS[location], own), (0.2, count_entropy), (0.1, moment_misalignment)], maps=MAPS)
 
 
 def metrics() -> list[Any]:
-    """Posterior mass near the true sources."""
-    return [SourceMass()]
+    """Posterior mass near the true sources, and how often the largest place is near one."""
+    return [SourceMass(), SourceHit()]
 
 
 TASK = Task(

@@ -266,7 +266,7 @@ def _sample(task: Task, split: str) -> Callable[[Any], Any]:
     if task.synthesis is None:
         raise ValueError(f"Task {task.name!r} has no synthesis: give a folder or a BIDS data set as its source.")
     # XLA makes synthesis quicker on every device, also inside a data set's map.
-    return tf.function(task.synthesis(task, split), jit_compile=True)
+    return tf.function(task.synthesis(task, split, **task.synthesis_arguments), jit_compile=True)
 
 
 def _base(seed: int, split: str) -> int:

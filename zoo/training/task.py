@@ -44,6 +44,7 @@ class Task:
             heeds it: `Combined(..., maps=("mask",))`.
         maps: names of further channels of the labels, last, that a loss wants and only synthesis can draw.
         synthesis: makes samples where the source is "synthetic"; None where only real data serve.
+        synthesis_arguments: what it is called with beyond the task and the split, so that a search can reach them.
         batched: whether `synthesis` makes a whole batch of one seed, where its samples share what is costly to draw.
         test_cases: writes the task's own held-out cases into a folder and lists them; None where real data serve alone.
         kind: of output, as on a card.
@@ -95,6 +96,7 @@ class Task:
     maps: tuple[str, ...] = ()
     native_grid: bool = False
     synthesis: Synthesis | None = None
+    synthesis_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     batched: bool = False
     test_cases: Callable[[Path], list[Case]] | None = None
     kind: str = "segmentation"
