@@ -28,6 +28,8 @@ from zoo.training.fit import build
 from zoo.weights import find
 
 SEED, SIZE = 2026, 60
+# mne's sparse inverses take seconds a case: they see the first ones of a set, as the column n says.
+SLOW, FIRST = ("irMxNE", "gamma-MAP", "SBL, 40 steps"), 16
 GATES = (
     # (set, measure, limit, whether lower is better)
     ("D1", "le_mean_mm", 10.5, True),
@@ -141,6 +143,12 @@ def _places(cases: generator.TestSet) -> np.ndarray:
     return grid.grid()[0]
 
 
+def first(cases: generator.TestSet, count: int) -> generator.TestSet:
+    """The first cases of a set."""
+    parts = {field.name: getattr(cases, field.name)[:count] for field in dataclasses.fields(cases)}
+    return dataclasses.replace(cases, **parts | {"names": cases.names})
+
+
 def timed(method: Callable[[generator.TestSet], Found], cases: generator.TestSet) -> Found:
     begin = time.perf_counter()
     found = method(cases)
@@ -157,7 +165,9 @@ def one_set(name: str, locators: Mapping[str, Locator], size: int) -> dict[str, 
         methods[f"{model} + dipoles"] = functools.partial(network, locator, refine=True)
     cases = generator.make_set(name, truth, names, seed=SEED, size=size)
     table: dict[str, dict[str, float]] = {}
+    every = cases
     for method, function in methods.items():
+        cases = first(every, FIRST) if method in SLOW else every
         found = timed(function, cases)
         row = measured(found, cases, with_maps=found.maps is not None and "dipoles" not in method)
         if method == "gamma-MAP":
@@ -328,7 +338,13 @@ def run(seeds: int, work: Path) -> Report:
     tables |= {f"D2, {name}": rows_of(rows) for name, rows in other.items()}
     tables |= {"Mean error in mm by SNR and depth": groups, "The source's own settings on D2": [source]}
     tables["Rows of the cards"] = [row for name in models for row in card_rows(table, name)]
-    settings = {"cases a set": SIZE, "seed": SEED, "noise": "white", "steps of the source's settings": SOURCE_STEPS}
+    settings = {
+        "cases a set": SIZE,
+        "cases of sparse methods": FIRST,
+        "seed": SEED,
+        "noise": "white",
+        "steps of the source's settings": SOURCE_STEPS,
+    }
     return Report(found, tables, settings)
 
 
