@@ -136,14 +136,12 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
         tell(found, "\n".join(row["text"] for row in found if "error" not in row), as_json)
         end(f"{row['case']}: {row['error']}" for row in found if "error" in row)
         return
-    if card.output.kind == "codes":
+    if card.output.kind == "codes" or normative is not None:
         with framework(device):
             found = cli_normative.find_lesions(folder, scans, out, fitted=normative)
         tell(found, "\n".join(row["text"] for row in found if "error" not in row), as_json)
         end(f"{row['case']}: {row['error']}" for row in found if "error" in row)
         return
-    if normative is not None:
-        raise UsageError(f"--normative is for models of codes; {card.name} gives {card.output.kind}. Leave it out.")
     given, values = given_cases(scans, card), given_tabular(tabular, card)
     with framework(device), cli_maps.prepared(given, card, unit=unit, magnitude=magnitude) as maps:
         from zoo.inference.predictor import Settings
