@@ -43,7 +43,7 @@ def write(folder, name, images, affine=None):
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for channel, image in zip(("T1w", "FLAIR"), images, strict=True):
-        files[channel] = folder / f"{name}_{channel}.nii.gz"
+        files[channel] = folder / f"{name}{channel}.nii.gz"
         nib.nifti1.Nifti1Image(image, common_space.AFFINE if affine is None else affine).to_filename(files[channel])
     return files
 
@@ -78,7 +78,7 @@ def lesion_box():
 
 
 def test_lesion_is_found_written_and_drawn(world, tmp_path):
-    files = write(tmp_path / "in", "p", person(99, lesion_box()))
+    files = write(tmp_path / "in", "p_", person(99, lesion_box()))
     given = [f"{name}={path}" for name, path in files.items()]
     result = world("predict", "siamese.epilepsy_lesions", *given, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
@@ -97,7 +97,7 @@ def test_lesion_is_found_written_and_drawn(world, tmp_path):
 
 def test_own_controls_by_the_command_line_and_after_a_stop(world, tmp_path):
     for seed in range(10):
-        write(tmp_path / "controls" / f"sub-{seed:02d}", f"sub-{seed:02d}", person(100 + seed))
+        write(tmp_path / "controls" / f"sub-{seed:02d}", "", person(100 + seed))
     out = tmp_path / "own.npz"
     result = world("fit-normative", tmp_path / "controls", "--out", out, "--detector", "nearest")
     assert result.exit_code == 0, result.output
@@ -110,14 +110,14 @@ def test_own_controls_by_the_command_line_and_after_a_stop(world, tmp_path):
     one, other = (normative.Normative.read(path) for path in (out, out))
     np.testing.assert_array_equal(one.calibration.mean, other.calibration.mean)
     assert len(first) == pytest.approx(len(out.read_bytes()), rel=0.01)
-    files = write(tmp_path / "in", "p", person(99, lesion_box()))
+    files = write(tmp_path / "in", "p_", person(99, lesion_box()))
     given = [f"{name}={path}" for name, path in files.items()]
     result = world("predict", "siamese.epilepsy_lesions", *given, "--out", tmp_path, "--normative", out, "--json")
     assert result.exit_code == 0 and '"clusters"' in result.output
 
 
 def test_bad_input_is_one_error(world, tmp_path):
-    files = write(tmp_path, "p", person(1))
+    files = write(tmp_path, "p_", person(1))
     flair = nib.nifti1.Nifti1Image(person(1)[1][:-2], common_space.AFFINE)
     flair.to_filename(files["FLAIR"])
     given = [f"{name}={path}" for name, path in files.items()]
@@ -125,6 +125,6 @@ def test_bad_input_is_one_error(world, tmp_path):
     assert result.exit_code == 1 and "FLAIR" in result.output and "grid" in result.output
     result = world("predict", "siamese.epilepsy_lesions", *given, "--normative", tmp_path / "no.npz")
     assert result.exit_code == 2 and "Make one with zoo fit-normative FOLDER" in result.output
-    write(tmp_path / "few" / "sub-1", "sub-1", person(1))
+    write(tmp_path / "few" / "sub-1", "", person(1))
     result = world("fit-normative", tmp_path / "few", "--out", tmp_path / "own.npz")
     assert result.exit_code == 1 and "needs 10 controls or more, got 1" in result.output
