@@ -199,7 +199,9 @@ def tissue_limits(images: np.ndarray, tissues: int = 3, *, steps: int = 50) -> n
     return (means[1:] + means[:-1]) / 2
 
 
-def tissue_volumes_ml(images: np.ndarray, limits: Sequence[float] | np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+def tissue_volumes_ml(
+    images: np.ndarray, limits: Sequence[float] | np.ndarray, spacing_mm: Sequence[float]
+) -> np.ndarray:
     """Volume of each tissue in each image.
 
     Args:
