@@ -12,6 +12,10 @@ from zoo.terminal import Device, Json, UsageError, end, framework, tell
 
 Task = Annotated[str, typer.Argument(help="A task, or its model by name; without one, all are listed.")]
 Source = Annotated[str, typer.Option(metavar="SOURCE", help='"synthetic", or a folder of labelled cases.')]
+Pattern = Annotated[
+    list[str],
+    typer.Option(metavar="NAME=PATTERN", help='Plain folders: "T1={id}/t1.nii.gz" a channel, "labels=...".'),
+]
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for the results.")]
 Worker = Annotated[int, typer.Option(metavar="N", help="Train on a cluster of N processes on this machine.")]
 Servers = Annotated[int, typer.Option(metavar="N", help="Parameter servers of that cluster: asynchronous training.")]
@@ -73,6 +77,7 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
     start_from: Annotated[str | None, typer.Option(metavar="MODEL", help="Trained model or run to go on from.")] = None,
     local_workers: Worker = 0,
     parameter_servers: Servers = 0,
+    pattern: Pattern = [],  # noqa: B006 - typer reads it, nothing writes to it
 ) -> None:
     """Train a task, or go on with a run that was stopped.
 
@@ -84,7 +89,7 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
         return
     if local_workers:
         raise typer.Exit(_launch(local_workers, parameter_servers))
-    chosen, folder = _task(task), out or Path("runs") / task
+    chosen, folder = _by_pattern(_task(task), pattern), out or Path("runs") / task
     with framework():
         from zoo.training import crossval, fit
 
@@ -96,6 +101,20 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
         else:
             fit.run(chosen, source, folder, options)
     print(folder)
+
+
+def _by_pattern(task: Any, patterns: list[str]) -> Any:
+    """The task with its plain folders read by pattern."""
+    if not patterns:
+        return task
+    pairs = [one.partition("=")[::2] for one in patterns]
+    wanted = [*task.channels, "labels"]
+    for name, pattern in pairs:
+        if name not in wanted or not pattern:
+            raise UsageError(
+                f"--pattern takes NAME=PATTERN with a name of {', '.join(wanted)}, got {f'{name}={pattern}'!r}."
+            )
+    return task.replace(reader="folder", patterns=dict(pairs))
 
 
 def _launch(workers: int, servers: int) -> int:
@@ -133,6 +152,7 @@ def evaluate(
     out: Out = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over left/right mirror images.")] = False,
     device: Device = "auto",
+    pattern: Pattern = [],  # noqa: B006 - as above
     as_json: Json = False,
 ) -> None:
     """Measure a trained model on labelled cases; writes tables and a report.
@@ -140,7 +160,7 @@ def evaluate(
     A case that cannot be used is reported, the others are finished, and the exit
     code is then 1.
     """
-    chosen = _task(task)
+    chosen = _by_pattern(_task(task), pattern)
     with framework(device):
         from zoo.inference.assess import evaluate as assess
         from zoo.inference.predictor import Settings

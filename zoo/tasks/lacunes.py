@@ -23,6 +23,7 @@ from zoo import losses
 from zoo.data.cases import Case
 from zoo.data.location import NAMES as LOCATION
 from zoo.metrics import MeanDice
+from zoo.records import write_whole
 from zoo.registry import unknown
 from zoo.synth import seeds, vascular, vascular_places
 from zoo.synth.anatomies import names
@@ -209,8 +210,8 @@ def scans(
 
     Args:
         folder: gets a subfolder a case: `T1`, `T2`, `FLAIR`, `lacunes` (truth), `kinds` (what every object is, as
-            `zoo.synth.vascular` numbers them) and `regions` (as `zoo.synth.vascular_places.REGIONS`), all `.nii.gz`;
-            what is there is kept.
+            `zoo.synth.vascular` numbers them) and `regions` (as `zoo.synth.vascular_places.REGIONS`), all `.nii.gz`,
+            and their names in `regions.tsv`; what is there is kept.
         anatomies: names; held-out ones are for tests alone.
         scanners: names of `SCANNERS`.
         draws: numbers of the scans of each brain and scanner.
@@ -230,6 +231,8 @@ def _case(folder: Path, name: str, scanner: str, draw: int) -> Case:
         volumes = scanned(name, SCANNERS[scanner], seed)
         for one, path in files.items():
             _write(path, volumes[one])
+    rows = ["index\tname", *(f"{index}\t{region}" for index, region in enumerate(vascular_places.REGIONS))]
+    write_whole(home / "regions.tsv", "\n".join([*rows, ""]).encode())
     return Case(home.name, name, {one: files[one] for one in CHANNELS}, files["lacunes"], {"scanner": scanner})
 
 

@@ -17,6 +17,7 @@ from zoo.data.readers.layout import Cells, nifti_files, one, some, table
 
 FILE = "dataset_description.json"
 LABEL_SUFFIXES = ("dseg", "msk", "mask")
+WEIGHTED = {"t1": "t1w", "t2": "t2w", "pd": "pdw"}  # what a channel may be called, and BIDS's own suffix
 _ENTITY = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9+]+)")
 
 
@@ -36,9 +37,10 @@ class Name:
         return cls({pair[1]: pair[2] for pair in pairs if pair}, suffix, path)
 
     def fits(self, pattern: str) -> bool:
-        """Whether the suffix, in any case, and each entity that the pattern names are those of the pattern."""
+        """Whether the suffix, in any case and with or without its w, and each entity named are those of the pattern."""
         wanted = Name.of(Path(pattern))
-        return self.suffix.lower() == wanted.suffix.lower() and wanted.entities.items() <= self.entities.items()
+        ours, theirs = (WEIGHTED.get(name.lower(), name.lower()) for name in (self.suffix, wanted.suffix))
+        return ours == theirs and wanted.entities.items() <= self.entities.items()
 
     @property
     def session(self) -> tuple[str, str]:
@@ -58,7 +60,7 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
     """Lists one case a session.
 
     A file is named by its suffix and as many entities as tell it apart: "T1w", "acq-high_T1w",
-    "space-T1w_desc-preproc_FLAIR".
+    "space-T1w_desc-preproc_FLAIR"; "T1" is "T1w".
 
     Args:
         root: the data set.

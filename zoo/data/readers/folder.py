@@ -9,7 +9,7 @@ from zoo.data.cases import Case, stem
 from zoo.data.clinical import with_known_names
 from zoo.data.readers.layout import Cells, nifti_files, one, some, table
 
-LABEL_WORDS = ("label", "mask", "seg", "lesion", "truth")
+LABEL_WORDS = ("label", "mask", "seg", "lesion", "lacune", "truth")
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -24,8 +24,8 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
     A pattern is a path below the folder with places in braces and `*` for what does not matter:
     `{"t1": "{id}/T1.nii.gz"}`, `{"t1": "images/{id}_T1w.nii.gz"}`, `{"t1": "{subject}/{session}/*T1*.nii.gz"}`. The
     places together are the case's id; `{subject}`, where there is one, its subject. Without patterns each subfolder
-    is a case, each of its files a channel by its name, and a name with "label", "mask", "seg", "lesion" or "truth"
-    the label map. Tables beside them (`*.csv`, `*.tsv`; ids in the first column) give tabular data, what
+    is a case, each of its files a channel by its name, and a name with "label", "mask", "seg", "lesion", "lacune" or
+    "truth" the label map. Tables beside them (`*.csv`, `*.tsv`; ids in the first column) give tabular data, what
     `zoo.data.clinical` knows under its name and in its unit, too.
 
     Args:
