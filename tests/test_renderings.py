@@ -87,3 +87,11 @@ def test_a_wrong_view_and_an_empty_map_are_refused():
     empty = nib.nifti1.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.eye(4))
     with pytest.raises(ValueError, match="0 everywhere. Choose labels that it holds"):
         renderings.look(empty, "left")
+
+
+def test_what_the_volume_cuts_is_closed_there():
+    cut = nib.nifti1.Nifti1Image(np.asarray(label_map().dataobj)[:, :, :20], label_map().affine)
+    seen, whole = renderings.look(cut, "left"), renderings.look(label_map(), "left", around=cut)
+    rows = np.flatnonzero(seen.label.any(1))
+    assert len(rows) <= 21 and not seen.label[-3:].any()
+    assert whole.label.shape == seen.label.shape

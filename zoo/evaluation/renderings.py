@@ -116,8 +116,11 @@ def _entered(soft: np.ndarray, rays: np.ndarray, to_voxel: np.ndarray) -> tuple[
 
 
 def _at(volume: np.ndarray, places_mm: np.ndarray, to_voxel: np.ndarray, order: int = 1) -> np.ndarray:
+    """Values at places; outside of the volume 0, which closes what it cuts, or at order 0 the nearest label."""
     voxels = places_mm @ to_voxel[:3, :3].T.astype(np.float32) + to_voxel[:3, 3].astype(np.float32)
-    return ndimage.map_coordinates(volume, np.moveaxis(voxels, -1, 0), order=order, mode="nearest")
+    return ndimage.map_coordinates(
+        volume, np.moveaxis(voxels, -1, 0), order=order, mode="nearest" if order == 0 else "constant"
+    )
 
 
 def _normals(soft: np.ndarray, place: np.ndarray, to_voxel: np.ndarray, frame: np.ndarray) -> np.ndarray:
