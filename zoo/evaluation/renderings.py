@@ -99,7 +99,8 @@ def _extent(labels: Image, frame: np.ndarray, pixel_mm: float) -> np.ndarray:
 def _rays(extent: np.ndarray, frame: np.ndarray, pixel_mm: float) -> np.ndarray:
     """(rows, columns, steps, 3) places in mm."""
     columns, rows = (np.arange(*extent[:, axis], dtype=np.float32) * pixel_mm for axis in (0, 1))
-    steps = np.arange(*(extent[:, 2] * pixel_mm), STEP_MM, dtype=np.float32)
+    near, far = (extent[:, 2] * pixel_mm).tolist()
+    steps = np.arange(near, far, STEP_MM, dtype=np.float32)
     grid = np.stack(np.meshgrid(rows, columns, steps, indexing="ij"), -1)[..., [1, 0, 2]]
     return grid @ frame.astype(np.float32)
 
@@ -112,7 +113,7 @@ def _entered(soft: np.ndarray, rays: np.ndarray, to_voxel: np.ndarray) -> tuple[
     before, after = (np.take_along_axis(along, first - back, -1) for back in (1, 0))
     share = np.clip((LEVEL - before) / np.where(after > before, after - before, 1), 0, 1)
     start, end = (np.take_along_axis(rays, first[..., None] - back, -2)[..., 0, :] for back in (1, 0))
-    return start + share * (end - start), inside.any(-1)
+    return start + share * (end - start), np.asarray(inside.any(-1))
 
 
 def _at(volume: np.ndarray, places_mm: np.ndarray, to_voxel: np.ndarray, order: int = 1) -> np.ndarray:
