@@ -17,10 +17,10 @@ import numpy as np
 from zoo import cards, records
 from zoo.data.cases import Case, fitting
 from zoo.data.prepare import class_indices, picture, read_labels
-from zoo.evaluation import aggregate, report
+from zoo.evaluation import aggregate, lesion_report, report
 from zoo.evaluation.lesions import lesion_metrics
 from zoo.evaluation.surfaces import segmentation_metrics
-from zoo.inference import channels
+from zoo.inference import assess_lesions, channels
 from zoo.inference.predict import progress_bar
 from zoo.inference.predictor import Predictor, Settings
 from zoo.volumes import image as images
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SYNTHETIC = "synthetic"
 SHOWN = ("dice", "hd_mm", "hd95_mm", "assd_mm", "nsd", "volume_error_ml")
-BY_LESION = ("lesions", "sensitivity", "precision", "f1", "false_positives")
+BY_LESION = ("lesions", "sensitivity", "precision", "f1", "false_positives", "dice_of_hits", "panoptic_quality")
 FLAGS = ("both_empty", "false_alarm", "missed")
 CALIBRATED = 2  # cases whose probabilities are looked at; they are large
 BINS = 15
@@ -156,7 +156,7 @@ def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
 
 def _measure(predictor: Predictor, case: Case, path: Path, lesions: Sequence[str] = ()) -> dict[str, Any]:
     begin = time.monotonic()
-    predicted = _predict(predictor, case)
+    predicted, confidence = _predict_surely(predictor, case) if lesions else (_predict(predictor, case), None)
     seconds = time.monotonic() - begin
     reference = _truth(case)
     images.check_same_grid([predicted, reference], ["the prediction", str(case.labels)])
@@ -171,7 +171,9 @@ def _measure(predictor: Predictor, case: Case, path: Path, lesions: Sequence[str
         pieces = lesion_metrics(found == value, truth == value, spacing)
         scores[value] = {**scores[value], **{f"lesion_{name}": pieces[name] for name in BY_LESION}}
     plain = {value: {k: None if math.isnan(v) else v for k, v in metrics.items()} for value, metrics in scores.items()}
-    return {"seconds": seconds, "scores": plain}
+    # With one label alone its probability is the confidence, and a FROC curve can be drawn.
+    kept = assess_lesions.candidates(confidence, truth == values[0]) if confidence and len(values) == 1 else None
+    return {"seconds": seconds, "scores": plain, "candidates": kept}
 
 
 def _truth(case: Case) -> images.Image:
@@ -183,6 +185,38 @@ def _truth(case: Case) -> images.Image:
 def _predict(predictor: Predictor, case: Case) -> images.Image:
     card = predictor.card
     return predictor(channels.of_case(case, card), tabular=channels.tabular_of(case, card))
+
+
+def _predict_surely(predictor: Predictor, case: Case) -> tuple[images.Image, images.Image]:
+    """Labels and their probability."""
+    card = predictor.card
+    conditioning = predictor.conditioning(channels.tabular_of(case, card))
+    return predictor.predict_with_confidence(predictor.ready(channels.of_case(case, card)), conditioning=conditioning)
+
+
+def _lesion_sections(
+    task: "Task", predictor: Predictor, found: Sequence[Case], assessment: Assessment
+) -> list[report.Section]:
+    """What the report says of lesions; writes `lesions.csv`, a row each."""
+    folder, known = assessment.folder / "predictions", {case.id: case for case in found if case.id in assessment.scores}
+    sections: list[report.Section] = []
+    rows: list[Mapping[str, Any]] = []
+    for label in predictor.card.output.labels.values():
+        if label.name not in task.lesions:
+            continue
+        cases = [
+            assess_lesions.lesion_case(folder, case, (label.value, label.name), _stored(folder, name))
+            for name, case in known.items()
+        ]
+        rows += lesion_report.rows(cases)
+        sections += assess_lesions.sections(folder, known, cases, value=label.value, channels=task.channels)
+    if task.lesions:
+        records.write_whole(assessment.folder / "lesions.csv", csv_text(rows).encode())
+    return sections
+
+
+def _stored(folder: Path, case: str) -> Mapping[str, Any] | None:
+    return json.loads((folder / f"{case}.json").read_text()).get("candidates")
 
 
 def _write_tables(assessment: Assessment, names: Mapping[int, str], summary: Sequence[Mapping[str, Any]]) -> None:
@@ -232,6 +266,7 @@ def _write_report(
         report.Section(
             "Summary", "Means with bootstrap intervals over cases; counts say what a mean leaves out.", summary
         ),
+        *_lesion_sections(task, predictor, found, assessment),
         report.Section("Distributions", figures=[distributions]),
         report.Section("Worst, median and best case", figures=_three_cases(predictor, found, assessment)),
         report.Section("Calibration", figures=_calibration(predictor, found[:CALIBRATED])),
