@@ -21,6 +21,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 LONGEST_S = 1200  # a cell; a busy machine is forgiven, a cell that hangs is not
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+LOGGED = re.compile(r"^(INFO|WARNING):tensorflow:.*\n+", re.MULTILINE)
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -86,11 +87,14 @@ def tidy(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
             continue
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.outputs:
+            if output.output_type == "stream":
+                output.text = LOGGED.sub("", output.text)
             data = output.get("data", {})
             if "text/plain" in data:
                 data["text/plain"] = ADDRESS.sub("", data["text/plain"])
             if "image/png" in data:
                 data["image/png"] = smaller(data["image/png"])
+        cell.outputs = [output for output in cell.outputs if output.get("text") != ""]
     book.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
