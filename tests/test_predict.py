@@ -343,3 +343,17 @@ def test_the_bar_is_silent_unless_asked(capsys):
 
 def test_the_public_name():
     assert zoo.predict is predict is module.predict
+
+
+def test_nothing_is_found_where_all_channels_are_0():
+    """A network that says 1 everywhere, on an image that is 0 in its left half."""
+    values = np.zeros((16, 24, 32), np.float32)
+    values[8:] = 1 + np.random.default_rng(0).random((8, 24, 32))
+    image = nibabel.nifti1.Nifti1Image(values, np.eye(4))
+    labels = {0: Label("background", 0), 1: Label("all", 7)}
+    for activation, model in (("softmax", linear([[0, 0]], [0, 5])), ("sigmoid", linear([[0]], [5]))):
+        known = labels if activation == "softmax" else {0: labels[1]}
+        for after, expected in (((), 7), ((Step("within_input"),), 0)):
+            chosen = card(labels=known, kind="segmentation", activation=activation, postprocessing=after)
+            found = np.asanyarray(Predictor(model, card=chosen)(image).dataobj)
+            assert (found[8:] == 7).all() and (found[:7] == expected).all()

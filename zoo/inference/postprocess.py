@@ -10,6 +10,7 @@ from zoo.evaluation.candidates import candidates, select
 from zoo.registry import check_arguments, unknown
 from zoo.volumes import components
 
+WITHIN_INPUT = "within_input"
 
 def postprocess(
     labels: np.ndarray, steps: Iterable[Step], names: Mapping[int, Label], *, spacing_mm: Sequence[float] | np.ndarray
@@ -17,7 +18,8 @@ def postprocess(
     """Applies named steps to a label map.
 
     The steps: "largest_component" (connectivity=26), "fill_holes", "remove_small" (minimum_ml) and "select_candidates"
-    (diameter_mm, elongation: `zoo.evaluation.candidates.select`). Each takes `labels`, indices or names of the card;
+    (diameter_mm, elongation: `zoo.evaluation.candidates.select`); "within_input", by which nothing is found where all
+    channels are 0, is the predictor's, and passed over here. Each other takes `labels`, indices or names of the card;
     each of these is treated alone. Left out, all that is not 0 is treated as one.
 
     Args:
@@ -35,8 +37,10 @@ def postprocess(
     result = labels.copy()
     spacing = np.asarray(spacing_mm, float)
     for step in steps:
+        if step.name == WITHIN_INPUT:
+            continue
         if step.name not in STEPS:
-            raise unknown("postprocessing step", step.name, STEPS)
+            raise unknown("postprocessing step", step.name, [*STEPS, WITHIN_INPUT])
         settings = dict(step.parameters)
         chosen = settings.pop("labels", None)
         check_arguments(STEPS[step.name], settings)

@@ -14,7 +14,7 @@ from zoo.cards import Card
 from zoo.inference import channels, grids, memory, runtimes, steps
 from zoo.inference.channels import Images
 from zoo.inference.network import check_conditioning, prepare
-from zoo.inference.postprocess import postprocess
+from zoo.inference.postprocess import WITHIN_INPUT, postprocess
 from zoo.inference.sides import partners
 from zoo.inference.window import sliding_window
 from zoo.tabular import Value, encode
@@ -95,6 +95,7 @@ class Predictor:
         self.card, self.model = card, model
         self.patch = self._patch()
         self._segments = card.output.kind == "segmentation"
+        self._within = any(step.name == WITHIN_INPUT for step in card.postprocessing)
         self._flips = partners(card.output.labels) if 0 in self._mirror_axes() and card.output.labels else None
         steps.split(card.preprocessing)
         given = self.settings
@@ -153,7 +154,7 @@ class Predictor:
         del volume
         self._check_room(work.shape)
         wanted = self._segments if self.settings.skip is None else self.settings.skip
-        inside = (work != 0).any(-1) if wanted else None
+        inside = (work != 0).any(-1) if wanted or self._within else None
         return Ready(steps.normalise(self.card, work), inside, like, shape, work_spacing / spacing)
 
     def predict(
@@ -200,7 +201,7 @@ class Predictor:
     def _run(self, ready: Ready, conditioning: Sequence[float] | None, progress: Progress | None) -> np.ndarray:
         """What the network gives on its own grid, after the activation."""
         forward = self._forward
-        return sliding_window(
+        found = sliding_window(
             forward if conditioning is None else functools.partial(forward, conditioning=conditioning),
             ready.volume,
             patch=self.patch,
@@ -212,6 +213,15 @@ class Predictor:
             skip=ready.inside,
             progress=progress,
         )
+        if self._within and ready.inside is not None:
+            found[~ready.inside] = self._nothing(found.shape[-1])
+        return found
+
+    def _nothing(self, num_classes: int) -> np.ndarray:
+        """(num_classes,): what a network gives that is sure of the background."""
+        values = np.zeros(num_classes, np.float32)
+        values[:1] = self.card.output.activation != "sigmoid"
+        return values
 
     def _patch(self) -> tuple[int, int, int]:
         asked, divisor = self.settings.patch or self.card.input.patch, self.card.input.divisor

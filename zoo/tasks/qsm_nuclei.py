@@ -200,6 +200,12 @@ def _pairs(labels: dict[int, tuple[str, int]]) -> tuple[tuple[int, int], ...]:
     return tuple((index, index + 1) for index, (name, _) in labels.items() if name.startswith("left_"))
 
 
+def _tidy(labels: dict[int, tuple[str, int]]) -> tuple[dict[str, Any], ...]:
+    """Nothing outside the map's mask; each nucleus in one piece."""
+    whole = [name for name, _ in labels.values() if name not in ("background", BRAIN)]
+    return ({"name": "within_input"}, {"name": "largest_component", "labels": whole})
+
+
 def variant(builder: str = "unet3d", *, labels: Sequence[str] = (BRAIN, *STRUCTURES), second: bool = False) -> Task:
     """The task with another network, other structures or a second channel.
 
@@ -230,6 +236,7 @@ def variant(builder: str = "unet3d", *, labels: Sequence[str] = (BRAIN, *STRUCTU
         arguments=NETWORKS[builder],
         labels=table,
         flip_pairs=_pairs(table),
+        postprocessing=_tidy(table),
         channels=(CHANNEL, SECOND) if second else (CHANNEL,),
         metrics=lambda: [MeanDice(len(table))],
         preprocessing=(*TASK.preprocessing, *(SECOND_STEPS if second else ())),
@@ -261,6 +268,7 @@ TASK = Task(
         {"name": "clip", "low": -0.25, "high": 0.25, "channels": [CHANNEL]},
         {"name": "range", "low": 0.0, "high": 0.25, "channels": [CHANNEL]},
     ),
+    postprocessing=_tidy(_labels((BRAIN, *STRUCTURES))),
     loss=loss,
     metrics=metrics,
     monitor="dice",
