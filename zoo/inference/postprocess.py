@@ -12,6 +12,7 @@ from zoo.volumes import components
 
 WITHIN_INPUT = "within_input"
 
+
 def postprocess(
     labels: np.ndarray, steps: Iterable[Step], names: Mapping[int, Label], *, spacing_mm: Sequence[float] | np.ndarray
 ) -> np.ndarray:
