@@ -87,7 +87,8 @@ def main() -> None:
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
     seconds, peak = map(float, told)
     row = {
-        "model": given.model or "random weights", "predict_s": seconds, "goal_s": GOAL_S, "peak_mib": peak, "goal_mib": GOAL_MIB,
+        "model": given.model or "random weights", "predict_s": seconds, "goal_s": GOAL_S,
+        "peak_mib": peak, "goal_mib": GOAL_MIB,
     }  # fmt: skip
     settings = {"shape": SHAPE, "spacing_mm": SPACING_MM, "threads": given.threads, "model": row["model"]}
     print(timing.write("lacunes_inference", predicted=PREDICTED, settings=settings, rows=[row], headline=[]))
