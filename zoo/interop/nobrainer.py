@@ -1,0 +1,93 @@
+"""The 3D U-Net of nobrainer, which ANTsPyNet builds as well, with its weights, in the zoo's own `unet3d`.
+
+Both (nobrainer/models/unet.py, antspynet/architectures/create_custom_unet_model.py) build one network, of 4,768,289
+parameters with one output: two 3x3x3 convolutions a level, no norm, learned up-sampling. A file names its layers
+`conv3d`, `conv3d_1`, ... and `conv3d_transpose`, ... by the order in which they were built, and any number may come
+first. The mapping is this order, and what is joined (skip first there, last here):
+
+| nobrainer | zoo |
+|---|---|
+| 8 convolutions down | encoder_0 ... encoder_3, two each |
+| up-convolution, 2 convolutions; three times | decoder_2, decoder_1, decoder_0 |
+| 1x1x1 convolution | logits |
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from zoo import weights
+
+PARAMETERS = 4_768_289
+FILTERS = ((16, 32), (32, 64), (64, 128), (128, 256))
+_NAME = re.compile(r"(conv3d(?:_transpose)?)(?:_(\d+))?")
+_CONVOLUTIONS, _RISES = 15, 3
+
+
+def load_unet(path: str | os.PathLike, *, num_classes: int = 1) -> keras.Model:
+    """Loads an .h5 file of nobrainer's U-Net without batch norms: whole models and weights alone.
+
+    Args:
+        path: the file.
+        num_classes: of its output; 1 has 4,768,289 parameters.
+
+    Returns:
+        `unet3d` that gives logits: nobrainer ends in a sigmoid (one class) or softmax.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not HDF5, with batch norms, or with other layers or shapes.
+    """
+    found = _convolutions(Path(path))
+    model = weights.load("unet3d", num_classes=num_classes, filters=FILTERS, norm="none")
+    layers = [layer for layer in model.layers if layer.weights]
+    down, rises = found["conv3d"], found["conv3d_transpose"]
+    if (len(down), len(rises)) != (_CONVOLUTIONS, _RISES):
+        raise ValueError(
+            f"nobrainer's U-Net has {_CONVOLUTIONS} convolutions and {_RISES} up-convolutions, {path} has {len(down)} "
+            f"and {len(rises)}. Name another file, or load it with zoo.interop.addons."
+        )
+    ordered = down[:8]
+    for step, rise in enumerate(rises):
+        (kernel, bias), second = down[8 + 2 * step : 10 + 2 * step]
+        ordered += [rise, (_up_first(kernel), bias), second]
+    ordered.append(down[14])
+    for layer, (kernel, bias) in zip(layers, ordered, strict=True):
+        wanted = [tuple(variable.shape) for variable in layer.weights]
+        if wanted != [kernel.shape, bias.shape]:
+            raise ValueError(
+                f"{path} has {kernel.shape} where {layer.name} has {wanted[0]}. Check num_classes={num_classes}."
+            )
+        layer.set_weights([kernel, bias])
+    return model
+
+
+def _up_first(kernel: np.ndarray) -> np.ndarray:
+    """A kernel over (skip, up-convolved) channels as one over (up-convolved, skip); a skip is as wide as its output."""
+    skip = kernel.shape[-1]
+    return np.concatenate([kernel[..., skip:, :], kernel[..., :skip, :]], axis=-2)
+
+
+def _convolutions(path: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """Kernel and bias of each convolution, by kind, in the order of the numbers in their names."""
+    import h5py
+
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}. Name the .h5 file of the weights.")
+    if not h5py.is_hdf5(path):
+        raise ValueError(f"{path} is no HDF5 file. Name the .h5 file of the weights.")
+    kinds: dict[str, dict[int, Any]] = {"conv3d": {}, "conv3d_transpose": {}}
+    with h5py.File(path) as file:
+        root = file.get("model_weights", file)
+        if any(name.startswith("batch_normalization") for name in root):
+            raise ValueError(f"{path} has batch norms, this network none. Load it whole with zoo.interop.addons.")
+        for name in root:
+            part = _NAME.fullmatch(name)
+            if part:
+                arrays = [np.asarray(root[name][weight]) for weight in root[name].attrs["weight_names"]]
+                kinds[part[1]][int(part[2] or 0)] = tuple(arrays)
+    return {kind: [found[number] for number in sorted(found)] for kind, found in kinds.items()}
