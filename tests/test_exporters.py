@@ -289,12 +289,14 @@ CLI = "import sys; from tensorflow.python.tools.saved_model_cli import main; sys
 @pytest.mark.slow
 def test_saved_model_cli_runs_it(folder, exported, tmp_path):
     scan = small.scan((19, 16, 22), small.tilted())
-    np.save(tmp_path / "volume.npy", values_of(scan)[..., None])
+    np.save(tmp_path / "volume.npy", values_of(scan)[..., None].astype(np.float32))
     np.save(tmp_path / "affine.npy", scan.affine.astype(np.float32))
-    given = f"volume={tmp_path}/volume.npy;affine={tmp_path}/affine.npy"
+    np.save(tmp_path / "spacing_mm.npy", np.zeros(3, np.float32))
+    given = ";".join(f"{name}={tmp_path}/{name}.npy" for name in ("volume", "affine", "spacing_mm"))
     words = ["run", "--dir", exported, "--tag_set", "serve", "--signature_def", "serving_default", "--inputs", given]
-    words += ["--input_exprs", "spacing_mm=np.zeros(3, np.float32)", "--outdir", tmp_path]
-    subprocess.run([sys.executable, "-c", CLI, *map(str, words)], check=True, capture_output=True)
+    words += ["--outdir", tmp_path]
+    done = subprocess.run([sys.executable, "-c", CLI, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert np.mean(np.load(tmp_path / "labels.npy") == values_of(zoo.predict(folder, scan))) >= 0.999
 
 
@@ -313,7 +315,9 @@ def test_shipped_models_agree_on_a_shape_not_seen(name, tmp_path):
     head = nibabel.load(zoo.sample())
     data = np.ascontiguousarray(np.asarray(head.dataobj, np.float32)[8:80, 100:12:-1, 5:86].transpose(2, 0, 1))
     turned = head.affine[:, [2, 0, 1, 3]] * [1, 1, -1, 1]
-    scans = [nibabel.Nifti1Image(data + index * (data > 0), turned) for index in range(len(card.input.channels))]
+    scans = [
+        nibabel.Nifti1Image(data + np.float32(index) * (data > 0), turned) for index in range(len(card.input.channels))
+    ]
     if card.input.tabular:
         scans = [one.slicer[20:28, :, :] for one in scans]
     given = {"tabular": np.full(len(card.input.tabular), np.nan, np.float32)} if card.input.tabular else {}

@@ -15,7 +15,7 @@ from zoo.metrics import MeanDice
 from zoo.tasks import lacunes
 from zoo.training import fit, mining, sources
 from zoo.training.keeper import Interrupted
-from zoo.training.mining import Mining
+from zoo.training.task import Mining
 
 
 def synthesis(task, split):

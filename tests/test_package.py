@@ -22,8 +22,9 @@ def run(*command, cwd):
     return done.stdout
 
 
-def test_listing_models_loads_no_framework(tmp_path):
-    code = "import sys, zoo; zoo.list_models(); print(sorted({name.split('.')[0] for name in sys.modules}))"
+@pytest.mark.parametrize("work", ["import zoo; zoo.list_models()", "import zoo.cli"])
+def test_listing_models_and_the_command_line_load_no_framework(work, tmp_path):
+    code = f"import sys; {work}; print(sorted({{name.split('.')[0] for name in sys.modules}}))"
     assert not HEAVY & set(eval(run(sys.executable, "-c", code, cwd=tmp_path)))
 
 

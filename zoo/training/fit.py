@@ -18,7 +18,7 @@ from zoo.inference.precision import policy, use_jit
 from zoo.training import cluster, estimate, folder, mining, publish, sources, state, watch
 from zoo.training.keeper import BEST, LAST, Keeper, NonFiniteLossError
 from zoo.training.step import compile_model, optimizer, set_final_bias
-from zoo.training.task import Task
+from zoo.training.task import Mining, Task
 
 Begin = Callable[[keras.Model, sources.Feed], None]
 
@@ -204,7 +204,7 @@ class Work:
     keeper: Keeper
     callbacks: Sequence[keras.callbacks.Callback]
     watchers: Sequence[keras.callbacks.Callback] = ()
-    again: mining.Mining | None = None
+    again: Mining | None = None
 
 
 def _resume_or_begin(

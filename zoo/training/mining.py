@@ -5,7 +5,6 @@ to the run folder, `hard/STEP.json`, and goes on with samples that return to the
 reads the list that belongs to its step, so that it sees the same samples as one that was never stopped.
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,38 +22,11 @@ from zoo.data.sampler import mine
 from zoo.inference.network import prepare
 from zoo.inference.window import sliding_window
 from zoo.records import write_whole
+from zoo.training.task import Mining
 
 FOLDER = "hard"
 # Numbers of samples of a synthesis, or case id -> voxels of a cached case.
 Hard = Sequence[int] | Mapping[str, Sequence[Sequence[int]]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mining:
-    """How false positives come back.
-
-    Attributes:
-        every: epochs between two searches.
-        fraction: share of the samples that return to what was found: of all samples of a synthesis, of those that are
-            not centred on foreground where the data are real.
-        num: most samples of a synthesis that are kept, and most voxels of each real case.
-        threshold: least probability of a false positive.
-
-    Raises:
-        ValueError: a number is out of its range.
-    """
-
-    every: int = 5
-    fraction: float = 0.25
-    num: int = 64
-    threshold: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.every < 1 or self.num < 1 or not 0 < self.fraction <= 1 or not 0 < self.threshold < 1:
-            raise ValueError(
-                "Mining needs every >= 1, num >= 1, 0 < fraction <= 1 and 0 < threshold < 1, got "
-                f"{self.every}, {self.num}, {self.fraction} and {self.threshold}."
-            )
 
 
 def pauses(mining: Mining | None, epochs: int) -> list[int]:

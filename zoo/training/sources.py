@@ -17,7 +17,7 @@ from zoo.data.sampler import Sampling
 from zoo.data.splits import Split
 from zoo.tabular import encode
 from zoo.training import mining
-from zoo.training.task import Task
+from zoo.training.task import Mining, Task
 
 Shard = tuple[int, int]
 SYNTHETIC = "synthetic"
@@ -87,7 +87,7 @@ def _synthetic_feed(task: Task, seed: int) -> Feed:
     )
 
 
-def _mining(task: Task) -> mining.Mining:
+def _mining(task: Task) -> Mining:
     """The task's settings, which it has where anything is mined.
 
     Raises:

@@ -7,11 +7,38 @@ from typing import Any
 
 from zoo.data.cases import Case
 from zoo.tabular import Tabular
-from zoo.training.mining import Mining
 
 # (task, split) -> a graph function from an int32 seed pair to one (image, labels) sample; of a task with tabular
 # inputs, to ((image, conditioning vector), labels).
 Synthesis = Callable[["Task", str], Callable[[Any], tuple[Any, Any]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mining:
+    """How false positives come back in training; `zoo.training.mining` does it.
+
+    Attributes:
+        every: epochs between two searches.
+        fraction: share of the samples that return to what was found: of all samples of a synthesis, of those that are
+            not centred on foreground where the data are real.
+        num: most samples of a synthesis that are kept, and most voxels of each real case.
+        threshold: least probability of a false positive.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    every: int = 5
+    fraction: float = 0.25
+    num: int = 64
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.num < 1 or not 0 < self.fraction <= 1 or not 0 < self.threshold < 1:
+            raise ValueError(
+                "Mining needs every >= 1, num >= 1, 0 < fraction <= 1 and 0 < threshold < 1, got "
+                f"{self.every}, {self.num}, {self.fraction} and {self.threshold}."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
