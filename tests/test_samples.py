@@ -83,3 +83,18 @@ def test_the_tool_makes_the_same_bytes(tmp_path, capsys):
         assert np.array_equal(images.array(made), images.array(shipped))
         assert made.header == shipped.header
     assert "colin27_2mm.nii.gz" in capsys.readouterr().out
+
+
+def test_the_eeg_is_a_minute_of_nineteen_channels_with_its_annotations():
+    mne = pytest.importorskip("mne")
+    assert sample("absence").stat().st_size < 0.6 * 2**20
+    raw = mne.io.read_raw(sample("absence"), preload=True, verbose="ERROR")
+    assert (len(raw.ch_names), raw.n_times, raw.info["sfreq"]) == (19, 12000, 200.0)
+    assert set(raw.get_channel_types()) == {"eeg"} and raw.info["meas_date"] is None
+    assert not raw.info.get("subject_info")
+    assert [note["description"] for note in raw.annotations] == ["spikes", "EFD", "EFD", "EFD"]
+    # Each note follows its discharge by less than a second: there the field is far above its median.
+    power = raw.filter(1, 40, verbose="ERROR").set_eeg_reference("average", verbose="ERROR").get_data().std(0)
+    for note in raw.annotations:
+        end = int(note["onset"] * 200)
+        assert power[end - 200 : end].max() > 2.5 * np.median(power)
