@@ -13,6 +13,8 @@ import numpy as np
 from zoo.records import write_whole
 from zoo.volumes.components import label_components
 
+ROUNDING = 1e-6  # relative: an affine in float32 must not decide whether two voxels in a row are twice as long as wide
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
@@ -107,7 +109,9 @@ def select(
     return tuple(
         one
         for one in found
-        if least <= one.diameter_mm <= most and one.elongation <= elongation and one.region not in banned
+        if least * (1 - ROUNDING) <= one.diameter_mm <= most * (1 + ROUNDING)
+        and one.elongation <= elongation * (1 + ROUNDING)
+        and one.region not in banned
     )
 
 

@@ -1,40 +1,42 @@
-"""Connected components and what post-processing makes of them, as a TensorFlow graph.
+"""Connected components of masks, as a TensorFlow graph; `zoo.volumes.components` is the oracle.
 
 Every voxel of a mask starts with a number of its own and takes the smallest among its neighbours until nothing changes;
 between the rounds it jumps to the number that its number points at, so that long winding shapes take few rounds
-(Shiloach and Vishkin, J. Algorithms 1982, doi 10.1016/0196-6774(82)90008-6). `zoo.inference.postprocess` is the oracle.
+(Shiloach and Vishkin, J. Algorithms 1982, doi 10.1016/0196-6774(82)90008-6).
 """
-
-from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
-from zoo.cards import Label, Step
-from zoo.registry import check_arguments, unknown
+from zoo.registry import unknown
 
 
-def postprocess(
-    labels: tf.Tensor, steps: Sequence[Step], names: Mapping[int, Label], spacing_mm: tf.Tensor
-) -> tf.Tensor:
-    """Applies the steps of a card to a label map, as `zoo.inference.postprocess` does.
+def box(mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The smallest box that holds a mask: work inside it costs what the structure takes, not the head.
 
     Args:
-        labels: (x, y, z) integers, the card's source values.
-        steps: "largest_component", "fill_holes", "remove_small".
-        names: the card's labels by channel index.
-        spacing_mm: (3,) float64.
+        mask: (x, y, z) bool.
 
     Returns:
-        A new map of the same dtype.
+        Its first voxel and its size, each (3,) int32; zeros for an empty mask.
     """
-    voxel_ml = tf.reduce_prod(spacing_mm) / 1000
-    for step in steps:
-        settings = dict(step.parameters)
-        chosen = settings.pop("labels", None)
-        check_arguments(STEPS[step.name], settings)
-        for value in [None] if chosen is None else [_value(one, names) for one in chosen]:
-            labels = STEPS[step.name](labels, value, voxel_ml, **settings)
-    return labels
+    ends = []
+    for axis in range(3):
+        rows = tf.cast(tf.where(tf.reduce_any(mask, [one for one in range(3) if one != axis]))[:, 0], tf.int32)
+        rows = tf.cond(tf.size(rows) > 0, lambda rows=rows: rows, lambda: tf.constant([0, -1]))
+        ends.append((rows[0], rows[-1] + 1 - rows[0]))
+    first, size = zip(*ends, strict=True)
+    return tf.stack(first), tf.stack(size)
+
+
+def put_back(part: tf.Tensor, first: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """A box of bool in a volume of False.
+
+    Args:
+        part: (i, j, k) bool.
+        first: (3,) int32, its first voxel.
+        shape: (3,) int32, of the volume.
+    """
+    return tf.pad(part, tf.stack([first, shape - first - tf.shape(part)], 1))
 
 
 def numbered(mask: tf.Tensor, connectivity: int = 26) -> tf.Tensor:
@@ -42,7 +44,7 @@ def numbered(mask: tf.Tensor, connectivity: int = 26) -> tf.Tensor:
 
     Args:
         mask: (x, y, z) bool.
-        connectivity: 6 or 26 neighbours.
+        connectivity: 6, 18 or 26 neighbours.
 
     Returns:
         (x, y, z) int32: one more than the flat index of the component's first voxel; 0 outside.
@@ -50,8 +52,8 @@ def numbered(mask: tf.Tensor, connectivity: int = 26) -> tf.Tensor:
     Raises:
         ValueError: another connectivity.
     """
-    if connectivity not in (6, 26):
-        raise unknown("connectivity in a graph", connectivity, ("6", "26"))
+    if connectivity not in (6, 18, 26):
+        raise unknown("connectivity", connectivity, ("6", "18", "26"))
     size = tf.size(mask)
     nobody = tf.fill(tf.shape(mask), size + 1)
     own = tf.where(mask, tf.reshape(tf.range(1, size + 1), tf.shape(mask)), nobody)
@@ -67,13 +69,26 @@ def numbered(mask: tf.Tensor, connectivity: int = 26) -> tf.Tensor:
     return tf.where(mask, found, 0)
 
 
+def roots(numbers: tf.Tensor) -> tf.Tensor:
+    """The number of each component, once, in order, (n,) int32: the voxels that bear their own."""
+    flat = tf.reshape(numbers, [-1])
+    return tf.boolean_mask(flat, flat == tf.range(1, tf.size(flat) + 1))
+
+
+def sizes(numbers: tf.Tensor) -> tf.Tensor:
+    """Voxels of each number, (voxels + 1,) int32; of the background none."""
+    counts = tf.math.bincount(tf.reshape(numbers, [-1]), minlength=tf.size(numbers) + 1)
+    return tf.concat([[0], counts[1:]], 0)
+
+
 def _least(numbers: tf.Tensor, connectivity: int) -> tf.Tensor:
     """The smallest number among a voxel and its neighbours."""
+    lines = [_pair(numbers, axis) for axis in range(3)]
     if connectivity == 6:
-        return tf.reduce_min(tf.stack([_pair(numbers, axis) for axis in range(3)]), 0)
-    for axis in range(3):
-        numbers = _pair(numbers, axis)
-    return numbers
+        return tf.reduce_min(tf.stack(lines), 0)
+    if connectivity == 18:
+        return tf.reduce_min(tf.stack([_pair(line, (axis + 1) % 3) for axis, line in enumerate(lines)]), 0)
+    return _pair(_pair(lines[0], 1), 2)
 
 
 def _pair(numbers: tf.Tensor, axis: int) -> tf.Tensor:
@@ -83,57 +98,3 @@ def _pair(numbers: tf.Tensor, axis: int) -> tf.Tensor:
     ahead = tf.gather(numbers, tf.minimum(rows + 1, count - 1), axis=axis)
     behind = tf.gather(numbers, tf.maximum(rows - 1, 0), axis=axis)
     return tf.minimum(numbers, tf.minimum(ahead, behind))
-
-
-def _sizes(numbers: tf.Tensor) -> tf.Tensor:
-    """Voxels of each number; of the background none."""
-    counts = tf.math.bincount(tf.reshape(numbers, [-1]), minlength=tf.size(numbers) + 1)
-    return tf.concat([[0], counts[1:]], 0)
-
-
-def _value(chosen: int | str, names: Mapping[int, Label]) -> int:
-    for index, label in names.items():
-        if chosen in (index, label.name):
-            return label.value
-    raise unknown("label", chosen, [label.name for label in names.values()])
-
-
-def _mask(labels: tf.Tensor, value: int | None) -> tf.Tensor:
-    return labels != 0 if value is None else labels == tf.constant(value, labels.dtype)
-
-
-def _largest_component(
-    labels: tf.Tensor, value: int | None, voxel_ml: tf.Tensor, *, connectivity: int = 26
-) -> tf.Tensor:
-    mask = _mask(labels, value)
-    numbers = numbered(mask, connectivity)
-    largest = tf.argmax(_sizes(numbers), output_type=tf.int32)
-    return tf.where(mask & (numbers != largest), tf.zeros_like(labels), labels)
-
-
-def _fill_holes(labels: tf.Tensor, value: int | None, voxel_ml: tf.Tensor) -> tf.Tensor:
-    mask = _mask(labels, value)
-    numbers = numbered(tf.pad(~mask, [[1, 1]] * 3, constant_values=True), 6)
-    enclosed = ~mask & (numbers[1:-1, 1:-1, 1:-1] != numbers[0, 0, 0]) & (labels == 0)
-    if value is not None:
-        return tf.where(enclosed, tf.constant(value, labels.dtype), labels)
-    least = tf.cast(tf.reduce_min(labels), tf.int32)
-    counts = tf.math.bincount(tf.cast(tf.boolean_mask(labels, mask), tf.int32) - least)
-    commonest = tf.argmax(tf.concat([counts, [0]], 0), output_type=tf.int32) + least
-    return tf.where(enclosed, tf.cast(commonest, labels.dtype), labels)
-
-
-def _remove_small(
-    labels: tf.Tensor, value: int | None, voxel_ml: tf.Tensor, *, minimum_ml: float, connectivity: int = 26
-) -> tf.Tensor:
-    mask = _mask(labels, value)
-    numbers = numbered(mask, connectivity)
-    volume_ml = tf.cast(tf.gather(_sizes(numbers), numbers), tf.float64) * voxel_ml
-    return tf.where(mask & (volume_ml < minimum_ml), tf.zeros_like(labels), labels)
-
-
-STEPS: dict[str, Callable[..., tf.Tensor]] = {
-    "fill_holes": _fill_holes,
-    "largest_component": _largest_component,
-    "remove_small": _remove_small,
-}

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from zoo.cards import Card
 from zoo.data import intensity, susceptibility
+from zoo.inference.steps import ROUNDING
 
 
 class Line(NamedTuple):
@@ -49,7 +50,7 @@ def varies(volume: tf.Tensor, masked: bool) -> tf.Tensor:
     inside = volume != 0 if masked else tf.ones_like(volume, tf.bool)
     least = tf.reduce_min(tf.where(inside, volume, np.inf), [0, 1, 2])
     most = tf.reduce_max(tf.where(inside, volume, -np.inf), [0, 1, 2])
-    return tf.reduce_any(least < most)
+    return tf.reduce_any(most - least > ROUNDING * tf.maximum(tf.abs(least), tf.abs(most)))
 
 
 def percentile(array: tf.Tensor, inside: tf.Tensor, percent: float) -> tf.Tensor:

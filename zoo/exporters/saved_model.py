@@ -19,8 +19,9 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.cards import Card, Step
-from zoo.exporters import graph_components, graph_grids, graph_intensity, graph_windows
+from zoo.exporters import graph_grids, graph_intensity, graph_postprocess, graph_windows
 from zoo.exporters.stored import Network
+from zoo.inference.postprocess import WITHIN_INPUT
 from zoo.inference.sides import partners
 from zoo.inference.steps import split
 from zoo.registry import unknown
@@ -45,6 +46,11 @@ class Plan:
     def segments(self) -> bool:
         """Whether classes come out."""
         return self.card.output.kind == "segmentation"
+
+    @property
+    def within(self) -> bool:
+        """Whether nothing is found where every channel is 0."""
+        return any(step.name == WITHIN_INPUT for step in self.card.postprocessing)
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ class VolumeModel(tf.Module):
         turned = graph_grids.to_ras(volume, world, reverse)
         ras_spacing = tf.gather(spacing, tf.math.invert_permutation(world))
         work, work_spacing = graph_grids.to_work_grid(turned, ras_spacing, self._plan.grid)
-        inside = tf.reduce_any(work != 0, -1) if self._plan.segments else None
+        inside = tf.reduce_any(work != 0, -1) if self._plan.segments or self._plan.within else None
         logits, reached = graph_windows.sliding_window(
             graph_windows.mirrored(self._conditioned(tabular), self._plan.axes, self._plan.partners),
             self._normalised(work),
@@ -172,7 +178,8 @@ class VolumeModel(tf.Module):
             num_classes=self.network.num_classes,
             inside=inside,
         )
-        values = graph_windows.activate(logits, reached, self._plan.card.output.activation)
+        there = reached & inside if self._plan.within else reached
+        values = graph_windows.activate(logits, there, self._plan.card.output.activation)
         scale = tf.gather(work_spacing / ras_spacing, world)
         return Work(graph_grids.from_ras(values, world, reverse), shape, scale, spacing)
 
@@ -221,7 +228,7 @@ class VolumeModel(tf.Module):
 
     def _cleaned(self, labels: tf.Tensor, work: Work) -> tf.Tensor:
         card = self._plan.card
-        return graph_components.postprocess(labels, card.postprocessing, card.output.labels, work.spacing_mm)
+        return graph_postprocess.postprocess(labels, card.postprocessing, card.output.labels, work.spacing_mm)
 
 
 def check(card: Card) -> None:
@@ -236,9 +243,9 @@ def check(card: Card) -> None:
             'its bare network: format="onnx", "openvino" or "litert".'
         )
     for step in card.postprocessing:
-        if step.name not in graph_components.STEPS:
+        if step.name not in graph_postprocess.HELD:
             raise unknown(f"step that a SavedModel of {card.name} can hold after the network:", step.name,
-                          graph_components.STEPS)  # fmt: skip
+                          graph_postprocess.HELD)  # fmt: skip
     for step in split(card.preprocessing)[1]:
         if step.name not in graph_intensity.MEASURES:
             raise unknown(f"step that a SavedModel of {card.name} can hold before the network:", step.name,
