@@ -74,6 +74,13 @@ TABLE = {
         outputs=((*SIZES, 2), (8, 12, 32, 2)),
         refusal=r"divides the axes by \(4, 4, 2\): every size must be a multiple of \(4, 4, 2\), got \(17, 24",
     ),
+    "unet3d_context": Tiny(
+        "unet3d",
+        {"filters": (4, 6), "context": 2, "norm": "instance"},
+        channels=2,
+        bad=(18, 24, 32),
+        refusal=r"context 2 times as wide: every size must be a multiple of 4, got \(18, 24",
+    ),
     "vnet": Tiny("vnet", {"filters": (4, 6)}, refusal="vnet with 2 levels halves each axis once"),
     "vnet_stroke": Tiny(
         "vnet",

@@ -56,6 +56,8 @@ class Input:
         spacing_mm: voxel size along x, y, z; None for each image's own, or where a step sets the grid (a resize).
         orientation: always "RAS".
         tabular: values beside the images that condition the network, in order; two numbers each (`zoo.tabular`).
+        context: how many times as wide the surroundings are that the network sees beside a window, as further channels
+            (`zoo.volumes.context`); None for none.
     """
 
     channels: tuple[Channel, ...]
@@ -64,6 +66,12 @@ class Input:
     spacing_mm: tuple[float, float, float] | None = None
     orientation: str = "RAS"
     tabular: tuple[Tabular, ...] = ()
+    context: int | None = None
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the network's input tensor: the images, and again those of the surroundings where it has some."""
+        return len(self.channels) * (2 if self.context else 1)
 
 
 @dataclass(frozen=True)
@@ -277,8 +285,8 @@ def _input(card: Card, faults: list[str]) -> None:
     if not names or len(set(names)) < len(names):
         faults.append(f"input.channels must be one or more with names that differ, got {names}")
     shape = card.arguments.get("input_shape")
-    if isinstance(shape, tuple | list) and shape[-1:] and shape[-1] != len(names):
-        faults.append(f"arguments.input_shape must end in the {len(names)} channels of input, got {shape}")
+    if isinstance(shape, tuple | list) and shape[-1:] and shape[-1] != given.num_channels:
+        faults.append(f"arguments.input_shape must end in the {given.num_channels} channels of input, got {shape}")
     if given.orientation != "RAS":
         faults.append(f"input.orientation must be 'RAS', got {given.orientation!r}")
     if given.spacing_mm and not all(0 < size < math.inf for size in given.spacing_mm):
@@ -287,6 +295,17 @@ def _input(card: Card, faults: list[str]) -> None:
         faults.append(f"input.divisor must be 1 or more, got {given.divisor}")
     elif any(size < 1 or size % by for size, by in zip(given.patch, given.divisor, strict=True)):
         faults.append(f"input.patch must be positive multiples of {given.divisor}, got {given.patch}")
+    _context(card, faults)
+
+
+def _context(card: Card, faults: list[str]) -> None:
+    ratio, built = card.input.context, card.arguments.get("context")
+    if ratio != built:
+        faults.append(f"input.context must be arguments.context, {built}, got {ratio}")
+    elif ratio is not None and (ratio < 2 or any(size % (2 * ratio) for size in card.input.divisor)):
+        faults.append(
+            f"input.context needs 2 or more and a divisor of its double, got {ratio} and {card.input.divisor}"
+        )
 
 
 def _tabular(card: Card, faults: list[str]) -> None:

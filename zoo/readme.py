@@ -58,6 +58,8 @@ def _input(card: Card) -> str:
     own = "as the preprocessing sets them" if set_by_steps else "as each image has them"
     lines = [f"Orientation {given.orientation}; voxels {spacing or own};"]
     lines += [f"windows of {by} voxels; sizes are multiples of {divisor}.", ""]
+    if given.context:
+        lines[-1:] = [f"Beside each window the network sees a region {given.context} times as wide, averaged down.", ""]
     rows = [[str(i), channel.name, channel.intensity] for i, channel in enumerate(given.channels)]
     lines += [
         _table(["channel", "name", "intensity"], rows),

@@ -112,7 +112,7 @@ def _merged(read: Card, arguments: dict[str, Any]) -> dict[str, Any]:
                 f"{read.name} was trained with {key}={own!r}, got {key}={value!r}. Leave it out, or build fresh "
                 f"weights with zoo.load({read.builder!r}, {key}={value!r}, ...)."
             )
-    channels = len(read.input.channels)
+    channels = read.input.num_channels
     if "input_shape" in arguments and arguments["input_shape"][-1] != channels:
         raise ValueError(
             f"{read.name} takes {channels} channel(s), got input_shape={arguments['input_shape']}. "

@@ -14,6 +14,7 @@ from zoo.data.cases import Case
 from zoo.data.prepare import Reading
 from zoo.data.sampler import Sampling
 from zoo.data.table import Table
+from zoo.volumes import context
 
 Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 Patch = tuple[int, int, int]
@@ -34,6 +35,8 @@ class Stream:
             folder that they see under the same path, and the order is then not fixed.
         masked: give labels a second channel, 1 in the volume and 0 where a patch or a batch was padded, for losses with
             `maps=("mask",)`.
+        context: add the surroundings of each patch, this many times as wide and averaged down to as many voxels
+            (`zoo.volumes.context`), as further channels; they are read from the same case, 0 beyond it. None for none.
         prefetch: batches ready in advance.
     """
 
@@ -44,6 +47,7 @@ class Stream:
     turn: tuple[int, int] = (0, 1)
     service: str | None = None
     masked: bool = False
+    context: int | None = None
     prefetch: int = 2
 
     def part(self, cases: Sequence[Case]) -> list[Case]:
@@ -80,7 +84,8 @@ def dataset(
         sampling: how centres are drawn.
         cache: "memory", or the folder of a cache on disk.
         augment: `(image, labels, seed) -> (image, labels)` on one patch, (x, y, z, channels) float32, (x, y, z, 1)
-            int32 and a seed of two int32; shapes stay. Labels are None where the cases have none.
+            int32 and a seed of two int32; shapes stay. Labels are None where the cases have none. Surroundings are
+            augmented with the same seed.
         stream: seed, first batch, host, service.
 
     Returns:
@@ -99,10 +104,11 @@ def dataset(
     table = Table(cases, portable=stream.service is not None)
     plan = sampler.plan(cases.counts, cases.ids, sampling or Sampling())
     samples = _numbers(stream, batch_size, None if patch else len(cases.entries))
-    draw = lambda number: (number, *_sample(table, plan, number, seed=seed, patch=patch, masked=stream.masked))  # noqa: E731
+    draw = lambda number: (number, *_sample(table, plan, number, seed=seed, patch=patch, stream=stream))  # noqa: E731
     samples = _mapped(samples, tf.autograph.experimental.do_not_convert(draw), stream)  # quicker to trace
     if augment is not None:
-        samples = _mapped(samples, lambda *sample: _augmented(augment, seed, *sample), stream)
+        views = 2 if stream.context else 1
+        samples = _mapped(samples, lambda *sample: _augmented(augment, seed, views, *sample), stream)
     samples = samples.map(lambda number, *sample: _shown(table, *sample))
     batches = _batched(samples, batch_size, patch, stream.masked)
     if stream.service is not None:
@@ -117,6 +123,10 @@ def _check(cache: caches.Cache, stream: Stream, patch: Patch | None, batch_size:
         raise ValueError(
             f"patch must be three sizes of 1 or more and batch_size 1 or more, got {patch} and {batch_size}."
         )
+    if stream.context is not None:
+        if patch is None:
+            raise ValueError(f"Whole volumes have no surroundings, got context={stream.context}. Pass a patch.")
+        context.check(patch, stream.context)
     if stream.service is not None and cache.buffer is not None:
         raise ValueError(
             f"The tf.data service at {stream.service} cannot see this process's memory. Pass cache=FOLDER, on a disk "
@@ -143,7 +153,7 @@ def _mapped(samples: tf.data.Dataset, function: Callable[..., Any], stream: Stre
 
 
 def _sample(
-    table: Table, plan: sampler.Plan, number: tf.Tensor, *, seed: int, patch: Patch | None, masked: bool
+    table: Table, plan: sampler.Plan, number: tf.Tensor, *, seed: int, patch: Patch | None, stream: Stream
 ) -> tuple[tf.Tensor, ...]:
     """Case number, image and, where there are any, labels of one patch, or of one whole volume."""
     if patch is None:
@@ -152,11 +162,14 @@ def _sample(
     else:
         case, start, size = _placed(table, plan, number, seed=seed, patch=patch)
     image = _padded(table.image(case, start, size), patch, table.num_channels)
+    if patch is not None and stream.context:
+        first = start - (tf.constant(patch, tf.int64) - size) // 2
+        image = tf.concat([image, _surroundings(table, case, first, patch=patch, ratio=stream.context)], -1)
     if not table.labelled:
         return case, image
     labels = table.labels(case, start, size)
-    labels = tf.concat([labels, tf.ones_like(labels)], -1) if masked else labels
-    return case, image, _padded(labels, patch, 1 + masked)
+    labels = tf.concat([labels, tf.ones_like(labels)], -1) if stream.masked else labels
+    return case, image, _padded(labels, patch, 1 + stream.masked)
 
 
 def _placed(
@@ -183,6 +196,31 @@ def _placed(
     return case, tf.case(kinds, default=anywhere) if kinds else anywhere(), size
 
 
+def _surroundings(table: Table, case: tf.Tensor, first: tf.Tensor, *, patch: Patch, ratio: int) -> tf.Tensor:
+    """As `zoo.volumes.context.around`, of what the cache holds: (*patch, channels) float32.
+
+    Args:
+        table: the cases.
+        case: which one.
+        first: (3,) int64, first voxel of the patch; negative where the patch was padded.
+        patch: its voxels.
+        ratio: how many times as wide.
+    """
+    wanted = tf.constant(patch, tf.int64)
+    first = first - (ratio - 1) * wanted // 2
+    low = tf.clip_by_value(first, 0, table.shape(case))
+    high = tf.clip_by_value(first + ratio * wanted, 0, table.shape(case))
+    before = (low - first) % ratio  # only whole blocks are averaged; blocks of air are added afterwards
+    fine = table.image(case, low, high - low)
+    after = -(before + high - low) % ratio
+    room = tf.concat([tf.stack([before, after], 1), tf.zeros((1, 2), tf.int64)], 0)
+    blocks = tf.nn.avg_pool3d(tf.pad(fine, room)[None], ratio, ratio, "VALID")[0]
+    begun = (low - first) // ratio
+    rest = wanted - begun - tf.shape(blocks, tf.int64)[:3]
+    around = tf.pad(blocks, tf.concat([tf.stack([begun, rest], 1), tf.zeros((1, 2), tf.int64)], 0))
+    return tf.ensure_shape(around, (*patch, table.num_channels))
+
+
 def _padded(volume: tf.Tensor, patch: Patch | None, num_channels: int) -> tf.Tensor:
     if patch is None:
         return tf.ensure_shape(volume, (None, None, None, num_channels))
@@ -193,10 +231,13 @@ def _padded(volume: tf.Tensor, patch: Patch | None, num_channels: int) -> tf.Ten
     return tf.ensure_shape(padded, (*patch, num_channels))
 
 
-def _augmented(augment: Augment, seed: int, number: tf.Tensor, case: tf.Tensor, *sample: tf.Tensor) -> tuple:
+def _augmented(
+    augment: Augment, seed: int, views: int, number: tf.Tensor, case: tf.Tensor, *sample: tf.Tensor
+) -> tuple:
     image, labels = (*sample, None)[:2]
-    made = augment(image, labels, tf.cast(tf.stack([tf.constant(seed, tf.int64), number]), tf.int32))
-    kept = list(zip(made, sample, strict=False))
+    key = tf.cast(tf.stack([tf.constant(seed, tf.int64), number]), tf.int32)
+    made = [augment(view, labels, key) for view in tf.split(image, views, -1)]
+    kept = list(zip((tf.concat([view for view, _ in made], -1), made[0][1]), sample, strict=False))
     for new, old in kept:
         if not new.shape.is_compatible_with(old.shape):
             raise ValueError(f"augment turned shape {old.shape} into {new.shape}. Cut or pad back to the same shape.")

@@ -80,7 +80,7 @@ class BareModel(tf.Module):
     def __init__(self, network: Network, card: Card, size: Sequence[int]) -> None:
         super().__init__(name="bare_model")
         self.network = network
-        specs = [tf.TensorSpec((1, *size, len(card.input.channels)), tf.float32, name="windows")]
+        specs = [tf.TensorSpec((1, *size, card.input.num_channels), tf.float32, name="windows")]
         if card.input.tabular:
             specs.append(tf.TensorSpec((1, 2 * len(card.input.tabular)), tf.float32, name="conditioning"))
 
@@ -116,7 +116,7 @@ def difference(found: np.ndarray, wanted: np.ndarray) -> float:
 def drawn(card: Card, size: Sequence[int]) -> list[np.ndarray]:
     """Seeded noise for one window, and tabular values beside it where the network takes some."""
     draw = np.random.default_rng(20260101)
-    shapes = [(1, *size, len(card.input.channels))]
+    shapes = [(1, *size, card.input.num_channels)]
     shapes += [(1, 2 * len(card.input.tabular))] if card.input.tabular else []
     return [draw.standard_normal(shape).astype(np.float32) for shape in shapes]
 

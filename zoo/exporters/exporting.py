@@ -156,6 +156,7 @@ def _room(part: Path, format: str) -> Path:
 
 
 def _saved_model(model: keras.Model, card: Card, part: Path, choices: Choices) -> float | None:
+    _no_context(card, "saved_model")
     module = saved_model.VolumeModel(
         model,
         card,
@@ -187,6 +188,7 @@ def _compared(model: keras.Model, card: Card, path: Path, choices: Choices, runt
 
 def _monai(model: keras.Model, card: Card, part: Path, choices: Choices) -> None:
     _no_windows(choices, "monai_bundle")
+    _no_context(card, "monai_bundle")
     if choices.weights != "float32":
         raise unknown("dtype of weights in monai_bundle", choices.weights, ["float32"])
     monai_bundle.write(model, card, choices.patch, part)
@@ -197,6 +199,14 @@ def _no_windows(choices: Choices, format: str) -> None:
         raise ValueError(
             f"The format {format!r} holds the network alone: overlap and mirror belong to who runs it. Leave them "
             'out, or take format="saved_model".'
+        )
+
+
+def _no_context(card: Card, format: str) -> None:
+    if card.input.context:
+        raise ValueError(
+            f"{card.name} sees surroundings {card.input.context} times as wide beside each window, which "
+            f'{format!r} does not cut. Export the network alone: format="onnx", "openvino" or "litert".'
         )
 
 

@@ -211,6 +211,7 @@ class Predictor:
             flip_labels=self._flips,
             activation=self.card.output.activation,
             skip=ready.inside,
+            context=self.card.input.context,
             progress=progress,
         )
         if self._within and ready.inside is not None:
@@ -241,7 +242,8 @@ class Predictor:
         """Says what does not fit before it starts, rather than being killed later."""
         num_classes = keras.tree.flatten(self.model.outputs)[0].shape[-1]
         voxels = float(np.prod(np.maximum(shape[:3], self.patch)))
-        needed, free = 4 * voxels * (num_classes + shape[3] + 1), memory.machine_bytes()
+        wide = shape[3] if self.card.input.context else 0
+        needed, free = 4 * voxels * (num_classes + shape[3] + wide + 1), memory.machine_bytes()
         if needed > free:
             raise ValueError(
                 f"A volume of {tuple(shape[:3])} voxels and {num_classes} classes needs {needed / 2**20:.0f} MiB, and "

@@ -11,6 +11,7 @@ from scipy import special
 from zoo.inference.memory import choose_batch_size
 from zoo.inference.network import Windowed, prepare
 from zoo.registry import unknown
+from zoo.volumes import context as surroundings
 from zoo.volumes import patches
 
 SLAB = 8  # planes blended at once: few enough that their temporaries stay in cache
@@ -28,6 +29,7 @@ def sliding_window(  # noqa: PLR0913 - the choices a caller has, each by name
     flip_labels: Sequence[int] | None = None,
     activation: str = "softmax",
     skip: np.ndarray | None = None,
+    context: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Runs a network over a whole volume, window by window.
@@ -48,6 +50,8 @@ def sliding_window(  # noqa: PLR0913 - the choices a caller has, each by name
         activation: "softmax", "sigmoid", "linear", "tanh", "relu" or "softplus".
         skip: (x, y, z) bool, True where there is something to find. Windows without any are not run, and
             voxels that no window reached become background: the first channel 1 under softmax, else 0.
+        context: how many times as wide the surroundings are that each window has as further channels
+            (`zoo.volumes.context`), from the same volume, 0 beyond it; as much memory again. None for none.
         progress: called with (windows done, windows in all) after every batch.
 
     Returns:
@@ -67,7 +71,8 @@ def sliding_window(  # noqa: PLR0913 - the choices a caller has, each by name
     forward = _mirrored(network, mirror_axes, flip_labels)
     padded, inside = patches.pad_to(volume, min_shape=size)
     corners = _corners(padded.shape, size, overlap, _padded_mask(skip, volume, size))
-    mean, total = _accumulate(forward, padded, corners, size, batch_size or 1, progress)
+    views = _Views(padded, size, context)
+    mean, total = _accumulate(forward, views, corners, batch_size or 1, progress)
     # Contiguous: a view of the padded volume would keep all of it in memory.
     return _activate(np.ascontiguousarray(mean[inside]), total[inside], activation)
 
@@ -161,35 +166,44 @@ def _box(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(c, c + p) for c, p in zip(corner, size, strict=True))
 
 
-def _batches(
-    volume: np.ndarray, corners: np.ndarray, size: tuple[int, ...], batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Corners and windows; the last batch repeats zeros, so that one compiled shape serves all."""
-    for first in range(0, len(corners), batch_size):
-        chosen = corners[first : first + batch_size]
-        windows = np.zeros((batch_size, *size, volume.shape[3]), np.float32)
-        for window, corner in zip(windows, chosen, strict=False):
-            window[:] = volume[_box(corner, size)]
-        yield chosen, windows
+class _Views:
+    """What the network sees at each place: windows of one size, and their surroundings where it wants them."""
+
+    def __init__(self, volume: np.ndarray, size: tuple[int, ...], ratio: int | None) -> None:
+        self.volume, self.size, self.ratio, self.means = volume, size, ratio, None
+        if ratio is not None:
+            surroundings.check(size, ratio)
+            self.means = surroundings.block_means(volume, ratio)
+
+    def batches(self, corners: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Corners and windows; the last batch repeats zeros, so that one compiled shape serves all."""
+        num = self.volume.shape[3]
+        for first in range(0, len(corners), batch_size):
+            chosen = corners[first : first + batch_size]
+            windows = np.zeros((batch_size, *self.size, num * (1 if self.ratio is None else 2)), np.float32)
+            for window, corner in zip(windows, chosen, strict=False):
+                window[..., :num] = self.volume[_box(corner, self.size)]
+                if self.means is not None and self.ratio is not None:
+                    window[..., num:] = surroundings.around(self.means, corner, self.size, self.ratio)
+            yield chosen, windows
 
 
 def _accumulate(
     forward: Windowed,
-    volume: np.ndarray,
+    views: _Views,
     corners: np.ndarray,
-    size: tuple[int, ...],
     batch_size: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The blended logits and the weight of each voxel; one thread blends while the network runs on."""
-    weight = patches.gaussian_weight(size)
-    total = np.zeros(volume.shape[:3], np.float32)
+    weight, shape = patches.gaussian_weight(views.size), views.volume.shape[:3]
+    total = np.zeros(shape, np.float32)
     mean, pending, done = np.zeros(0, np.float32), None, 0
     with ThreadPoolExecutor(1) as blender:
-        for chosen, windows in _batches(volume, corners, size, batch_size):
+        for chosen, windows in views.batches(corners, batch_size):
             logits = forward(windows)
             if not mean.size:
-                mean = np.zeros((*volume.shape[:3], _num_classes(logits, windows)), np.float32)
+                mean = np.zeros((*shape, _num_classes(logits, windows)), np.float32)
             if pending is not None:
                 pending.result()
             pending = blender.submit(_blend, mean, total, logits, corners=chosen, weight=weight)

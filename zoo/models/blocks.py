@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import keras
 from keras import KerasTensor, layers
 
-from zoo.models.layers import CropLike, FiLM, SizeCheck
+from zoo.models.layers import CropLike, FiLM, Half, SizeCheck
 from zoo.models.sizes import Sizes, Triple
 from zoo.registry import unknown
 
@@ -244,6 +244,25 @@ def fit_shortcut(shortcut: KerasTensor, x: KerasTensor, name: str, style: Style)
 def join(x: KerasTensor, skip: KerasTensor, name: str, style: Style) -> KerasTensor:
     """Concatenates a volume and a skip, in this order."""
     return layers.Concatenate(name=f"{name}_concat")(list(fit(x, skip, name, style)))
+
+
+def halves(volume: KerasTensor) -> tuple[KerasTensor, KerasTensor]:
+    """A patch and its surroundings (`zoo.volumes.context`), which are the second half of the channels.
+
+    Raises:
+        ValueError: the number of channels is odd.
+    """
+    if volume.shape[-1] % 2:
+        raise ValueError(
+            'With "context" the second half of the channels is the surroundings of the first: "input_shape" ends in '
+            f"an even number, got {volume.shape[-1]}. Pass twice the number of images."
+        )
+    return Half(False, name="patch")(volume), Half(True, name="surroundings")(volume)
+
+
+def join_middle(x: KerasTensor, wide: KerasTensor, name: str) -> KerasTensor:
+    """Concatenates a volume and the middle of a larger one of the same voxels, in this order."""
+    return layers.Concatenate(name=f"{name}_concat")([x, CropLike("center", name=f"{name}_crop")([wide, x])])
 
 
 def condition_on(x: KerasTensor, condition: KerasTensor | None, name: str) -> KerasTensor:

@@ -81,6 +81,32 @@ class CropLike(keras.layers.Layer):
 
 
 @register
+class Half(keras.layers.Layer):
+    """Takes the first or the second half of the channels.
+
+    Args:
+        second: whether it is the second.
+    """
+
+    def __init__(self, second: bool = False, **layer: Any) -> None:
+        super().__init__(**layer)
+        self.second = second
+
+    def call(self, volume):
+        """(batch, x, y, z, channels) to (batch, x, y, z, channels / 2)."""
+        middle = volume.shape[-1] // 2
+        return volume[..., middle:] if self.second else volume[..., :middle]
+
+    def compute_output_shape(self, input_shape):
+        """Half as many channels."""
+        return (*input_shape[:-1], input_shape[-1] // 2)
+
+    def get_config(self):
+        """Which half."""
+        return {**super().get_config(), "second": self.second}
+
+
+@register
 class FiLM(keras.layers.Layer):
     """Scales and shifts every channel by a linear function of tabular values; the identity at start.
 

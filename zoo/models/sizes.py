@@ -105,6 +105,39 @@ def same_sizes(name: str, strides: Sequence[Triple], levels: int | None = None) 
     return Sizes(steps, steps, rule + _voxels(steps))
 
 
+def level_of_context(context: int, strides: Sequence[Triple]) -> int:
+    """The level whose voxels are as large as those of surroundings `context` times as wide.
+
+    Args:
+        context: how many times as wide.
+        strides: one (x, y, z) for each step down.
+
+    Raises:
+        ValueError: no level below the first has such voxels along all axes.
+    """
+    reached = [divisor(strides[: level + 1]) for level in range(len(strides))]
+    if (context,) * 3 not in reached:
+        right = ", ".join(str(x) for x, y, z in reached if x == y == z and x > 1) or "none with these strides"
+        raise ValueError(
+            f'"context" is the stride of a level, which its surroundings join: {right}; got {context}. Change it, or '
+            '"filters" or "strides".'
+        )
+    return 1 + reached.index((context,) * 3)
+
+
+def context_sizes(name: str, context: int, sizes: Sizes) -> Sizes:
+    """Of sizes, those with surroundings whose middle lies on the voxels of the level that they join.
+
+    Args:
+        name: the network, for the refusal.
+        context: how many times as wide the surroundings are.
+        sizes: without them.
+    """
+    x, y, z = (math.lcm(by, 2 * context) for by in sizes.multiple)
+    rule = f"{name} with a context {context} times as wide: every size must be a multiple of {_voxels((x, y, z))}"
+    return Sizes((x, y, z), (x, y, z), rule)
+
+
 def valid_sizes(
     name: str, strides: Sequence[Triple], down: Sequence[int], up: Sequence[int], between: int = 0
 ) -> Sizes:

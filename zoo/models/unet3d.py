@@ -5,7 +5,16 @@ from collections.abc import Sequence
 import keras
 
 from zoo.models import blocks
-from zoo.models.sizes import Sizes, Triple, any_sizes, level_strides, same_sizes, valid_sizes
+from zoo.models.sizes import (
+    Sizes,
+    Triple,
+    any_sizes,
+    context_sizes,
+    level_of_context,
+    level_strides,
+    same_sizes,
+    valid_sizes,
+)
 
 PAPER = ((32, 64), (64, 128), (128, 256), (256, 512))
 
@@ -28,6 +37,7 @@ def unet3d(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by 
     conditioning: int = 0,
     padding: str = "same",
     any_size: bool = False,
+    context: int | None = None,
     name: str = "unet3d",
 ) -> keras.Model:
     """Builds the 3D U-Net: convolutions and pooling down, up-convolutions and skips up.
@@ -58,7 +68,14 @@ def unet3d(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by 
             the identity at start); they are a second input, (batch, conditioning).
         padding: "same", or "valid" for an output smaller than the input in which no voxel saw a border.
         any_size: take every size, by cropping what an up-convolution overshoots.
+        context: how many times as wide as the volume its surroundings are, which are then the second half of the
+            channels, averaged down to as many voxels (`zoo.volumes.context`); None for none. See below.
         name: of the model.
+
+    With `context` a second U-Net of the same widths sees the surroundings, and the middle of its features joins the
+    level of the encoder whose stride is `context`: there both have voxels of one size at one place, so nothing is
+    resampled. Surroundings that were joined to the volume itself would lie at the wrong place (voxel beside voxel), or
+    lose what lies outside the patch (enlarged until they fit). It costs as much as the network again.
 
     Returns:
         A functional model from (batch, x, y, z, channels) float32 to float32 logits
@@ -67,17 +84,24 @@ def unet3d(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by 
     Raises:
         ValueError: a size does not fit, or an option is none of the above.
 
-    Source: Cicek et al., MICCAI 2016, arXiv 1606.06650. Ours pads by default; the paper does not.
+    Source: Cicek et al., MICCAI 2016, arXiv 1606.06650. Ours pads by default; the paper does not. Several scales in
+    branches that meet late: Ghafoorian et al., NeuroImage: Clinical 2017, doi 10.1016/j.nicl.2017.01.033, who classify
+    single voxels; ours segments, so the branches meet where their voxels do.
     """
     style = blocks.Style(norm, activation, dropout, padding, any_size)
     down = _widths(filters)
     steps = level_strides(strides, len(down) - 1)
     up = _decoder_widths(decoder_filters, down)
-    inputs, x, condition = blocks.entrance(input_shape, conditioning, _sizes(name, steps, down, up, style))
+    joined = level_of_context(context, steps) if context else None
+    sizes = _sizes(name, steps, down, up, style)
+    inputs, x, condition = blocks.entrance(input_shape, conditioning, _with_context(name, context, sizes, style))
+    x, wide = blocks.halves(x) if context else (x, None)
     skips = []
     for level, widths in enumerate(down):
         if level:
             x = blocks.pool(x, steps[level - 1], f"encoder_{level}_pool")
+        if level == joined:
+            x = blocks.join_middle(x, _surroundings(wide, down, steps, style), f"encoder_{level}_context")
         x = blocks.stage(x, widths, f"encoder_{level}", style)
         x = blocks.condition_on(x, condition, f"encoder_{level}")
         skips.append(x)
@@ -93,6 +117,32 @@ def unet3d(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by 
         x = blocks.condition_on(blocks.stage(x, up[level], part, style), condition, part)
         outputs.insert(0, x)
     return keras.Model(inputs, blocks.heads(outputs, num_classes, deep_supervision), name=name)
+
+
+def _surroundings(
+    x: keras.KerasTensor, down: tuple[tuple[int, ...], ...], steps: tuple[Triple, ...], style: blocks.Style
+) -> keras.KerasTensor:
+    """Features of the surroundings, as many voxels as came in: a U-Net, so that each has seen all of them."""
+    skips = []
+    for level, widths in enumerate(down):
+        if level:
+            x = blocks.pool(x, steps[level - 1], f"context_{level}_pool")
+        x = blocks.stage(x, widths, f"context_{level}", style)
+        skips.append(x)
+    for level in reversed(range(len(steps))):
+        part = f"context_{level}_back"
+        x = blocks.rise(x, x.shape[-1], steps[level], f"{part}_up")
+        x = blocks.stage(blocks.join(x, skips[level], part, style), down[level], part, style)
+    return x
+
+
+def _with_context(name: str, context: int | None, sizes: Sizes, style: blocks.Style) -> Sizes:
+    if context and (style.padding != "same" or style.any_size):
+        raise ValueError(
+            'The middle of a context fits volumes that keep their size through padding="same", got '
+            f"padding={style.padding!r} and any_size={style.any_size}. Leave these out, or pass context=None."
+        )
+    return context_sizes(name, context, sizes) if context else sizes
 
 
 def _widths(filters: Sequence[int | Sequence[int]]) -> tuple[tuple[int, ...], ...]:

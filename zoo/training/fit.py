@@ -155,6 +155,8 @@ def _config(task: Task, source: Any, options: Options, plan: Plan) -> dict[str, 
     chosen = {"task": task.name, "source": str(source), "seed": options.seed, "steps": plan.steps}
     if task.mining is not None:
         chosen["mining"] = dataclasses.asdict(task.mining)
+    if task.context is not None:
+        chosen["context"] = task.context
     if options.start_from is not None:
         chosen["start_from"] = str(options.start_from)
     return chosen | {"precision": policy(options.precision), "deterministic": options.deterministic} | settings
@@ -184,7 +186,9 @@ def build(task: Task, steps: int, *, jit: bool = False) -> keras.Model:
         steps: optimiser steps of the whole training, for the schedule.
         jit: whether XLA compiles the step.
     """
-    model = registry.builder(task.builder)(**task.builder_arguments)
+    builder = registry.builder(task.builder)
+    registry.check_arguments(builder, task.builder_arguments)
+    model = builder(**task.builder_arguments)
     if task.learner:
         return task.learner(task, model, steps, jit)
     compile_model(

@@ -83,7 +83,9 @@ def hard_numbers(model: keras.Model, mining: Mining, samples: Callable[[int], An
     return sorted(found, key=lambda number: -found[number])[: mining.num]
 
 
-def hard_places(model: keras.Model, mining: Mining, cache: Cache, patch: Sequence[int]) -> Hard:
+def hard_places(
+    model: keras.Model, mining: Mining, cache: Cache, patch: Sequence[int], context: int | None = None
+) -> Hard:
     """The worst false positives of each training case, predicted whole.
 
     Args:
@@ -91,6 +93,7 @@ def hard_places(model: keras.Model, mining: Mining, cache: Cache, patch: Sequenc
         mining: the settings.
         cache: the training cases.
         patch: window in voxels.
+        context: of the task.
 
     Returns:
         Case id -> voxels, the worst first; cases without any are left out.
@@ -98,7 +101,7 @@ def hard_places(model: keras.Model, mining: Mining, cache: Cache, patch: Sequenc
     forward, found = prepare(model), {}
     whole = dataset(cache, patch=None, stream=Stream(stop=len(cache.ids)))
     for case, (image, labels) in zip(cache.ids, whole.as_numpy_iterator(), strict=True):
-        logits = sliding_window(forward, image[0], patch=patch, overlap=0.25, activation="linear")
+        logits = sliding_window(forward, image[0], patch=patch, overlap=0.25, activation="linear", context=context)
         places = mine(foreground(logits), labels[0, ..., 0], num=mining.num, threshold=mining.threshold)
         if len(places):
             found[case] = places.tolist()

@@ -63,7 +63,7 @@ def describe(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any])
 
 def _input(task: Task) -> cards.Input:
     channels = tuple(cards.Channel(name, task.intensities.get(name, "any scale")) for name in task.channels)
-    return cards.Input(channels, task.patch, task.divisor, task.grid_mm, tabular=task.tabular)
+    return cards.Input(channels, task.patch, task.divisor, task.grid_mm, tabular=task.tabular, context=task.context)
 
 
 def _output(task: Task) -> cards.Output:

@@ -130,7 +130,7 @@ def _folder_feed(task: Task, root: pathlib.Path, seed: int, out: pathlib.Path, s
             batch_size=task.batch_size,
             sampling=sampling,
             augment=task.augment if cache is training else None,
-            stream=Stream(masked=task.masked, **stream),
+            stream=Stream(masked=task.masked, context=task.context, **stream),
         )
         return found.map(lambda x, y: ((x["volume"], x["conditioning"]), y)) if task.tabular else found
 
@@ -145,7 +145,7 @@ def _folder_feed(task: Task, root: pathlib.Path, seed: int, out: pathlib.Path, s
         train,
         batches(validation, seed=seed + 1, stop=task.validation_batches).cache(),
         lambda: prior(task, batches(training, seed=seed + 2, stop=task.validation_batches)),
-        lambda model, _: mining.hard_places(model, _mining(task), training, task.patch),
+        lambda model, _: mining.hard_places(model, _mining(task), training, task.patch, task.context),
     )
 
 
@@ -256,9 +256,20 @@ def synthetic(
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
+    _check_context(task, samples)
     batches = (samples if task.batched else samples.batch(size, drop_remainder=True)).prefetch(2)
     # Keras counts one batch too many when it cannot know where a data set ends.
     return batches if stop is None else batches.apply(tf.data.experimental.assert_cardinality(stop - start))
+
+
+def _check_context(task: Task, samples: tf.data.Dataset) -> None:
+    """Refuses a synthesis that gives patches without the surroundings that the task's network looks at."""
+    image = samples.element_spec[0]
+    if task.context and (isinstance(image, tuple) or image.shape[-1] != task.num_channels):
+        raise ValueError(
+            f"Task {task.name!r} has context={task.context}, and its synthesis does not give {task.num_channels} "
+            "channels, those of the patch and of its surroundings. Set context=None, or train on real data."
+        )
 
 
 def _sample(task: Task, split: str) -> Callable[[Any], Any]:

@@ -90,6 +90,10 @@ class Task:
         learner: `(task, network, steps, jit) -> compiled model` where a network is not trained by one loss on its
             output, but against a critic, say; the model has the network as `network`. None compiles the network itself.
         watchers: `(run folder, validation batches) -> callbacks` that look on in every run, with averaged weights.
+        context: how many times as wide the surroundings are that the network sees beside a patch, averaged down to as
+            many voxels (`zoo.volumes.context`): further channels, which the builder must take apart (`unet3d`) and a
+            synthesis must give. A sample of real data reads that much more of its case: 64 times the voxels for 4, cut
+            off where the volume ends. None for none.
         prior_power: how far the final bias starts towards the classes' log prior: 1 there, 0 at zero. With many rare
             classes under a balanced loss, 0.5.
         final_bias: the head's first bias, one number a logit, where targets are no label maps; None takes the prior.
@@ -141,6 +145,7 @@ class Task:
     fixed_size: bool = False
     learner: Callable[..., Any] | None = None
     watchers: Callable[[Path, Any], list[Any]] | None = None
+    context: int | None = None
     prior_power: float = 1.0
     final_bias: tuple[float, ...] | None = None
     validation_batches: int = 8
@@ -161,15 +166,21 @@ class Task:
 
     @property
     def network_arguments(self) -> dict[str, Any]:
-        """`arguments`, and `conditioning` where there are tabular inputs: two numbers each."""
-        return dict(self.arguments) | ({"conditioning": 2 * len(self.tabular)} if self.tabular else {})
+        """`arguments`, `conditioning` where there are tabular inputs (two numbers each), and `context`, if any."""
+        extra = {"conditioning": 2 * len(self.tabular)} if self.tabular else {}
+        return dict(self.arguments) | extra | ({"context": self.context} if self.context else {})
 
     @property
     def builder_arguments(self) -> dict[str, Any]:
         """Everything that the builder is called with: the shape of its input, the size of its output, and the rest."""
         sizes = self.patch if self.fixed_size else (None, None, None)
         output = {"num_classes": self.num_logits} if self.code_size is None else {"code_size": self.code_size}
-        return {"input_shape": (*sizes, len(self.channels)), **output, **self.network_arguments}
+        return {"input_shape": (*sizes, self.num_channels), **output, **self.network_arguments}
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the network's input: the images, and again those of the surroundings where there are some."""
+        return len(self.channels) * (2 if self.context else 1)
 
     @property
     def num_logits(self) -> int:
