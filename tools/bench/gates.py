@@ -99,7 +99,7 @@ def main() -> int:
     results = timing.RESULTS / f"gates_{given.task}"
     results.parent.mkdir(exist_ok=True)
     content = dataclasses.asdict(found) | {"what": results.name, "processor": timing.processor()}
-    results.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    results.with_suffix(".json").write_text(json.dumps(content, indent=1, default=lambda value: value.item()) + "\n")
     results.with_suffix(".md").write_text(markdown(given.task, found))
     print(markdown(given.task, found))
     return 0 if all(gate.passed for gate in found.gates) else 1
