@@ -47,8 +47,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ELU, Adadelta": {"loss": BOTH, "activation": "elu", "optimizer": "adadelta"},
 }
 GATED = tuple(SETTINGS)[:6]  # on every seed; the others, which no gate asks of, on the first
-# A penalty from the first step on teaches a network that finds nothing yet to be silent. Here the base is trained first,
-# and goes on for half as many steps with and without the term.
+# A penalty from the first step on teaches a network that finds nothing yet to be silent. Here the base is trained
+# first, and goes on for half as many steps with and without the term.
 LATE_STEPS = STEPS // 2
 LATE: dict[str, dict[str, Any]] = {
     "BCE + Dice, then on": {"loss": BOTH},
@@ -285,8 +285,8 @@ def _table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, 
 def _told(seeds: int) -> dict[str, Any]:
     return {
         "seeds": seeds, "steps": STEPS, "patch": PATCH, "batch": BATCH, "filters": FILTERS,
-        "base": f"{BASE}, leaky ReLU, Adam; a setting with + adds to it, one with 'then' goes on from it for {LATE_STEPS} "
-        "steps",
+        "base": f"{BASE}, leaky ReLU, Adam; a setting with + adds to it, one with 'then' goes on from it for "
+        f"{LATE_STEPS} steps",
         "test": f"{NUM_TEST} blocks of {BLOCK} mm a side in two held-out brains by each scanner (an image is such a "
         "block); a component above a probability of one half counts, no filter",
     }  # fmt: skip
