@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import zoo
-from zoo import cards, cli_export, cli_maps, cli_normative, cli_tasks, cli_whatif, records, registry, weights
+from zoo import cards, cli_bids, cli_export, cli_maps, cli_normative, cli_tasks, cli_whatif, records, registry, weights
 from zoo.cli_cards import builder_row, card_table, documentation, list_table, trained_row
 from zoo.cli_predict import (
     case_line,
@@ -200,6 +200,7 @@ for verb in (cli_tasks.check, cli_tasks.anatomies, cli_tasks.train, cli_tasks.ev
     app.command()(verb)
 app.command()(cli_export.export)
 app.command(context_settings=cli_whatif.CONTEXT)(cli_whatif.whatif)
+app.command(cls=cli_bids.BidsCommand, context_settings=cli_bids.CONTEXT)(cli_bids.bids)
 app.command("fit-normative")(cli_normative.fit_normative)
 
 

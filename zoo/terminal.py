@@ -21,7 +21,19 @@ WIDTH = 80  # of help and tables where no terminal says otherwise
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, gpu, gpu:1 ...; auto takes a GPU if there is one.")]
-Model = Annotated[str, typer.Argument(help="A trained model: its name or its folder.")]
+
+
+def complete_trained(incomplete: str) -> list[str]:
+    """Names of trained models that begin so, for the shell."""
+    return [name for name in weights.list_models(f"{incomplete}*") if "." in name]
+
+
+def complete_any(incomplete: str) -> list[str]:
+    """Names of trained models and networks that begin so, for the shell."""
+    return weights.list_models(f"{incomplete}*")
+
+
+Model = Annotated[str, typer.Argument(help="A trained model: its name or its folder.", autocompletion=complete_trained)]
 
 
 class Verbs(TyperGroup):

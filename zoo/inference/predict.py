@@ -1,18 +1,15 @@
 """`zoo.predict`: from a NIfTI file to a result on the same grid."""
 
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
-from rich import progress as bars
-from rich.console import Console
 
 from zoo.cards import Card
+from zoo.inference.bars import progress_bar
 from zoo.inference.channels import Images
-from zoo.inference.predictor import Predictor, Progress, Settings
+from zoo.inference.predictor import Predictor, Settings
 from zoo.tabular import Value
 from zoo.volumes import image
 from zoo.volumes.image import Image
@@ -96,27 +93,3 @@ def predict(  # noqa: PLR0913 - the choices a caller has, each by name
     if out is not None:
         image.write(out, np.asanyarray(result.dataobj), result)
     return result
-
-
-@contextmanager
-def progress_bar(title: str, *, shown: bool | None = None) -> Iterator[Progress]:
-    """A bar on stderr that counts windows.
-
-    Args:
-        title: what stands before it.
-        shown: None for "when stderr is a terminal".
-
-    Yields:
-        A function to call with (done, all).
-    """
-    shown = sys.stderr.isatty() if shown is None else shown
-    with bars.Progress(
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeRemainingColumn(),
-        console=Console(stderr=True, force_terminal=shown or None),
-        disable=not shown,
-    ) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -52,10 +52,11 @@ def _asymmetry(index: int, partner: int, counts: dict[int, int]) -> float | str:
 
 
 def write_volumes(path: str | os.PathLike, image: Image, card: Card) -> Path:
-    """Writes the table of `volumes` as CSV, whole or not at all."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    """Writes the table of `volumes`, whole or not at all: CSV, or with .tsv as BIDS has it, empty cells as n/a."""
+    text, tabs = io.StringIO(), os.fspath(path).endswith(".tsv")
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n", delimiter="\t" if tabs else ",")
     table.writeheader()
     for row in volumes(image, card):
-        table.writerow({key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()})
+        cells = {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()}
+        table.writerow({key: "n/a" if tabs and value == "" else value for key, value in cells.items()})
     return records.write_whole(path, text.getvalue().encode())

@@ -18,6 +18,7 @@ from zoo.data.readers.layout import Cells, nifti_files, one, some, table
 FILE = "dataset_description.json"
 LABEL_SUFFIXES = ("dseg", "msk", "mask")
 WEIGHTED = {"t1": "t1w", "t2": "t2w", "pd": "pdw"}  # what a channel may be called, and BIDS's own suffix
+Session = tuple[str, str]  # labels of subject and session; the latter is empty where there is none
 _ENTITY = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9+]+)")
 
 
@@ -43,9 +44,50 @@ class Name:
         return ours == theirs and wanted.entities.items() <= self.entities.items()
 
     @property
-    def session(self) -> tuple[str, str]:
+    def session(self) -> Session:
         """Subject and session; the session is empty where there is none."""
         return self.entities.get("sub", ""), self.entities.get("ses", "")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a data set holds.
+
+    Attributes:
+        root: the data set.
+        raw: names of its raw images.
+        derived: names of the images among its derivatives.
+        rows: participant ("sub-01") -> columns of its tables.
+    """
+
+    root: Path
+    raw: list[Name]
+    derived: list[Name]
+    rows: dict[str, Cells]
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Subject and session of every raw image, sorted; the session is empty where there is none."""
+        return sorted({name.session for name in self.raw})
+
+    @property
+    def bare(self) -> list[Session]:
+        """Participants whose folders hold no image that can be read, each as a session without a label."""
+        folders = {path.name.removeprefix("sub-") for path in self.root.glob("sub-*") if path.is_dir()}
+        return [(subject, "") for subject in sorted(folders - {subject for subject, _ in self.sessions})]
+
+    def images(self, session: Session, pattern: str) -> list[Name]:
+        """The images of a session that fit a pattern: raw ones, and where there is none the derivatives."""
+        raw, derived = (
+            [name for name in part if name.session == session and name.fits(pattern)]
+            for part in (self.raw, self.derived)
+        )
+        return raw or derived
+
+
+def session_name(session: Session) -> str:
+    """How a session is called in file names: "sub-01_ses-02", or "sub-01" where it has no label."""
+    return f"sub-{session[0]}_ses-{session[1]}" if session[1] else f"sub-{session[0]}"
 
 
 def fits(root: Path) -> bool:
@@ -76,13 +118,15 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
     Raises:
         ValueError: no subject, a channel missing in a session, or several files for one, with their names.
     """
+    found = survey(root)
+    wanted = dict(channels or _shared(found.raw, found.sessions))
+    return some([_case(found, session, wanted, labels) for session in found.sessions], root, "sub-*/ with NIfTI files")
+
+
+def survey(root: Path) -> Survey:
+    """Takes the names of all images of a data set apart; opens none of them."""
     raw = _names(root, nifti_files(root, "sub-*/**/*"))
-    derived = _names(root, nifti_files(root, "derivatives/**/*"))
-    sessions = sorted({name.session for name in raw})
-    wanted = dict(channels or _shared(raw, sessions))
-    rows = _rows(root)
-    cases = [_case(session, (raw, derived), wanted, labels, rows) for session in sessions]
-    return some(cases, root, "sub-*/ with NIfTI files")
+    return Survey(root, raw, _names(root, nifti_files(root, "derivatives/**/*")), _rows(root))
 
 
 def _rows(root: Path) -> dict[str, Cells]:
@@ -105,7 +149,7 @@ def _names(root: Path, paths: list[Path]) -> list[Name]:
     return [name for name in names if "sub" in name.entities]
 
 
-def _shared(raw: list[Name], sessions: list[tuple[str, str]]) -> dict[str, str]:
+def _shared(raw: list[Name], sessions: list[Session]) -> dict[str, str]:
     """Suffixes of raw 3D images that every session has, label maps left out."""
     sets = [{name.suffix for name in raw if name.session == session} for session in sessions]
     shared = sorted(set.intersection(*sets) - set(LABEL_SUFFIXES) - {"bold", "dwi"}) if sets else []
@@ -115,23 +159,15 @@ def _shared(raw: list[Name], sessions: list[tuple[str, str]]) -> dict[str, str]:
     return {suffix: suffix for suffix in shared}
 
 
-def _case(
-    session: tuple[str, str],
-    names: tuple[list[Name], list[Name]],
-    wanted: Mapping[str, str],
-    labels: str | None,
-    rows: Mapping[str, Cells],
-) -> Case:
-    raw, derived = ([name for name in part if name.session == session] for part in names)
-    subject = f"sub-{session[0]}"
-    key = f"{subject}_ses-{session[1]}" if session[1] else subject
+def _case(found: Survey, session: Session, wanted: Mapping[str, str], labels: str | None) -> Case:
+    key, subject = session_name(session), f"sub-{session[0]}"
     advice = "Name an entity that tells them apart, as in 'run-1_T1w'."
     files = {
-        ours: one(_files(raw, pattern) or _files(derived, pattern), f"channel {pattern!r}", key, advice)
+        ours: one([name.path for name in found.images(session, pattern)], f"channel {pattern!r}", key, advice)
         for ours, pattern in wanted.items()
     }
-    row = rows.get(subject, {})
-    return Case(key, subject, files, _labels(raw, derived, labels, key), dict(row))
+    raw, derived = ([name for name in part if name.session == session] for part in (found.raw, found.derived))
+    return Case(key, subject, files, _labels(raw, derived, labels, key), dict(found.rows.get(subject, {})))
 
 
 def _files(names: list[Name], pattern: str) -> list[Path]:
