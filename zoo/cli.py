@@ -23,11 +23,24 @@ from zoo.cli_predict import (
     write_lesion_table,
     write_tables,
 )
-from zoo.terminal import FAILURES, WIDTH, Device, Json, Model, UsageError, Verbs, end, find_model, framework, tell
+from zoo.terminal import (
+    FAILURES,
+    WIDTH,
+    Device,
+    Json,
+    Model,
+    UsageError,
+    Verbs,
+    complete_any,
+    complete_trained,
+    end,
+    find_model,
+    framework,
+    tell,
+)
 
 app = typer.Typer(
     cls=Verbs,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
@@ -46,7 +59,7 @@ def _zoo(
 ) -> None:
     """3D networks for neuroimaging with verified weights.
 
-    Research use, not for diagnosis.
+    Research use, not for diagnosis. zoo --install-completion sets up the shell.
     """
     if version:
         print(zoo.__version__)
@@ -68,8 +81,11 @@ def list_(
 
 
 @app.command()
-def info(model: Annotated[str, typer.Argument(help="A trained model or a network.")], as_json: Json = False) -> None:
-    """Show the card of a trained model, or what a network is and takes."""
+def info(
+    model: Annotated[str, typer.Argument(help="A trained model or a network.", autocompletion=complete_any)],
+    as_json: Json = False,
+) -> None:
+    """Show the card of a trained model, or what a network takes."""
     if model in registry.builders():
         text = documentation(model)
         tell({"name": model, "documentation": text}, text, as_json)
@@ -121,7 +137,7 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Run a trained model on scans, each result on its scan's own grid.
+    """Run a trained model on scans; results lie on their grids.
 
     A result is called SCAN_TAG.nii.gz. A model that locates sources takes EEG files of
     MNE (-ave.fif, -epo.fif, raw) and writes NAME_sources.csv and NAME_posterior.nii.gz.
@@ -166,7 +182,9 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
 
 @app.command()
 def verify(
-    models: Annotated[list[str] | None, typer.Argument(help="Left out: all there are.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Left out: all there are.", autocompletion=complete_trained)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check trained models: hash, names, shapes, golden output."""
@@ -190,7 +208,7 @@ def demo(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="For the mask and the picture.")] = Path("zoo-demo"),
     as_json: Json = False,
 ) -> None:
-    """Mask the brain of the real head that ships with zoo, and draw it."""
+    """Mask the brain of a real head that ships with zoo; draw it."""
     with framework():
         result = zoo.demo(out)
     tell(result.as_dict(), str(result), as_json)

@@ -26,7 +26,7 @@ def export(  # noqa: PLR0913 - the choices of a command, each an option
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a trained model for TensorFlow, ONNX, OpenVINO, LiteRT or MONAI.
+    """Write a model as SavedModel, ONNX, OpenVINO, LiteRT, MONAI.
 
     A SavedModel takes a raw volume and gives labels on its grid, with TensorFlow
     alone; ONNX, OpenVINO and LiteRT hold the network; a MONAI bundle is PyTorch.

@@ -8,9 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from zoo import tasks
-from zoo.terminal import Device, Json, UsageError, end, framework, tell
+from zoo.terminal import Device, Json, UsageError, complete_trained, end, framework, tell
 
-Task = Annotated[str, typer.Argument(help="A task, or its model by name; without one, all are listed.")]
+
+def complete_task(incomplete: str) -> list[str]:
+    """Names of tasks that begin so, for the shell."""
+    return [name for name in tasks.names() if name.startswith(incomplete)]
+
+
+Task = Annotated[
+    str,
+    typer.Argument(help="A task, or its model by name; without one, all are listed.", autocompletion=complete_task),
+]
+Measured = Annotated[str, typer.Argument(help="A task, or its model by name.", autocompletion=complete_task)]
 Source = Annotated[str, typer.Option(metavar="SOURCE", help='"synthetic", or a folder of labelled cases.')]
 Pattern = Annotated[
     list[str],
@@ -27,8 +37,9 @@ def check(
     tolerance_mm: Annotated[float, typer.Option(help="How far grids of one case may lie apart.")] = 0.1,
     as_json: Json = False,
 ) -> None:
-    """Check a data set: grids, channels, labels, duplicates, splits.
+    """Check the grids, channels, labels and splits of a data set.
 
+    Files that are there twice, and one subject on both sides of a split, are found.
     The exit code is 1 when there are errors; warnings leave it 0.
     """
     from zoo.data.check import check as checked
@@ -45,7 +56,7 @@ def anatomies(
     sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw all of them into a picture.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the anatomies that synthesis draws from, with their volumes."""
+    """List the anatomies that synthesis draws from."""
     with framework():
         from zoo.synth import anatomies as known
 
@@ -146,8 +157,8 @@ def _task(name: str) -> Any:
 
 
 def evaluate(
-    task: Task,
-    run: Annotated[str, typer.Argument(help="A run folder, or a trained model.")],
+    task: Measured,
+    run: Annotated[str, typer.Argument(help="A run folder, or a trained model.", autocompletion=complete_trained)],
     source: Source = "synthetic",
     out: Out = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over left/right mirror images.")] = False,
@@ -155,7 +166,7 @@ def evaluate(
     pattern: Pattern = [],  # noqa: B006 - as above
     as_json: Json = False,
 ) -> None:
-    """Measure a trained model on labelled cases; writes tables and a report.
+    """Measure a trained model on labelled cases; write a report.
 
     A case that cannot be used is reported, the others are finished, and the exit
     code is then 1.

@@ -26,9 +26,9 @@ def whatif(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Predict one case under other tabular values; write volumes and a plot.
+    """Predict one case under other values, such as treatments.
 
-    Each tabular value of the model is an option; enough of its name to tell it
+    Writes a table of volumes and a plot. Each tabular value of the model is an option; enough of its name to tell it
     apart will do. A range is FIRST:LAST:STEP or a list: --time 0:12:1 --tici
     0,2a,2b,3. What comes out is what the model learned, not what a treatment
     would do for a patient.
