@@ -108,6 +108,26 @@ def test_samples_hold_what_the_task_asks_for():
     assert sources.prior(task, batch)[0] == 1.0  # the map of places is no class
 
 
+def test_two_scales_are_trained_on_and_told_on_the_card():
+    task = small(context=2).replace(positive_fraction=1.0)
+    image, labels = lacunes.synthesis(task, "train")(tf.constant([0, 1]))
+    assert image.shape == (32, 32, 32, 6) and labels.shape == (32, 32, 32, 1) and np.asarray(labels).any()
+    image = np.asarray(image)
+    blocks = image[..., :3].reshape(16, 2, 16, 2, 16, 2, 3).mean((1, 3, 5))
+    np.testing.assert_allclose(image[8:24, 8:24, 8:24, 3:], blocks, atol=1e-5)
+    around = image[..., 3:].copy()
+    around[8:24, 8:24, 8:24] = 0
+    assert around.any()  # something lies around the patch, too
+    logs = fit.build(task, 10).train_on_batch(image[None], np.asarray(labels)[None], return_dict=True)
+    assert np.isfinite(logs["loss"])
+    assert publish.describe(task, {"source": "synthetic", "seed": 0, "steps": 1}, {"seconds": 1.0}).input.context == 2
+
+
+def test_margins_are_painted_around_a_patch():
+    image, kinds, _ = lacunes.painter(small(), ["a"], margin=4)(tf.constant([0, 1]))
+    assert image.shape == (40, 40, 40, 3) and kinds.shape == (40, 40, 40)
+
+
 def test_a_location_term_without_its_map_is_refused():
     task = small().replace(loss_arguments={"dice": 1.0, "location": 1.0})
     with pytest.raises(ValueError, match="needs .'weight',"):

@@ -1,5 +1,6 @@
 """Lacunes and their mimics on T1, T2 and FLAIR, against what their definition says, on a made-up brain of blocks."""
 
+import cc3d
 import edt
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from zoo.evaluation.candidates import candidates
-from zoo.synth import contrast, vascular, vascular_places
+from zoo.synth import context, contrast, vascular, vascular_places
 from zoo.synth.labels import CLASSES, INDEX, NUM_LABELS, sides
 from zoo.synth.vascular import FIRST, LACUNE, SECOND, Vascular
 from zoo.synth.vascular_places import IMPOSSIBLE, KINDS, REGIONS, TISSUE, Brain
@@ -175,3 +176,29 @@ def test_ranges_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="perivascular is"):
         Vascular(perivascular=(3, 1))
     assert keras.config.backend() == "tensorflow"
+
+
+def test_what_lies_around_lies_around_and_changes_nothing_that_was_drawn_before(brain):
+    ranges, few = (
+        Vascular(**{**NONE, **STILL, "lacunes": (1, 1)}),
+        Vascular(**{**NONE, "lacunes": (4, 4), "positive": 1.0}),
+    )
+    alone, both = vascular.draw([14, 1], ranges), vascular.draw([14, 1], ranges, around=few)
+    np.testing.assert_array_equal(both["around"], [False] + 4 * [True])
+    for name in ("axes_mm", "seeds"):
+        np.testing.assert_array_equal(np.asarray(both[name])[:1], alone[name])
+    for drawn, count in ((alone, 1), (both, 5)):
+        _, kinds, _ = vascular.apply(brain, drawn, SHAPE, inner=(16, 16, 16))
+        found = cc3d.connected_components(np.asarray(kinds) == LACUNE, connectivity=26)
+        centres = cc3d.statistics(found)["centroids"][1:]
+        inside = (np.abs(centres - 19.5) < 8.5).all(-1)
+        assert inside.sum() == 1 and 1 <= len(centres) <= count and (count == 1 or len(centres) > 1)
+
+
+def test_two_scales_of_one_painting():
+    wide = np.random.default_rng(0).normal(size=(16, 24, 32, 3)).astype(np.float32)
+    kinds = np.arange(16 * 24 * 32).reshape(16, 24, 32)
+    both, middle = context.two_scales(ops.convert_to_tensor(wide), ops.convert_to_tensor(kinds), ratio=2)
+    np.testing.assert_array_equal(both[..., :3], wide[4:12, 6:18, 8:24])
+    np.testing.assert_allclose(both[..., 3:], wide.reshape(8, 2, 12, 2, 16, 2, 3).mean((1, 3, 5)), atol=1e-6)
+    np.testing.assert_array_equal(middle, kinds[4:12, 6:18, 8:24])

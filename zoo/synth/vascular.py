@@ -17,6 +17,7 @@ import numpy as np
 from keras import ops
 
 from zoo.synth import acquisition, contrast, fields, geometry, seeds
+from zoo.synth import vascular_objects as objects
 from zoo.synth.acquisition import Acquisition
 from zoo.synth.lesions import centre
 from zoo.synth.vascular_places import IMPOSSIBLE, KINDS, TISSUE, Brain
@@ -140,26 +141,31 @@ WHOLE = Vascular(
 )  # fmt: skip
 
 
-def draw(seed: Tensor, vascular: Vascular = Vascular(), scanner: Scanner = FIRST) -> Params:
+def draw(
+    seed: Tensor, vascular: Vascular = Vascular(), scanner: Scanner = FIRST, *, around: Vascular | None = None
+) -> Params:
     """Draws one head, what lies in it, and one acquisition.
 
     Args:
         seed: an int or an integer tensor.
         vascular: ranges of what lies in it.
         scanner: ranges of the acquisition.
+        around: ranges of what lies around it, where `apply` paints more than the patch; heads are as `vascular` says.
 
     Returns:
         Of the n objects there can be at most, of all kinds: `present` (n,) 0 or 1, `half_mm` (n,) half the length of a
         tube's axis, `axes_mm` (n, 3) radii, `direction` (n, 3), `rim_mm` (n,), `rim` (n,), `edge_mm` (n,), `seeds`
-        (n,), `kind` (n,) int32. Of the head: `rotation_deg`, `scaling`, `shear`, `flip`, `place` (), `jitter_mm`
-        (3,), `deep` (). Of the scanner: `means` and `sds` (3, classes), `hyperintensity` (3,). And `seed` ().
+        (n,), `kind` (n,) int32, `around` (n,) bool. Of the head: `rotation_deg`, `scaling`, `shear`, `flip`, `place`
+        (), `jitter_mm` (3,), `deep` (). Of the scanner: `means` and `sds` (3, classes), `hyperintensity` (3,). And
+        `seed` ().
     """
-    parts = [_objects(seeds.fold(seed, 300 + k), kind, vascular) for k, kind in enumerate(KINDS)]
-    objects = {name: ops.concatenate([part[name] for part in parts]) for name in parts[0]}
-    objects["kind"] = ops.convert_to_tensor(np.repeat(np.arange(len(KINDS), dtype=np.int32), _most(vascular)))
+    found = _all_objects(seed, vascular, around=False)
+    if around is not None:
+        others = _all_objects(seeds.fold(seed, 320), around, around=True)
+        found = {name: ops.concatenate([found[name], others[name]]) for name in found}
     low, high = vascular.scaling
     means, sds, bright = _signals(seeds.fold(seed, 310), scanner)
-    return objects | {
+    return found | {
         "rotation_deg": vascular.rotation_deg * seeds.uniform(seed, (3,), 1, low=-1.0),
         "scaling": seeds.uniform(seed, (3,), 2, low=low, high=high),
         "shear": ops.zeros((6,)),
@@ -174,8 +180,13 @@ def draw(seed: Tensor, vascular: Vascular = Vascular(), scanner: Scanner = FIRST
     }
 
 
-def _most(vascular: Vascular) -> list[int]:
-    return [most for _, most in vascular.counts]
+def _all_objects(seed: Tensor, vascular: Vascular, *, around: bool) -> Params:
+    """The objects of all kinds, one kind after another."""
+    parts = [_objects(seeds.fold(seed, 300 + k), kind, vascular) for k, kind in enumerate(KINDS)]
+    found = {name: ops.concatenate([part[name] for part in parts]) for name in parts[0]}
+    kinds = np.repeat(np.arange(len(KINDS), dtype=np.int32), [most for _, most in vascular.counts])
+    told = {"kind": kinds, "around": np.full(kinds.shape, around)}
+    return found | {name: ops.convert_to_tensor(each) for name, each in told.items()}
 
 
 def _objects(seed: Tensor, kind: str, vascular: Vascular) -> Params:
@@ -241,6 +252,7 @@ def apply(
     *,
     whole: bool = False,
     location: bool = False,
+    inner: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Paints a patch of one scan, or the whole of it; compile it with XLA.
 
@@ -252,6 +264,7 @@ def apply(
         whole: the patch lies in the middle of the anatomy, not about a drawn place, and nothing is bent.
         location: adds four channels: where the voxel lies along x, y and z, in lengths of the brain from its middle,
             and its distance to the ventricles in units of 30 mm.
+        inner: voxels in the middle, where the objects lie; those that were drawn `around` lie outside.
 
     Returns:
         T1, T2, FLAIR (x, y, z, 3 or 7) float32, each with mean 0 and SD 1 over the brain of the whole scan and
@@ -261,7 +274,7 @@ def apply(
     where = _where(brain, params, shape, whole)
     codes, zones = (geometry.nearest(each, where) for each in (brain.codes, brain.zones))
     head = ops.cast(codes > 0, "float32")
-    image, kinds = _filled(_tissue(codes, params), codes, zones, where, brain, params)
+    image, kinds = _filled(_tissue(codes, params), codes, zones, where, brain, params, inner=inner)
     image = _acquired(image * head, head, brain, params, scanner)
     image = ops.transpose(image, (1, 2, 3, 0))
     if location:
@@ -301,16 +314,24 @@ def _tissue(codes: Tensor, params: Mapping[str, Any]) -> Tensor:
 
 
 def _filled(
-    image: Tensor, codes: Tensor, zones: Tensor, where: Sequence[Tensor], brain: Brain, params: Mapping[str, Any]
+    image: Tensor,
+    codes: Tensor,
+    zones: Tensor,
+    where: Sequence[Tensor],
+    brain: Brain,
+    params: Mapping[str, Any],
+    *,
+    inner: Sequence[int] | None,
 ) -> tuple[Tensor, Tensor]:
     """Puts the objects in, lacunes last; (3, x, y, z) and the map of kinds."""
-    names = ("present", "half_mm", "axes_mm", "direction", "rim_mm", "rim", "edge_mm", "seeds", "kind")
+    names = ("present", "half_mm", "axes_mm", "direction", "rim_mm", "rim", "edge_mm", "seeds", "kind", "around")
     total = params["present"].shape[0]
     fluid = ops.stack([params["means"][channel][_FLUID] for channel in range(3)])
     bright = ops.cast(ops.arange(3) == CHANNELS.index("FLAIR"), "float32")
     turn = geometry.affine(params)
     inside = ops.cast(codes > 0, "float32")
     axes = [ops.arange(size, dtype="float32") for size in codes.shape]
+    within = objects.middle(codes.shape, codes.shape if inner is None else inner)
 
     def put(step: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         image, kinds = state
@@ -318,8 +339,9 @@ def _filled(
         one = {name: ops.take(params[name], total - 1 - step, axis=0) for name in names}
         kind = one["kind"]
         allowed = ops.cast(ops.right_shift(ops.cast(zones, "int32"), kind) & 1, "bool")
+        allowed = allowed & (within != one["around"])
         middle, anywhere = centre(allowed, one["seeds"])
-        depth = _depth(axes, ops.cast(middle, "float32"), one, _radial(middle, where, brain, turn, one))
+        depth = objects.depth(axes, ops.cast(middle, "float32"), one, objects.axis_of(middle, where, brain, turn, one))
         tissue = ops.where(kind == 0, ops.cast(zones & TISSUE > 0, "float32"), inside)
         there = one["present"] * anywhere * tissue
         cover = ops.clip(0.5 + depth / one["edge_mm"], 0.0, 1.0) * there
@@ -331,39 +353,6 @@ def _filled(
 
     none = ops.zeros(codes.shape, dtype="int32")
     return ops.fori_loop(0, total, put, (image, none)) if total else (image, none)
-
-
-def _radial(middle: Tensor, where: Sequence[Tensor], brain: Brain, turn: Tensor, one: Mapping[str, Tensor]) -> Tensor:
-    """(3,) direction of an object's axis: from the middle of the brain outwards for tubes, else as drawn."""
-    _, y, z = where[0].shape
-    flat = (middle[0] * y + middle[1]) * z + middle[2]
-    source = ops.stack([ops.take(ops.reshape(axis, (-1,)), flat, axis=0) for axis in where])
-    outwards = ops.sum(turn * (source - brain.middle)[:, None], axis=0)  # the inverse of a turn is its transpose
-    outwards = outwards / ops.sqrt(ops.sum(ops.square(outwards)) + 1e-6) + 0.3 * one["direction"]
-    chosen = ops.where(one["kind"] == KINDS.index("perivascular"), outwards, one["direction"])
-    return chosen / ops.sqrt(ops.sum(ops.square(chosen)) + 1e-6)
-
-
-def _depth(axes: Sequence[Tensor], middle: Tensor, one: Mapping[str, Tensor], direction: Tensor) -> Tensor:
-    """(x, y, z) depth under an object's surface in mm, negative outside: a rod whose ends are ellipsoids."""
-    # Householder's mirror of the first axis onto the direction gives the other two.
-    first = ops.convert_to_tensor(np.array([1, 0, 0], np.float32))
-    normal = direction - first
-    frame = ops.eye(3) - 2 * normal[:, None] * normal[None] / ops.maximum(ops.sum(ops.square(normal)), 1e-6)
-    x, y, z = (axis - middle[number] for number, axis in enumerate(axes))
-    x, y, z = x[:, None, None], y[None, :, None], z[None, None, :]
-    along, second, third = (frame[0, k] * x + frame[1, k] * y + frame[2, k] * z for k in range(3))
-    along = ops.maximum(ops.abs(along) - one["half_mm"], 0.0)
-    radii = one["axes_mm"]
-    far = ops.sqrt(ops.square(along / radii[0]) + ops.square(second / radii[1]) + ops.square(third / radii[2]) + 1e-9)
-    steep = ops.sqrt(
-        ops.square(along / radii[0] ** 2)
-        + ops.square(second / radii[1] ** 2)
-        + ops.square(third / radii[2] ** 2)
-        + 1e-9
-    )
-    # Off the surface by (far - 1) over the gradient: exact for balls, and to second order for ovoids.
-    return (1.0 - far) * far / ops.maximum(steep, 1e-3)
 
 
 def _acquired(image: Tensor, head: Tensor, brain: Brain, params: Mapping[str, Any], scanner: Scanner) -> Tensor:

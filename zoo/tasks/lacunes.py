@@ -25,6 +25,7 @@ from zoo.data.location import NAMES as LOCATION
 from zoo.metrics import MeanDice
 from zoo.records import write_whole
 from zoo.registry import unknown
+from zoo.synth import context as surroundings
 from zoo.synth import seeds, vascular, vascular_places
 from zoo.synth.anatomies import names
 from zoo.synth.vascular import CHANNELS, FIRST, LACUNE, SCANNERS, WHOLE, Scanner, Vascular
@@ -139,9 +140,9 @@ def samples(
         scanner: that acquires them.
 
     Returns:
-        A graph function from a seed to T1, T2 and FLAIR, and location channels where the task has them, (x, y, z,
-        channels) float32; and labels (x, y, z, 1) int32, with the map of impossible places after them where the task
-        wants it.
+        A graph function from a seed to T1, T2 and FLAIR, location channels where the task has them, and all that of the
+        surroundings where it has a context, (x, y, z, channels) float32; and labels (x, y, z, 1) int32, with the map of
+        impossible places after them where the task wants it.
     """
     paint = painter(task, anatomies, ranges, scanner)
 
@@ -156,9 +157,12 @@ def samples(
 
 
 def painter(
-    task: Task, anatomies: Sequence[str], ranges: Vascular | None = None, scanner: Scanner = FIRST
+    task: Task, anatomies: Sequence[str], ranges: Vascular | None = None, scanner: Scanner = FIRST, *, margin: int = 0
 ) -> Callable[[Any], tuple[Any, Any, Any]]:
     """As `samples`, with the kinds of mimic and the impossible places apart, as `zoo.synth.vascular.apply` gives them.
+
+    The surroundings that a context needs are one painting with the patch, with what `WHOLE` has around it: 128 voxels a
+    side for 32 and a context of 4. `margin` paints as many voxels on each side of the patch of a task without context.
 
     Raises:
         ValueError: the loss wants a map of impossible places that the task does not draw.
@@ -169,12 +173,15 @@ def painter(
             f"{task.maps}: it needs {(WEIGHT,)}. Make the task by variant(loss={{..., 'location': weight}})."
         )
     brains, ranges = vascular_places.tensors(anatomies), ranges or Vascular(positive=task.positive_fraction)
+    shape = tuple(size * task.context if task.context else size + 2 * margin for size in task.patch)
+    around = None if shape == task.patch else WHOLE
 
     def paint(seed: Any) -> tuple[Any, Any, Any]:
         number = ops.cast(seeds.bits(seed, (1,), stream=7)[0] % brains[0].shape[0], "int32")
-        params = vascular.draw(seeds.fold(seed, 401), ranges, scanner)
-        brain = vascular_places.pick(brains, number)
-        return vascular.apply(brain, params, task.patch, scanner, location=LOCATION[0] in task.channels)
+        params = vascular.draw(seeds.fold(seed, 401), ranges, scanner, around=around)
+        brain, location = vascular_places.pick(brains, number), LOCATION[0] in task.channels
+        found = vascular.apply(brain, params, shape, scanner, location=location, inner=task.patch)
+        return surroundings.two_scales(*found, ratio=task.context) if task.context else found
 
     return paint
 
@@ -287,6 +294,7 @@ def variant(
     loss: Mapping[str, Any] | None = None,
     location_channels: bool = False,
     positive_fraction: float = 1 / 3,
+    context: int | None = None,
 ) -> Task:
     """The task with another of the source's settings.
 
@@ -299,6 +307,8 @@ def variant(
         location_channels: whether the network is told where it is: place along x, y and z, and distance to the
             ventricles, as four more images, which prediction then wants, too: `zoo.data.location.location_images`.
         positive_fraction: share of patches with a lacune.
+        context: how many times as wide the surroundings are that the network sees beside each patch, 4 as the source
+            asks; None for none.
 
     Raises:
         ValueError: another activation, optimiser, patch or term.
@@ -322,6 +332,7 @@ def variant(
         metrics=_metrics_with_map if placed else metrics,
         channels=(*CHANNELS, *LOCATION) if location_channels else CHANNELS,
         positive_fraction=positive_fraction,
+        context=context,
     )
 
 
