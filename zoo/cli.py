@@ -12,7 +12,7 @@ import typer
 
 import zoo
 from zoo import cards, cli_bids, cli_export, cli_maps, cli_normative, cli_tasks, cli_whatif, records, registry, weights
-from zoo.cli_cards import builder_row, card_table, documentation, list_table, trained_row
+from zoo.cli_cards import builder_row, card_page, documentation, list_table, trained_row
 from zoo.cli_predict import (
     case_line,
     given_cases,
@@ -83,6 +83,7 @@ def list_(
 @app.command()
 def info(
     model: Annotated[str, typer.Argument(help="A trained model or a network.", autocompletion=complete_any)],
+    everything: Annotated[bool, typer.Option("--all", help="Show every number, not the headline.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the card of a trained model, or what a network takes."""
@@ -91,7 +92,7 @@ def info(
         tell({"name": model, "documentation": text}, text, as_json)
         return
     card = cards.read(find_model(model))
-    tell(records.plain(card), card_table(card), as_json)
+    tell(records.plain(card), card_page(card, everything=everything), as_json)
 
 
 @app.command()

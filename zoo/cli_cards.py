@@ -2,13 +2,15 @@
 
 import ast
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 
 from zoo import cards, weights
+from zoo.cli_metrics import measured
 from zoo.tabular import Tabular
 
 
@@ -51,23 +53,30 @@ def documentation(builder: str) -> str:
     return f"{builder}: {ast.get_docstring(found)}"
 
 
-def card_table(card: cards.Card) -> Table:
-    """A card as two columns, in the order in which a reader asks."""
-    table = Table(box=None, pad_edge=False, title=card.name, title_justify="left", show_header=False)
-    table.add_column(style="dim", no_wrap=True)
+def card_page(card: cards.Card, *, everything: bool = False) -> Group:
+    """A card in the order in which a reader asks: what goes in and comes out, how good it is, where it fails.
+
+    Args:
+        card: of a trained model.
+        everything: every number and table of the card; else the headline.
+    """
+    return Group(card.name, _pairs(_use(card)), "", measured(card, everything=everything), _pairs(_origin(card)))
+
+
+def _pairs(told: Mapping[str, list[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim", no_wrap=True, min_width=13)
     table.add_column()
-    for name, lines in _card_lines(card).items():
+    for name, lines in told.items():
         for number, line in enumerate(lines):
             table.add_row("" if number else name, line)
     return table
 
 
-def _card_lines(card: cards.Card) -> dict[str, list[str]]:
+def _use(card: cards.Card) -> dict[str, list[str]]:
     size = f", {card.weights.bytes / 1e6:.1f} MB as {card.weights.dtype}" if card.weights else ""
     given = card.input
     grid = f"{_times(given.spacing_mm)} mm, " if given.spacing_mm else ""
-    metrics = {data: [f"{name} {value:.4g}" for name, value in one.items()] for data, one in card.metrics.items()}
-    training = card.training
     return {
         "what it is": [card.description],
         "version": [f"{card.version}, {card.parameters:,} parameters{size}, licence {card.licence}"],
@@ -75,9 +84,14 @@ def _card_lines(card: cards.Card) -> dict[str, list[str]]:
         + [f"{grid}{given.orientation}, windows of {_times(given.patch)} voxels"],
         "beside them": [_value(one) for one in given.tabular],
         "first": [_step(step) for step in card.preprocessing],
-        "gives": [f"{card.output.kind}: " + ", ".join(label.name for label in card.output.labels.values())],
+        "gives": [f"{card.output.kind}: {_names([label.name for label in card.output.labels.values()])}"],
         "then": [_step(step) for step in card.postprocessing],
-        "measured": [f"{data}: {', '.join(values)}" for data, values in metrics.items()],
+    }
+
+
+def _origin(card: cards.Card) -> dict[str, list[str]]:
+    training = card.training
+    return {
         "trained on": [f"{'Synthetic images. ' * training.synthetic}{training.data}"],
         "their licence": [training.data_licence],
         "made by": [training.command],
@@ -85,6 +99,15 @@ def _card_lines(card: cards.Card) -> dict[str, list[str]]:
         "limits": [f"- {limit}" for limit in card.limits],
         "references": [f"https://doi.org/{doi}" for doi in card.references],
     }
+
+
+def _names(names: Sequence[str]) -> str:
+    """Names in a row; what is there on both sides is told once."""
+    bare = [name.removeprefix("left_") for name in names if name.startswith("left_")]
+    both = [name for name in bare if f"right_{name}" in names]
+    other = [name for name in names if name.removeprefix("left_").removeprefix("right_") not in both]
+    sides = [f"left and right {', '.join(both)}"] if both else []
+    return "; ".join([*([", ".join(other)] if other else []), *sides])
 
 
 def _value(one: Tabular) -> str:
@@ -96,4 +119,13 @@ def _times(numbers: Iterable[float]) -> str:
 
 
 def _step(step: cards.Step) -> str:
-    return step.name + (f" ({', '.join(f'{k} {v}' for k, v in step.parameters.items())})" if step.parameters else "")
+    told = [f"{name} {_setting(name, value)}" for name, value in step.parameters.items()]
+    return f"{step.name} ({', '.join(told)})" if told else step.name
+
+
+def _setting(name: str, value: Any) -> str:
+    if not isinstance(value, tuple | list):
+        return str(value)
+    if all(isinstance(one, str) for one in value):
+        return _names(value)
+    return _times(value) if name in ("shape", "spacing_mm") else ", ".join(f"{one:g}" for one in value)
