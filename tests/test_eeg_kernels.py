@@ -127,6 +127,16 @@ def test_constant_channels(own):
     np.testing.assert_allclose(np.ptp(x) * 100, np.ptp(grid.grid()[0][:, 0]), rtol=1e-5)
 
 
+def test_steps_of_sparse_bayes_come_after_the_linear_channels(field, own):
+    data, places = topographies(field, noise=0.02)
+    volumes = kernels.kernels(field, (2, 9)).apply(data)
+    assert volumes.shape[-1] == 12 == len(kernels.channel_names((2, 9)))
+    np.testing.assert_array_equal(volumes[..., :10], own.apply(data))
+    assert kernels.channel_names((2, 9))[10:] == ("sbl_2", "sbl_9")
+    found = grid.from_box(volumes[..., 11]).argmax(1)
+    assert (np.linalg.norm(field.positions_mm[found] - field.positions_mm[places], axis=1) < 15).all()
+
+
 def topographies_any(own):
     return np.random.default_rng(0).standard_normal((1, len(own.names)))
 

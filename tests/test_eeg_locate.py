@@ -11,6 +11,7 @@ import zoo.eeg
 from zoo import weights
 from zoo.cli import app
 from zoo.eeg import bank, decode, grid, heads
+from zoo.eeg.kernels import CHANNELS
 from zoo.eeg.leadfield import lead_field
 from zoo.inference import conductors, locating, recordings
 from zoo.tasks import eeg_sources
@@ -40,6 +41,7 @@ def fake(monkeypatch):
         return found
 
     monkeypatch.setattr(locating, "_network", lambda folder: logits)
+    monkeypatch.setattr(locating, "_sbl_steps", lambda folder: ())
     monkeypatch.setattr(locating, "weights", types.SimpleNamespace(find=str))
 
 
@@ -225,7 +227,10 @@ def test_a_published_model_verifies_and_serves_the_command_line(sphere, model, t
     weights.verify(model)
     card = weights.card(model)
     assert card.output.kind == "sources" and len(card.output.labels) == 10
-    assert card.preprocessing[0].name == "eeg_kernels"
+    assert card.preprocessing[0].name == "eeg_kernels" and tuple(card.preprocessing[0].parameters["sbl_steps"]) == (
+        4,
+        12,
+    )
     mne.write_evokeds(tmp_path / "sub-01-ave.fif", evoked(sphere, 2500), verbose="ERROR")
     (tmp_path / "bad-ave.fif").write_bytes(b"nonsense")
     files = [str(tmp_path / name) for name in ("sub-01-ave.fif", "bad-ave.fif")]
@@ -277,3 +282,14 @@ def test_refinement_finds_two_dipoles_from_places_nearby(sphere):
     assert (fit_.own > 0.01).all()
     stays = decode.refine(np.array(near), data, sphere.matrix, reach_mm=0)
     assert stays.places.tolist() == near and stays.explained < 1
+
+
+def test_a_model_of_linear_inverses_alone_still_locates(sphere, tmp_path):
+    kernels = {"name": "eeg_kernels"}
+    task = eeg_sources.TASK.replace(
+        arguments={"filters": (2, 4), "norm": "none"}, divisor=(2, 2, 2), channels=CHANNELS, preprocessing=(kernels,)
+    )
+    (tmp_path / "config.json").write_text(json.dumps({"source": "synthetic", "seed": 0, "steps": 1}))
+    model = publish.publish(fit.build(task, 1), task, tmp_path, progress={"seconds": 1.0})
+    found = zoo.eeg.locate(evoked(sphere, 2500), model=model)
+    assert found.posterior.sum() == pytest.approx(1)

@@ -13,8 +13,9 @@ from scipy.spatial.distance import cdist
 from zoo.eeg import grid, heads
 from zoo.eeg.kernels import ELORETA_LAMBDA2, SLORETA_LAMBDA2, Kernels, kernels
 from zoo.eeg.leadfield import LeadField, cache_folder, lead_field
+from zoo.eeg.sharpening import RANK
 
-_VERSION = 2
+_VERSION = 3
 CHANNELS = 128
 SMALLEST = 19
 SPREAD_MM = 25.0
@@ -47,6 +48,8 @@ class Bank:
         field: (members, 128, 3 * 5215) float16, V / (A m) over the member's largest value, of the true conductivity.
         colour: (members, 128, 128) float32, a root of the covariance of background dipoles, mean variance 1.
         present: (members, 128) float32, 1 where there is an electrode.
+        projector: (members, 32, 128) float32, see `zoo.eeg.sharpening.Sharpening`, of what the kernels believe in.
+        columns: (members, 32, 3 * 5215) float16 likewise.
         spread: (members, 5215, 128) float32, weights that spread potentials into the volume, see `spread_weights`.
     """
 
@@ -56,6 +59,8 @@ class Bank:
     field: np.ndarray
     colour: np.ndarray
     present: np.ndarray
+    projector: np.ndarray
+    columns: np.ndarray
     spread: np.ndarray
 
     @property
@@ -78,7 +83,7 @@ def bank(each: int = 4, *, seed: int = 0, which: Sequence[tuple] = HEADS) -> Ban
     Returns:
         `len(which) * each` members; from the cache of lead fields where they were made before.
     """
-    told = repr((_VERSION, each, seed, tuple(which), CHANNELS, ELORETA_LAMBDA2, SLORETA_LAMBDA2))
+    told = repr((_VERSION, each, seed, tuple(which), CHANNELS, ELORETA_LAMBDA2, SLORETA_LAMBDA2, RANK))
     folder = cache_folder() / f"bank-{hashlib.sha256(told.encode()).hexdigest()[:20]}"
     fields = [field.name for field in dataclasses.fields(Bank)]
     if not folder.exists():
@@ -164,4 +169,6 @@ def _member(true: LeadField, seen: Kernels) -> tuple[np.ndarray, ...]:
         np.pad(columns, ((0, room), (0, 0))).astype(np.float16),
         np.pad(colour, ((0, room), (0, room))).astype(np.float32),
         (np.arange(CHANNELS) < count).astype(np.float32),
+        np.pad(seen.sharpening.projector, ((0, 0), (0, room))),
+        seen.sharpening.columns.astype(np.float16),
     )

@@ -4,12 +4,15 @@ Montage and head enter the network through these matrices alone, so one network 
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from zoo.eeg import grid
 from zoo.eeg.leadfield import LeadField
+from zoo.eeg.sharpening import Sharpening, checked_steps, products, sharpened, sharpening
 
 CHANNELS = (
     "eloreta_x",
@@ -25,6 +28,7 @@ CHANNELS = (
 )
 ELORETA_LAMBDA2 = 0.1
 SLORETA_LAMBDA2 = (0.3, 0.03)
+LINEAR_MAPS = CHANNELS.index("mask")
 _RANK_TOLERANCE = 1e-9
 _TINY = 1e-12
 
@@ -41,6 +45,8 @@ class Kernels:
         constant: (24, 28, 24, 4): mask, and x, y, z of the template in units of 100 mm from its middle, 0 outside.
         slots: (16128,), the number of the place in each voxel of the padded box, 5215 where there is none.
         names: of the channels.
+        sharpening: what steps of sparse Bayesian learning need.
+        sbl_steps: after how many of them there is one more map each; () for the linear maps alone.
     """
 
     eloreta: np.ndarray
@@ -49,18 +55,33 @@ class Kernels:
     constant: np.ndarray
     slots: np.ndarray
     names: tuple[str, ...]
+    sharpening: Sharpening
+    sbl_steps: tuple[int, ...] = ()
 
     def apply(self, topographies: np.ndarray) -> np.ndarray:
-        """The network's input: topographies (n, channels), any unit and reference -> (n, 24, 28, 24, 10) float32.
+        """The network's input: topographies (n, channels), any unit and reference -> (n, 24, 28, 24, 10 + maps).
 
         Raises:
             ValueError: a wrong shape, a number that is not finite, or a topography that is flat.
         """
         measured = checked(topographies, len(self.names))
-        return features(self.eloreta, self.blocks, self.energy, self.constant, self.slots, topographies=measured)
+        arrays = (self.eloreta, self.blocks, self.energy, self.constant, self.slots)
+        return features(*arrays, topographies=measured, sharpen=self._sharpened if self.sbl_steps else None)
+
+    def _sharpened(self, unit: np.ndarray) -> list[np.ndarray]:
+        return sharpened(self.sharpening, unit, self.sbl_steps, pairs=self._pairs)
+
+    @functools.cached_property
+    def _pairs(self) -> np.ndarray:
+        return products(self.sharpening.columns)
 
 
-def kernels(field: LeadField) -> Kernels:
+def channel_names(sbl_steps: Sequence[int] = ()) -> tuple[str, ...]:
+    """Names of the channels with a map after each of these numbers of steps."""
+    return (*CHANNELS, *(f"sbl_{steps}" for steps in sbl_steps))
+
+
+def kernels(field: LeadField, sbl_steps: Sequence[int] = ()) -> Kernels:
     """The kernels of a montage on a head's grid; under a second for 64 channels.
 
     With L the lead field against the average reference, scaled so that trace(L L') = rank, and white noise:
@@ -70,15 +91,18 @@ def kernels(field: LeadField) -> Kernels:
 
     Args:
         field: of a montage on the 5,215 places of the grid.
+        sbl_steps: ascending numbers of steps of sparse Bayesian learning, for a map after each, see
+            `zoo.eeg.sharpening`; about 10 ms a topography for twelve steps.
 
     Raises:
-        ValueError: other places than the grid's, or fewer than 6 channels.
+        ValueError: other places than the grid's, fewer than 6 channels, or steps that do not ascend from 1.
     """
     channels, places, _ = field.matrix.shape
     if places != grid.NUM_PLACES or channels < 6:
         wanted = f"6 or more channels at the {grid.NUM_PLACES} places of the grid"
         raise ValueError(f"Kernels need {wanted}, got a lead field of shape {field.matrix.shape}.")
     whitened, basis = normalised(field)
+    steps = checked_steps(sbl_steps)
     own = [_standardised(whitened, lambda2) for lambda2 in SLORETA_LAMBDA2]
     fit = np.linalg.qr(whitened.reshape(-1, places, 3).transpose(1, 0, 2))[0].transpose(0, 2, 1).reshape(3 * places, -1)
     blocks = [*(block for block, _ in own), fit]
@@ -90,16 +114,27 @@ def kernels(field: LeadField) -> Kernels:
         constant(),
         grid.slots(),
         field.names,
+        sharpening(whitened, basis),
+        steps,
     )
 
 
 def features(
-    eloreta: Any, blocks: Any, energy: Any, constant: Any, slots: Any, *, topographies: Any, ops: Any = np
+    eloreta: Any,
+    blocks: Any,
+    energy: Any,
+    constant: Any,
+    slots: Any,
+    *,
+    topographies: Any,
+    ops: Any = np,
+    sharpen: Callable[[Any], Sequence[Any]] | None = None,
 ) -> Any:
-    """The ten input channels, in NumPy or, with `ops=keras.ops`, in a graph; the arrays are those of `Kernels`.
+    """The input channels, in NumPy or, with `ops=keras.ops`, in a graph; the arrays are those of `Kernels`.
 
     Channels: eLORETA's current along x, y, z of the MRI over its largest length (-1..1); the roots of both sLORETAs
-    and of the dipole's fit (0..1); mask; coordinates. The scale and the reference of a topography do not matter.
+    and of the dipole's fit (0..1); mask; coordinates; and what `sharpen` adds. The scale and the reference of a
+    topography do not matter.
 
     Args:
         eloreta: (3 * places, channels).
@@ -109,9 +144,10 @@ def features(
         slots: (16128,).
         topographies: (n, channels), float32.
         ops: `numpy` or `keras.ops`.
+        sharpen: from topographies of norm 1 to more maps (n, places), as `sharpening.sharpened` does it.
 
     Returns:
-        (n, 24, 28, 24, 10) float32.
+        (n, 24, 28, 24, 10 + maps) float32.
     """
     referenced = topographies - ops.mean(topographies, axis=1, keepdims=True)
     unit = referenced / (ops.sqrt(ops.sum(ops.square(referenced), axis=1, keepdims=True)) + _TINY)
@@ -123,11 +159,12 @@ def features(
         rows = ops.reshape(ops.matmul(unit, ops.transpose(blocks[kind])), (-1, places, 3))
         bound = ops.sum(ops.square(ops.matmul(unit, energy[kind])), axis=1)[:, None, None]
         parts.append(ops.sqrt(ops.sum(ops.square(rows), axis=2, keepdims=True) / (bound + _TINY)))
+    parts += [one[..., None] for one in (sharpen(unit) if sharpen else ())]
     maps = ops.concatenate(parts, axis=2)
     padded = ops.concatenate([maps, ops.zeros_like(maps[:, :1])], axis=1)
-    box = ops.reshape(ops.take(padded, slots, axis=1), (-1, *grid.SHAPE, 6))
+    box = ops.reshape(ops.take(padded, slots, axis=1), (-1, *grid.SHAPE, maps.shape[-1]))
     spread = ops.zeros_like(box[..., :1]) + constant[None]
-    return ops.concatenate([box, spread], axis=-1)
+    return ops.concatenate([box[..., :LINEAR_MAPS], spread, box[..., LINEAR_MAPS:]], axis=-1)
 
 
 def normalised(field: LeadField) -> tuple[np.ndarray, np.ndarray]:

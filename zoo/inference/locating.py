@@ -21,7 +21,7 @@ from zoo.records import write_whole
 
 MODEL = "unet3d.eeg_sources"
 _BATCH = 8
-_KNOWN: dict[str, Kernels] = {}
+_KNOWN: dict[tuple[str, tuple[int, ...]], Kernels] = {}
 _KEPT = 4
 Times = float | tuple[float, float] | None
 
@@ -140,8 +140,9 @@ class Locator:
     """
 
     def __init__(self, model: str | os.PathLike, field: LeadField, *, inside: np.ndarray | None = None) -> None:
-        self.network = _network(str(weights.find(model)))
-        self.kernels = _kernels(field)
+        folder = str(weights.find(model))
+        self.network = _network(folder)
+        self.kernels = _kernels(field, _sbl_steps(folder))
         self.field = field
         self.inside = inside
 
@@ -280,13 +281,20 @@ def _triple(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
     return x, y, z
 
 
-def _kernels(field: LeadField) -> Kernels:
+def _kernels(field: LeadField, sbl_steps: tuple[int, ...]) -> Kernels:
     """The kernels of a field; those of the last few are kept, they take seconds."""
-    if field.key not in _KNOWN:
+    key = (field.key, sbl_steps)
+    if key not in _KNOWN:
         while len(_KNOWN) >= _KEPT:
             _KNOWN.pop(next(iter(_KNOWN)))
-        _KNOWN[field.key] = kernels(field)
-    return _KNOWN[field.key]
+        _KNOWN[key] = kernels(field, sbl_steps)
+    return _KNOWN[key]
+
+
+def _sbl_steps(folder: str) -> tuple[int, ...]:
+    """After how many steps the network's input has a map; models of before there were any do not tell."""
+    told = (step.parameters for step in cards.read(folder).preprocessing if step.name == "eeg_kernels")
+    return tuple(next(told, {}).get("sbl_steps", ()))
 
 
 @functools.lru_cache(maxsize=2)

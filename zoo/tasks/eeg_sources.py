@@ -1,22 +1,24 @@
 """Sources of EEG: where in the brain a scalp topography comes from, and from how many places.
 
-The network sees the linear inverses of a topography as volumes and sharpens them into a posterior over voxels. Montage
-and head enter through the inverses alone, so that one network serves any. Nothing but physics is learned from: dipoles
-and patches in a family of heads. Prior art: ConvDip (Hecker et al., Frontiers in Neuroscience 2021, doi
-10.3389/fnins.2021.569918) and 3D-PIUNet (arXiv 2411.00143); the source of the task, Kalinichenko et al., put electrode
-values into the volume (`inputs="electrodes"`) and weighed its cross-entropy (`location_weighted_entropy`).
+The network sees the linear inverses of a topography, and what a few steps of sparse Bayesian learning make of it, as
+volumes, and turns them into a posterior over voxels. Montage and head enter through these maps alone, so that one
+network serves any. Nothing but physics is learned from: dipoles and patches in a family of heads. Prior art: ConvDip
+(Hecker et al., Frontiers in Neuroscience 2021, doi 10.3389/fnins.2021.569918) and 3D-PIUNet (arXiv 2411.00143); the
+source of the task, Kalinichenko et al., put electrode values into the volume (`inputs="electrodes"`) and weighed its
+cross-entropy (`location_weighted_entropy`).
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras import ops
 
 from zoo.eeg import grid
 from zoo.eeg.bank import Bank, bank
-from zoo.eeg.kernels import CHANNELS, ELORETA_LAMBDA2, SLORETA_LAMBDA2, constant, features
+from zoo.eeg.kernels import CHANNELS, ELORETA_LAMBDA2, SLORETA_LAMBDA2, channel_names, constant, features
+from zoo.eeg.sharpening import STEPS, Sharpening, checked_steps, sharpened
 from zoo.losses import Combined
 from zoo.losses.sources import (
     count_entropy,
@@ -74,6 +76,7 @@ def synthesis(
     target: str | None = None,
     examples: int | None = None,
     recipe: eeg.Recipe | None = None,
+    sbl_steps: Sequence[int] = STEPS,
 ) -> Callable[[Any], tuple[Any, Any]]:
     """Batches of one head and montage each.
 
@@ -85,36 +88,39 @@ def synthesis(
             validation always asks for the bumps, so that networks of different targets compare.
         examples: how many batches there are to learn from; None makes new ones for ever.
         recipe: ranges of the generator.
+        sbl_steps: after how many steps of sparse Bayesian learning there is a map, see `zoo.eeg.sharpening`; () for
+            the linear inverses alone, with `channels=CHANNELS` of the task.
 
     Returns:
-        From a seed to inputs (batch, 24, 28, 24, 10) (5 for electrodes) and targets (batch, 24, 28, 24, 6).
+        From a seed to inputs (batch, 24, 28, 24, 10 + maps) (5 for electrodes) and targets (batch, 24, 28, 24, 6).
 
     Raises:
-        ValueError: other inputs.
+        ValueError: other inputs, or steps that do not ascend.
     """
+    steps = checked_steps(sbl_steps)
     if inputs not in INPUTS:
         raise unknown("inputs", inputs, INPUTS)
     learning = split == "train"
     ranges = recipe or eeg.Recipe()
     ranges = dataclasses.replace(ranges, target=(target or ranges.target) if learning else "gaussian")
-    known, where = members(), space()
-    tensors = {name: ops.convert_to_tensor(getattr(known, name)) for name in Bank.__dataclass_fields__}
+    heads, where = members(), space()
+    tensors = {name: ops.convert_to_tensor(getattr(heads, name)) for name in Bank.__dataclass_fields__}
     fixed = ops.convert_to_tensor(constant())
 
     def batch(seed: Any) -> tuple[Any, Any]:
         if learning and examples is not None:
             seed = ops.stack([seed[0], seed[1] % examples])
-        chosen = ops.cast(seeds.bits(seed, (1,), stream=20)[0] % known.members, "int32")
+        chosen = ops.cast(seeds.bits(seed, (1,), stream=20)[0] % heads.members, "int32")
         own = {name: ops.cast(ops.take(stack, chosen, axis=0), "float32") for name, stack in tensors.items()}
         params = eeg.draw(seed, task.batch_size, where, ranges, channels=own["present"].shape[0])
         measured = eeg.apply(params, where, own["field"], own["present"], own["colour"])
         answer = eeg.target(params, where, ranges)
         if inputs == "electrodes":
             return eeg.electrode_volume(measured, own["spread"], fixed, where), answer
-        seen = features(
-            own["eloreta"], own["blocks"], own["energy"], fixed, where.slots, topographies=measured, ops=ops
-        )
-        return seen, answer
+        known = Sharpening(own["projector"], own["columns"])
+        sharpen = functools.partial(sharpened, known, steps=steps, ops=ops) if steps else None
+        arrays = (own["eloreta"], own["blocks"], own["energy"], fixed, where.slots)
+        return features(*arrays, topographies=measured, ops=ops, sharpen=sharpen), answer
 
     return batch
 
@@ -146,13 +152,14 @@ TASK = Task(
     builder="unet3d",
     # Without norms: they would hide how much a topography explains, and take a third of a step's time.
     arguments={"filters": (16, 40, 80), "up_filters": (16, 40), "activation": "leaky_relu", "norm": "none"},
-    channels=CHANNELS,
+    channels=channel_names(STEPS),
     intensities={
         **dict.fromkeys(CHANNELS[:3], "eLORETA's current over its largest length"),
         **dict.fromkeys(CHANNELS[3:5], "standardised LORETA, 0 to 1"),
         "dipole_fit": "root of the variance that one dipole explains, 0 to 1",
         "mask": "1 where a source can be",
         **dict.fromkeys(CHANNELS[7:], "coordinate of the template in units of 100 mm, 0 outside"),
+        **{f"sbl_{n}": f"current after {n} steps of sparse Bayesian learning over its largest length" for n in STEPS},
     },
     labels={index: (name, index) for index, name in enumerate(OUTPUTS)},
     kind="sources",
@@ -164,6 +171,7 @@ TASK = Task(
             "name": "eeg_kernels",
             "eloreta_lambda2": ELORETA_LAMBDA2,
             "sloreta_lambda2": list(SLORETA_LAMBDA2),
+            "sbl_steps": list(STEPS),
             "reference": "average",
             "places": grid.NUM_PLACES,
         },
