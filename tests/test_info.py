@@ -75,10 +75,25 @@ def test_what_is_left_out_is_named_and_tables_of_the_card_are_shown_with_all(cap
         tables={"Ablation": ({"channels": "T1", "f1": "0.5"}, {"channels": "all", "f1": "0.7"})},
     )
     tell(None, card_page(card), False)
-    assert "shows the rest: sensitivity at (4), fp elsewhere, Ablation." in " ".join(capsys.readouterr().out.split())
+    assert "shows the rest: sensitivity at (4), fp elsewhere, ablation." in " ".join(capsys.readouterr().out.split())
     tell(None, card_page(card, everything=True), False)
     shown = capsys.readouterr().out
     assert "Ablation" in shown and re.search(r"all +0\.7", shown)
+
+
+def test_gates_are_counted_and_those_that_were_missed_are_told(capsys):
+    gates = (
+        {"gate": "Dice", "goal": ">= 0.8", "measured": "0.9", "": "passed"},
+        {"gate": "AUC", "goal": ">= 0.7", "measured": "0.5", "": "MISSED"},
+    )
+    card = dataclasses.replace(tiny_card(), parameters=3, tables={"Gates": gates})
+    tell(None, card_page(card), False)
+    shown = capsys.readouterr().out
+    assert "Of 2 gates 1 passed; missed:\n  - AUC: 0.5, goal >= 0.7\n" in shown and "Dice:" not in shown
+    tell(None, card_page(dataclasses.replace(card, tables={"Gates": gates[:1]})), False)
+    assert "Of 1 gates 1 passed.\n" in capsys.readouterr().out
+    tell(None, card_page(card, everything=True), False)
+    assert "MISSED" in capsys.readouterr().out
 
 
 def test_labels_of_both_sides_are_told_once():

@@ -2,7 +2,7 @@
 
 import itertools
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.columns import Columns
@@ -15,6 +15,7 @@ FIRST = (  # what a reader looks for first, in this order; a metric that is not 
     *("dice", "f1", "sensitivity", "precision", "fp_per_image", "dice_of_hits"),
     *("hd95_mm", "assd_mm", "volume_error_ml", "lesion_f1", "le_mean_mm", "le_median_mm", "recall_20"),
 )
+GATES = "Gates"  # the table that tools/make_card --gates writes
 MOST = 5  # columns of a table beside the count: what 80 columns hold
 FAMILY = 4  # so many numbers of one kind ("hd95_mm_caudate", "hd95_mm_putamen", ...) are told as one
 
@@ -60,12 +61,14 @@ def measured(card: Any, *, everything: bool = False) -> Group:
         everything: every number and table of the card, too.
     """
     parts: list[Any] = [_table(group) for group in _groups(card)]
+    parts += [Padding(line, (0, 0, 0, 2)) for line in _gates(card.tables.get(GATES, ())) if not everything]
     if everything:
         parts += [_listed(data, metrics) for data, metrics in card.metrics.items()]
         parts += [_plain(title, rows) for title, rows in card.tables.items()]
     elif rest := _rest(card):
         parts.append(Padding(f"zoo info {card.name} --all shows the rest: {rest}.", (0, 0, 0, 2)))
-    return Group(*itertools.chain.from_iterable((part, "") for part in parts))
+    spaced = ((part,) if isinstance(part, Padding) and part is not parts[-1] else (part, "") for part in parts)
+    return Group(*itertools.chain.from_iterable(spaced))
 
 
 def _groups(card: Any) -> list[dict[str, Metrics]]:
@@ -97,6 +100,13 @@ def _table(group: Mapping[str, Metrics]) -> Table:
     return table
 
 
+def _gates(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """How many goals were reached, and which were not; nothing where none was set."""
+    missed = [row for row in rows if row.get("") != "passed"]
+    told = [f"Of {len(rows)} gates {len(rows) - len(missed)} passed{'; missed:' if missed else '.'}"] if rows else []
+    return told + [f"- {row['gate']}: {row['measured']}, goal {row['goal']}" for row in missed]
+
+
 def _heading(name: str) -> str:
     """A metric's name in lines of about ten letters, so that its column stays as narrow as its numbers."""
     return "\n".join(textwrap.wrap(name.replace("_", " "), 10, break_long_words=False))
@@ -112,7 +122,7 @@ def _rest(card: Any) -> str:
     for group in _groups(card):
         every = dict.fromkeys(name for metrics in group.values() for name in headline(metrics))
         told += [name.replace("_", " ") for name in every if name not in _columns(group)]
-    return ", ".join([*dict.fromkeys(told), *card.tables])
+    return ", ".join([*dict.fromkeys(told), *(title.lower() for title in card.tables)])
 
 
 def _listed(data: str, metrics: Metrics) -> Group:
