@@ -46,7 +46,7 @@ def by_hand(whitened, data, steps):
             traces = np.array([np.trace(block.T @ inverse @ block) for block in blocks])
             variance = np.square(current).sum(1) / (variance * traces)
     length = np.linalg.norm(current, axis=1)
-    return length / length.max()
+    return 1 + np.log10(np.maximum(length / length.max(), 1e-4)) / 4
 
 
 @pytest.mark.parametrize("steps", [1, 3, 8])
@@ -79,6 +79,8 @@ def test_a_source_is_found_and_its_map_gets_sharper(whitened):
     data, places = topographies(whitened, noise=0.05)
     few, many = own.sharpened(own.sharpening(*whitened), data, (1, 12))
     np.testing.assert_array_equal(many.argmax(1), places)
+    few, many = own.lengths(few), own.lengths(many)
+    np.testing.assert_allclose(many.max(1), 1, atol=1e-6)
     assert (np.square(many).sum(1) < 0.5 * np.square(few).sum(1)).all()
 
 

@@ -17,6 +17,7 @@ RANK = 32
 NOISE = (
     0.15  # of the topography's power; a network is not told it. Of 0.05 to 0.5 the one that found most, on two dipoles
 )
+DECADES = 4.0
 _TINY = 1e-12
 _LEAST = 1e-8  # of the first variance: numbers so small that processors are slow on them never come
 
@@ -92,7 +93,8 @@ def sharpened(
         pairs: `products` of the columns where they are there already.
 
     Returns:
-        For each of `steps` (n, places), 0 to 1 with a largest of 1.
+        For each of `steps` (n, places), 0 to 1: the length over the largest in four decades, 1 for the largest and 0
+        for a ten thousandth of it or less. Weak sources would vanish beside strong ones without the logarithm.
     """
     pairs = products(known.columns, ops) if pairs is None else pairs
     data = ops.matmul(topographies, ops.transpose(known.projector))
@@ -105,10 +107,19 @@ def sharpened(
         turned = ops.matmul(ops.matmul(inverse, data[:, :, None])[..., 0], known.columns)
         seen = ops.sum(ops.square(ops.reshape(turned, (-1, power.shape[0], 3))), axis=2)
         if step in steps:
-            length = variance * ops.sqrt(seen)
-            maps.append(length / (ops.max(length, axis=1, keepdims=True) + _TINY))
+            maps.append(_decades(variance * ops.sqrt(seen), ops))
         variance = ops.maximum(variance * seen / ops.maximum(_traces(inverse, pairs, ops), _TINY), least)
     return maps
+
+
+def _decades(length: Any, ops: Any) -> Any:
+    share = length / (ops.max(length, axis=1, keepdims=True) + _TINY)
+    return 1.0 + ops.log10(ops.maximum(share, 10.0**-DECADES)) / DECADES
+
+
+def lengths(maps: np.ndarray) -> np.ndarray:
+    """The current's length over its largest, from maps of `sharpened`."""
+    return 10.0 ** (DECADES * (np.asarray(maps, np.float64) - 1.0))
 
 
 def _precision(variance: Any, pairs: Any, rank: int, ops: Any) -> Any:

@@ -159,7 +159,10 @@ TASK = Task(
         "dipole_fit": "root of the variance that one dipole explains, 0 to 1",
         "mask": "1 where a source can be",
         **dict.fromkeys(CHANNELS[7:], "coordinate of the template in units of 100 mm, 0 outside"),
-        **{f"sbl_{n}": f"current after {n} steps of sparse Bayesian learning over its largest length" for n in STEPS},
+        **{
+            f"sbl_{n}": f"current after {n} steps of sparse Bayesian learning, four decades below the largest"
+            for n in STEPS
+        },
     },
     labels={index: (name, index) for index, name in enumerate(OUTPUTS)},
     kind="sources",
