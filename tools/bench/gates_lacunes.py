@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from gates import Found, Gate, kept, spread
 
-STEPS, PATCH, BATCH, FILTERS = 260, 32, 4, (8, 16, 32)
+STEPS, PATCH, BATCH, FILTERS, CONTEXT = 260, 32, 4, (8, 16, 32), 4
 BLOCK, NUM_TEST, OVERLAP = 96, 10, 0.25
 BASE = "BCE + Dice"
 SHIPPED = "unet3d.lacunes"
@@ -45,7 +45,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ELU, Adam": {"loss": BOTH, "activation": "elu"},
     "leaky ReLU, Adadelta": {"loss": BOTH, "optimizer": "adadelta"},
     "ELU, Adadelta": {"loss": BOTH, "activation": "elu", "optimizer": "adadelta"},
+    "two-scale input": {"loss": BOTH, "context": CONTEXT},
+    "one scale, samples of the two-scale input": {"loss": BOTH},
 }
+# Trained and measured where the surroundings are painted, too: other samples than those of the other settings.
+SURROUNDED = tuple(SETTINGS)[-2:]
 GATED = tuple(SETTINGS)[:6]  # on every seed; the others, which no gate asks of, on the first
 # A penalty from the first step on teaches a network that finds nothing yet to be silent. Here the base is trained
 # first, and goes on for half as many steps with and without the term.
@@ -66,10 +70,11 @@ def task(name: str) -> Any:
 
 
 @functools.cache
-def painters(which: str) -> Any:
+def painters(which: str, *, surrounded: bool = False) -> Any:
     """A synthesis, compiled once for all networks: "train", or the scanner of a test.
 
     Every sample has the location channels and the map of impossible places; a network is given what its setting says.
+    With surroundings there is a second scale in place of the location channels, and blocks have as much around them.
     """
     import tensorflow as tf
 
@@ -77,23 +82,25 @@ def painters(which: str) -> Any:
     from zoo.synth.vascular import FIRST, SCANNERS, Vascular
     from zoo.tasks import lacunes
 
-    chosen = lacunes.variant(patch=PATCH, loss={**BOTH, "location": 1.0}, location_channels=True)
+    chosen = lacunes.variant(patch=PATCH, loss={**BOTH, "location": 1.0}, location_channels=not surrounded)
     if which == "train":
+        chosen = chosen.replace(context=CONTEXT) if surrounded else chosen
         return tf.function(lacunes.painter(chosen, names("train"), scanner=FIRST), jit_compile=True)
     ranges = Vascular(lacunes=(0, 4), positive=1.0, perivascular=(3, 9), sulcal=(1, 4), hyperintensities=(1, 4),
                       impossible=(1, 4), deep=1.0)  # fmt: skip
-    chosen = chosen.replace(patch=(BLOCK,) * 3)
-    return tf.function(lacunes.painter(chosen, lacunes.HELD_OUT, ranges, SCANNERS[which]), jit_compile=True)
+    chosen, margin = chosen.replace(patch=(BLOCK,) * 3), (CONTEXT - 1) * PATCH // 2 if surrounded else 0
+    paint = lacunes.painter(chosen, lacunes.HELD_OUT, ranges, SCANNERS[which], margin=margin)
+    return tf.function(paint, jit_compile=True)
 
 
 @functools.lru_cache(maxsize=1)
-def batches(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def batches(seed: int, surrounded: bool) -> list[tuple[np.ndarray, np.ndarray]]:
     """Images with all channels, and lacunes with impossible places, of all training steps."""
     import tensorflow as tf
 
     from zoo.synth.vascular import LACUNE
 
-    paint, found = painters("train"), []
+    paint, found = painters("train", surrounded=surrounded), []
     for step in range(STEPS):
         drawn = [paint(tf.constant([seed, step * BATCH + n])) for n in range(BATCH)]
         images = np.stack([image for image, _, _ in drawn]).astype(np.float16)
@@ -103,15 +110,18 @@ def batches(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 @functools.cache
-def held_out(scanner: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Image, kinds of objects, and impossible places of blocks of the held-out brains."""
+def held_out(scanner: str, surrounded: bool) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Image, kinds of objects, and impossible places of blocks of the held-out brains, and of what is around them."""
     import tensorflow as tf
 
-    drawn = [painters(scanner)(tf.constant([62000, number])) for number in range(NUM_TEST)]
-    return [(image.numpy().astype(np.float16), kinds.numpy(), places.numpy()) for image, kinds, places in drawn]
+    paint, found = painters(scanner, surrounded=surrounded), []
+    for number in range(NUM_TEST):
+        image, kinds, places = (each.numpy() for each in paint(tf.constant([62000, number])))
+        found.append((image.astype(np.float16), kinds.astype(np.uint8), places))
+    return found
 
 
-def trained(chosen: Any, seed: int, *, after: Any = None) -> Any:
+def trained(chosen: Any, seed: int, *, after: Any = None, surrounded: bool = False) -> Any:
     """A network after `STEPS` steps, or after `LATE_STEPS` more than `after` had, with its averaged weights."""
     import keras
 
@@ -120,16 +130,16 @@ def trained(chosen: Any, seed: int, *, after: Any = None) -> Any:
     from zoo.training.step import set_final_bias
 
     keras.utils.set_random_seed(seed)
-    channels, maps = len(chosen.channels), 1 + len(chosen.maps)
+    channels, maps, fed = chosen.num_channels, 1 + len(chosen.maps), batches(seed, surrounded)
     steps = STEPS if after is None else LATE_STEPS
     with fit._dtype_policy(policy("auto")):
         model = fit.build(chosen, steps)
     if after is None:
-        prior = sources.prior(chosen, ((image, labels.astype(np.int32)) for image, labels in batches(seed)[:64]))
+        prior = sources.prior(chosen, ((image, labels.astype(np.int32)) for image, labels in fed[:64]))
         set_final_bias(model, [share**chosen.prior_power for share in prior])
     else:
         model.set_weights(after.get_weights())
-    for image, labels in batches(seed)[:steps]:
+    for image, labels in fed[:steps]:
         model.train_on_batch(image[..., :channels].astype(np.float32), labels[..., :maps].astype(np.int32))
     model.optimizer.finalize_variable_values(model.trainable_weights)
     return model
@@ -144,14 +154,15 @@ def base(seed: int) -> Any:
 def measured(name: str, seed: int) -> dict[str, float]:
     """One network's row: lesion-wise scores at a probability of one half, no filter, on both scanners."""
     chosen = task(name)
-    model = trained(chosen, seed, after=base(seed) if name in LATE else None)
-    scanners = {"": "first", "second_": "second"}
-    return {
-        prefix + key: value for prefix, one in scanners.items() for key, value in scored(model, chosen, one).items()
-    }
+    surrounded = name in SURROUNDED
+    model, row = trained(chosen, seed, after=base(seed) if name in LATE else None, surrounded=surrounded), {}
+    for prefix, scanner in {"": "first", "second_": "second"}.items():
+        found = scored(model, chosen, held_out(scanner, surrounded))
+        row |= {prefix + key: value for key, value in found.items()}
+    return row
 
 
-def scored(model: Any, chosen: Any, scanner: str) -> dict[str, float]:
+def scored(model: Any, chosen: Any, blocks: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, float]:
     """Sensitivity, precision, F1, and false positives a block: all, at impossible places, on perivascular spaces."""
     from zoo.evaluation.lesions import match_lesions
     from zoo.inference.network import prepare
@@ -161,9 +172,15 @@ def scored(model: Any, chosen: Any, scanner: str) -> dict[str, float]:
 
     forward = prepare(model, precision="auto")
     matchings = []
-    for image, kinds, impossible in held_out(scanner):
-        volume = image[..., : len(chosen.channels)].astype(np.float32)
-        found = sliding_window(forward, volume, patch=chosen.patch, overlap=OVERLAP, activation="sigmoid", batch_size=8)
+    for image, all_kinds, places in blocks:
+        volume, block = image[..., : len(chosen.channels)].astype(np.float32), _block(image.shape)
+        asked = np.zeros(image.shape[:3], bool)
+        asked[block] = True
+        found = sliding_window(
+            forward, volume, patch=chosen.patch, overlap=OVERLAP, activation="sigmoid", batch_size=8, skip=asked,
+            context=chosen.context,
+        )[block]  # fmt: skip
+        kinds, impossible = all_kinds[block], places[block]
         # What a false positive lies on: its mimic, or 10 more where no lacune can be.
         regions = kinds + 10 * impossible
         matchings.append(match_lesions(found[..., 0] > 0.5, kinds == LACUNE, chosen.spacing_mm, regions=regions))
@@ -183,6 +200,10 @@ def scored(model: Any, chosen: Any, scanner: str) -> dict[str, float]:
         "fp_perivascular": sum(region % 10 == tube for region in false) / NUM_TEST,
         "dice_of_hits": float(np.mean(dice)) if dice else 0.0,
     }
+
+
+def _block(shape: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice((size - BLOCK) // 2, (size + BLOCK) // 2) for size in shape[:3])
 
 
 def froc_by_hand() -> bool:
@@ -289,4 +310,6 @@ def _told(seeds: int) -> dict[str, Any]:
         f"{LATE_STEPS} steps",
         "test": f"{NUM_TEST} blocks of {BLOCK} mm a side in two held-out brains by each scanner (an image is such a "
         "block); a component above a probability of one half counts, no filter",
+        "two scales": f"surroundings {CONTEXT} times as wide, painted to {CONTEXT * PATCH} mm a side around patches, "
+        f"{(CONTEXT - 1) * PATCH // 2} mm around blocks; one setting has one scale on the same samples",
     }  # fmt: skip
