@@ -45,11 +45,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ELU, Adam": {"loss": BOTH, "activation": "elu"},
     "leaky ReLU, Adadelta": {"loss": BOTH, "optimizer": "adadelta"},
     "ELU, Adadelta": {"loss": BOTH, "activation": "elu", "optimizer": "adadelta"},
-    "two-scale input": {"loss": BOTH, "context": CONTEXT},
-    "one scale, samples of the two-scale input": {"loss": BOTH},
 }
-# Trained and measured where the surroundings are painted, too: other samples than those of the other settings.
-SURROUNDED = tuple(SETTINGS)[-2:]
+# Trained and measured where the surroundings are painted, too, which takes sixteen times as long: `gates.py
+# lacunes_scales` runs them.
+SURROUNDED: dict[str, dict[str, Any]] = {
+    "two-scale input": {"loss": BOTH, "context": CONTEXT},
+    "one scale, same samples": {"loss": BOTH},
+}
 GATED = tuple(SETTINGS)[:6]  # on every seed; the others, which no gate asks of, on the first
 # A penalty from the first step on teaches a network that finds nothing yet to be silent. Here the base is trained
 # first, and goes on for half as many steps with and without the term.
@@ -65,7 +67,7 @@ def task(name: str) -> Any:
     """The task of a setting, with the small network."""
     from zoo.tasks import lacunes
 
-    chosen = lacunes.variant(**{"patch": PATCH} | (SETTINGS | LATE)[name])
+    chosen = lacunes.variant(**{"patch": PATCH} | (SETTINGS | LATE | SURROUNDED)[name])
     return chosen.replace(arguments={**chosen.arguments, "filters": FILTERS}, batch_size=BATCH)
 
 
@@ -236,7 +238,7 @@ def run(seeds: int, work: pathlib.Path) -> Found:
             row = kept(work / f"{name}_{seed}.json", functools.partial(measured, name, seed))
             rows[name].append(row)
             print(name, seed, row, file=sys.stderr, flush=True)
-    return Found(_gates(rows), {"Ablation on the same data": _table(rows)}, _told(seeds))
+    return Found(_gates(rows), {"Ablation on the same data": table(rows)}, told(seeds))
 
 
 def _of(rows: Sequence[Mapping[str, float]], key: str) -> list[float]:
@@ -291,7 +293,7 @@ def _gates(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Gate]:
     ]
 
 
-def _table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
+def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
     columns = {
         "sensitivity": "sensitivity", "F1": "f1", "FP an image": "fp", "FP on perivascular spaces": "fp_perivascular",
         "FP at impossible places": "fp_impossible", "Dice of hits": "dice_of_hits",
@@ -303,13 +305,11 @@ def _table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, 
     ]
 
 
-def _told(seeds: int) -> dict[str, Any]:
+def told(seeds: int) -> dict[str, Any]:
     return {
         "seeds": seeds, "steps": STEPS, "patch": PATCH, "batch": BATCH, "filters": FILTERS,
         "base": f"{BASE}, leaky ReLU, Adam; a setting with + adds to it, one with 'then' goes on from it for "
         f"{LATE_STEPS} steps",
         "test": f"{NUM_TEST} blocks of {BLOCK} mm a side in two held-out brains by each scanner (an image is such a "
         "block); a component above a probability of one half counts, no filter",
-        "two scales": f"surroundings {CONTEXT} times as wide, painted to {CONTEXT * PATCH} mm a side around patches, "
-        f"{(CONTEXT - 1) * PATCH // 2} mm around blocks; one setting has one scale on the same samples",
     }  # fmt: skip
