@@ -203,3 +203,13 @@ def test_a_folder_without_labels_is_refused(tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match=r"None of the 2 cases in .* has a label map: training needs them"):
         fit.train(toy.TASK, tmp_path / "data", tmp_path / "run", precision="float32")
+
+
+def test_a_segmentation_that_names_no_metric_has_the_dice_that_it_is_chosen_by():
+    model = fit.build(toy.TASK.replace(metrics=list, monitor="dice"), 60)
+    images = np.random.default_rng(0).random((1, 16, 24, 32, 1), np.float32)
+    labels = (images > 0.5).astype(np.int32)
+    found = model.evaluate(images, labels, verbose=0, return_dict=True)
+    chosen, truth = model.predict(images, verbose=0).argmax(-1) == 1, labels[..., 0] == 1
+    assert found["dice"] == pytest.approx(2 * (chosen & truth).sum() / (chosen.sum() + truth.sum()), abs=1e-6)
+    assert "dice" not in fit.build(toy.TASK, 60).evaluate(images, labels, verbose=0, return_dict=True)

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from zoo import keyed, registry, weights
 from zoo.inference.precision import policy, use_jit
+from zoo.metrics import MeanDice
 from zoo.training import cluster, estimate, folder, mining, publish, sources, state, watch
 from zoo.training.keeper import BEST, LAST, Keeper, NonFiniteLossError
 from zoo.training.step import compile_model, optimizer, set_final_bias
@@ -192,10 +193,17 @@ def build(task: Task, steps: int, *, jit: bool = False) -> keras.Model:
     if task.learner:
         return task.learner(task, model, steps, jit)
     compile_model(
-        model, task.loss(**task.loss_arguments), optimizer(task.optimizer, steps), metrics=task.metrics(), jit=jit
+        model, task.loss(**task.loss_arguments), optimizer(task.optimizer, steps), metrics=_metrics(task), jit=jit
     )
     model.optimizer.build(model.trainable_variables)
     return model
+
+
+def _metrics(task: Task) -> list[Any]:
+    """The task's own metrics, or the mean Dice of a segmentation that names none and is chosen by it."""
+    if task.metrics is not list or task.monitor != "dice" or task.kind != "segmentation":
+        return task.metrics()
+    return [MeanDice(task.num_logits, maps=(*(("mask",) if task.masked else ()), *task.maps))]
 
 
 @dataclasses.dataclass(frozen=True)

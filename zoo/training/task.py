@@ -83,7 +83,7 @@ class Task:
         positive_fraction: share of real patches that are centred on foreground.
         mining: how false positives come back in training (`zoo.training.mining`); None leaves that out.
         augment: `(image, labels, seed) -> (image, labels)` for real data, or None.
-        metrics: makes the metrics of the progress bar.
+        metrics: makes the metrics of the progress bar; left out, a segmentation has its mean Dice.
         monitor: the metric that chooses the best weights, higher is better.
         code_size: numbers in a code, for a builder that takes that in place of `num_classes`; None for the others.
         fixed_size: whether the network takes `patch` alone, not volumes of any size.
