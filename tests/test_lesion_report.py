@@ -10,6 +10,7 @@ from matplotlib.image import imread
 from zoo.evaluation import lesion_report, lesions, report
 from zoo.evaluation.lesion_report import LesionCase
 from zoo.evaluation.thumbnails import PIXELS, Thumbnails
+from zoo.inference import assess_lesions
 
 SHAPE, AFFINE = (40, 48, 56), np.diag([1.0, 1.0, 1.0, 1.0])
 NAMES = {1: "thalamus", 2: "white_matter"}
@@ -52,7 +53,7 @@ def test_by_size_and_by_region_by_hand():
     assert size["5 to 8"]["sensitivity"] == 1.0
     region = {row["region"]: row for row in lesion_report.by_region(CASES)}
     assert (region["thalamus"]["lesions"], region["thalamus"]["found"], region["thalamus"]["false"]) == (2, 0, 1)
-    assert region["white_matter"]["sensitivity"] == 1.0
+    assert region["white matter"]["sensitivity"] == 1.0
 
 
 def test_every_lesion_has_a_row():
@@ -72,6 +73,22 @@ def test_a_thumbnail_has_the_lesion_in_its_middle_and_both_outlines():
     rows, columns = np.nonzero(coloured[3 : 3 + PIXELS, 3 : 3 + PIXELS])
     assert abs(rows.mean() - PIXELS / 2) < 3 and abs(columns.mean() - PIXELS / 2) < 3
     assert not (imread(io.BytesIO(made.png([5, 40, 5])))[..., :3][3:30, 3:30] > 0.5).all()
+
+
+def test_outlines_leave_what_they_surround_to_be_seen():
+    truth = masks(0)[0]
+    made = Thumbnails([nibabel.Nifti1Image(np.ones(SHAPE, np.float32), AFFINE)], np.zeros_like(truth), truth)
+    tile = imread(io.BytesIO(made.png([32.5, 32.5, 32.5])))[3 : 3 + PIXELS, 3 : 3 + PIXELS, :3]
+    coloured = tile.max(-1) - tile.min(-1) > 0.3
+    assert coloured.any() and not coloured[PIXELS // 2 - 2 : PIXELS // 2 + 2, PIXELS // 2 - 2 : PIXELS // 2 + 2].any()
+
+
+def test_pictures_of_a_case_cut_its_largest_lesion():
+    two = np.zeros(SHAPE, np.uint8)
+    two[2:4, 2:4, 2:4], two[20:25, 10:13, 5:8] = 1, 1
+    first, second = (nibabel.Nifti1Image(each, AFFINE) for each in (np.zeros_like(two), two))
+    assert assess_lesions.largest_mm([first, second]) == pytest.approx((AFFINE @ [22, 11, 6, 1])[:3])
+    assert assess_lesions.largest_mm([first]) is None
 
 
 def test_the_page_shows_missed_and_false_lesions(tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 FLAGS = ("both_empty", "false_alarm", "missed")
 MEAN_OF_CASES = "mean of cases"
 MEAN_OF_CLASS_MEANS = "mean of class means"
+MEANS = (MEAN_OF_CASES, MEAN_OF_CLASS_MEANS)
 
 Cases = Mapping[str, Mapping[int, Mapping[str, float]]]
 Row = dict[str, Any]

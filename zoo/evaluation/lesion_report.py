@@ -126,7 +126,9 @@ def sections(cases: Sequence[LesionCase], draw: Draw, *, sizes_mm: Sequence[floa
 
 def _upright(row: Row) -> list[Row]:
     """One row as a table of two columns, which a narrow screen can show."""
-    return [{"measure": name.replace("_", " "), "value": value} for name, value in row.items() if name != "label"]
+    words = {"fp_per_image": "false positives an image", "f1": "F1", "dice_of_hits": "Dice of hits"}
+    told = {name: words.get(name, name.replace("_", " ")) for name in row}
+    return [{"measure": told[name], "value": value} for name, value in row.items() if name != "label"]
 
 
 def by_size(cases: Sequence[LesionCase], edges_mm: Sequence[float] = SIZES_MM) -> list[Row]:
@@ -148,7 +150,7 @@ def by_region(cases: Sequence[LesionCase]) -> list[Row]:
             total = totals.setdefault(str(row["group"]), dict.fromkeys(("lesions", "found", "false_positives"), 0.0))
             for name in total:
                 total[name] += float(row[name])  # type: ignore[arg-type]
-    return [_group(name, row, "region") for name, row in sorted(totals.items())]
+    return [_group(name.replace("_", " "), row, "region") for name, row in sorted(totals.items())]
 
 
 def _group(name: str, row: Mapping[str, Any], title: str) -> Row:

@@ -11,7 +11,7 @@ from zoo.evaluation.pictures import COLOURS, PLANES, REFERENCE_COLOUR
 from zoo.volumes import image as images
 
 Image = nibabel.Nifti1Image
-SIDE_MM, PIXELS, GAP = 40.0, 132, 3  # of one plane
+SIDE_MM, PIXELS, GAP = 32.0, 132, 3  # of one plane
 GROUND = (11, 13, 16)
 
 
@@ -58,7 +58,8 @@ class Thumbnails:
         tile = np.repeat(np.clip((grey - low) / (high - low) * 255, 0, 255).astype(np.uint8)[..., None], 3, -1)
         for mask, colour in zip(self._masks, (REFERENCE_COLOUR, COLOURS[0]), strict=True):
             inside = ndimage.map_coordinates(mask.view(np.uint8), places, order=0, mode="constant", cval=0) > 0
-            tile[inside & ~ndimage.binary_erosion(inside)] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+            # Beside the mask, not on it: what was missed is three pixels wide and must be seen.
+            tile[ndimage.binary_dilation(inside) & ~inside] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         return tile
 
     def _places(self, axis: int, at: np.ndarray) -> np.ndarray:

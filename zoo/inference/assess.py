@@ -253,6 +253,8 @@ def _write_report(
     home: Path,
 ) -> None:
     card, scores = predictor.card, assessment.scores
+    # One label's means are those over labels, too.
+    means = [row for row in summary if len(names) > 1 or row["label"] not in aggregate.MEANS]
     by_label = {names[v]: [labels[v]["dice"] for labels in scores.values()] for v in next(iter(scores.values()))}
     facts = {"model": card.name, "cases": len(scores), "left out": len(assessment.failed)}
     facts |= {"mean Dice": f"{_mean_dice(scores):.3f}", "parameters": f"{card.parameters:,}"}
@@ -264,11 +266,11 @@ def _write_report(
     distributions = report.draw_distributions(by_label, label="Dice", caption="Dice of every case, by structure.")
     sections = [
         report.Section(
-            "Summary", "Means with bootstrap intervals over cases; counts say what a mean leaves out.", summary
+            "Summary", "Means with bootstrap intervals over cases; counts say what a mean leaves out.", means
         ),
         *_lesion_sections(task, predictor, found, assessment),
         report.Section("Distributions", figures=[distributions]),
-        report.Section("Worst, median and best case", figures=_three_cases(predictor, found, assessment)),
+        report.Section("Worst, median and best case", figures=_three_cases(task, predictor, found, assessment)),
         report.Section("Calibration", figures=_calibration(predictor, found[:CALIBRATED])),
         report.Section("Learning curves", figures=_curves(home)),
         report.Section("Every case and structure", table=shown),
@@ -289,7 +291,9 @@ def _case_dice(labels: Scores) -> float:
     return aggregate.mean(metrics["dice"] for metrics in labels.values())
 
 
-def _three_cases(predictor: Predictor, found: Sequence[Case], assessment: Assessment) -> list[report.Picture]:
+def _three_cases(
+    task: "Task", predictor: Predictor, found: Sequence[Case], assessment: Assessment
+) -> list[report.Picture]:
     from zoo.evaluation.pictures import draw_planes
 
     by_id = {case.id: case for case in found}
@@ -300,7 +304,9 @@ def _three_cases(predictor: Predictor, found: Sequence[Case], assessment: Assess
     for rank, case in chosen.items() if len(ranked) > 2 else [("only", ranked[0])]:
         scan = picture(by_id[case], _shown(predictor, by_id[case]))
         predicted = read_labels(assessment.folder / "predictions" / f"{case}.nii.gz")  # may be empty
-        figure = draw_planes(scan, predicted, reference=_truth(by_id[case]), names=names)
+        truth = _truth(by_id[case])
+        at = assess_lesions.largest_mm([truth, predicted]) if task.lesions else None
+        figure = draw_planes(scan, predicted, reference=truth, names=names, at_mm=at)
         dice = _case_dice(assessment.scores[case])
         drawn.append(report.Picture(report.png(figure), f"{rank.capitalize()} case, {case}: mean Dice {dice:.3f}."))
     return drawn

@@ -16,6 +16,7 @@ from zoo.evaluation.report import Section
 from zoo.evaluation.thumbnails import Thumbnails
 from zoo.inference.lesion_tables import Regions, read_regions
 from zoo.volumes import image as images
+from zoo.volumes.components import largest_component
 from zoo.volumes.image import Image
 
 REGIONS = "regions.nii.gz"  # beside a label map; names in regions.tsv
@@ -68,6 +69,21 @@ def _masks(folder: Path, case: Case, value: int) -> tuple[np.ndarray, np.ndarray
     regions = read_regions(beside) if beside.is_file() else None
     masks = (np.asanyarray(one.dataobj) == value for one in (truth, predicted))
     return next(masks), next(masks), (regions, predicted.affine)
+
+
+def largest_mm(maps: Sequence[Image]) -> list[float] | None:
+    """A place in the largest lesion of the first map that has any, in mm; the middle of all of them shows none.
+
+    Args:
+        maps: label maps, 0 is background.
+    """
+    for one in maps:
+        mask = np.asanyarray(one.dataobj) != 0
+        if mask.any():
+            voxels = np.argwhere(largest_component(mask))
+            nearest = voxels[np.argmin(np.square(voxels - voxels.mean(0)).sum(-1))]
+            return (one.affine @ [*nearest, 1.0])[:3].tolist()
+    return None
 
 
 def sections(
