@@ -58,8 +58,8 @@ GATED = tuple(SETTINGS)[:6]  # on every seed; the others, which no gate asks of,
 LATE_STEPS = STEPS // 2
 LATE: dict[str, dict[str, Any]] = {
     "BCE + Dice, then on": {"loss": BOTH},
-    "BCE + Dice, then size of components": {"loss": {**BOTH, "component": 0.7}},
-    "BCE + Dice, then location": {"loss": {**BOTH, "location": 100.0}},
+    "BCE + Dice, then size of components": {"loss": {**BOTH, "component": 0.3}},
+    "BCE + Dice, then location": {"loss": {**BOTH, "location": 30.0}},
 }
 
 
