@@ -41,7 +41,7 @@ def fake(monkeypatch):
         return found
 
     monkeypatch.setattr(locating, "_network", lambda folder: logits)
-    monkeypatch.setattr(locating, "_sbl_steps", lambda folder: ())
+    monkeypatch.setattr(locating, "_settings", lambda folder: locating.Settings())
     monkeypatch.setattr(locating, "weights", types.SimpleNamespace(find=str))
 
 
@@ -293,3 +293,37 @@ def test_a_model_of_linear_inverses_alone_still_locates(sphere, tmp_path):
     model = publish.publish(fit.build(task, 1), task, tmp_path, progress={"seconds": 1.0})
     found = zoo.eeg.locate(evoked(sphere, 2500), model=model)
     assert found.posterior.sum() == pytest.approx(1)
+
+
+def test_a_map_that_sums_to_anything_has_its_share_in_the_posterior():
+    posterior = np.full((2, grid.NUM_PLACES), 1 / grid.NUM_PLACES)
+    current = np.zeros((2, grid.NUM_PLACES))
+    current[:, 7] = [3.0, 0.2]
+    found = decode.mixed(posterior, current, 0.6)
+    assert found.sum(1) == pytest.approx([1, 1])
+    assert found[:, 7] == pytest.approx(0.6 + 0.4 / grid.NUM_PLACES)
+
+
+def test_the_fit_tells_how_many_sources_there_are(sphere):
+    """Schwarz's criterion on one to three dipoles in 5 % of noise, at places that the map shows too many of."""
+    random = np.random.default_rng(1)
+    true = [600, 2500, 4300]
+    probability = np.zeros(grid.NUM_PLACES)
+    probability[true] = [0.5, 0.3, 0.2]
+    probability[[1500, 3500]] = 0.1
+    for number in (1, 2, 3):
+        parts = [dipole(sphere, place, random.standard_normal(3)) for place in true[:number]]
+        clean = np.sum([part / np.linalg.norm(part) for part in parts], axis=0)
+        noise = random.standard_normal(len(NAMES)) * np.linalg.norm(clean) / np.sqrt(len(NAMES)) * 0.05
+        told = decode.count_by_fit(probability, clean + noise - noise.mean(), sphere.matrix, reach_mm=0)
+        assert told.sum() == pytest.approx(1) and told.argmax() + 1 == number and told.max() > 0.8
+
+
+def test_what_a_card_says_is_what_a_locator_does(sphere, model):
+    locator = locating.Locator(model, sphere)
+    assert locator.settings == locating.Settings((4, 12), 0.6, 20.0, True)
+    data = np.stack([dipole(sphere, 2500), dipole(sphere, 700)])
+    posteriors, counts = locator(data)
+    assert posteriors.sum(1) == pytest.approx([1, 1]) and posteriors.argmax(1).tolist() == [2500, 700]
+    probable = locator.count(data[0], posteriors[0], counts[0])
+    assert probable.sum() == pytest.approx(1) and probable[0] == pytest.approx(counts[0, 0])

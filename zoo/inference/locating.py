@@ -13,6 +13,7 @@ from zoo import cards, weights
 from zoo.eeg import decode, grid, heads
 from zoo.eeg.kernels import Kernels, kernels
 from zoo.eeg.leadfield import LeadField
+from zoo.eeg.sharpening import lengths
 from zoo.inference import conductors
 from zoo.inference.conductors import Conductor
 from zoo.inference.network import prepare
@@ -127,6 +128,23 @@ class Located:
         return display
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a card says of a model's input and of how its output is read; older cards say less.
+
+    Attributes:
+        sbl_steps: after how many steps of sparse Bayesian learning the input has a map.
+        sbl_share: share of the last of these maps in the posterior.
+        reach_mm: how far a dipole may lie from where the posterior has most mass.
+        count_by_fit: whether the number of sources is that of the best fit, not what the network says.
+    """
+
+    sbl_steps: tuple[int, ...] = ()
+    sbl_share: float = 0.0
+    reach_mm: float = decode.REACH_MM
+    count_by_fit: bool = False
+
+
 class Locator:
     """A network and the kernels of one montage on one head, for as many topographies as there are.
 
@@ -141,8 +159,9 @@ class Locator:
 
     def __init__(self, model: str | os.PathLike, field: LeadField, *, inside: np.ndarray | None = None) -> None:
         folder = str(weights.find(model))
+        self.settings = _settings(folder)
         self.network = _network(folder)
-        self.kernels = _kernels(field, _sbl_steps(folder))
+        self.kernels = _kernels(field, self.settings.sbl_steps)
         self.field = field
         self.inside = inside
 
@@ -156,8 +175,12 @@ class Locator:
         number = len(topographies)
         # Two shapes in all, or every new number would compile anew.
         filled = topographies if number in (1, _BATCH) else np.resize(topographies, (_BATCH, topographies.shape[1]))
-        logits = self.network(self.kernels.apply(filled))[:number]
+        volumes = self.kernels.apply(filled)
+        logits = self.network(volumes)[:number]
         posterior = decode.posterior(logits)
+        if self.settings.sbl_share:
+            current = lengths(grid.from_box(volumes[:number, ..., -1]))
+            posterior = decode.mixed(posterior, current, self.settings.sbl_share)
         if self.inside is not None and not self.inside.all():
             posterior = posterior * self.inside
             posterior /= posterior.sum(-1, keepdims=True)
@@ -166,7 +189,14 @@ class Locator:
     def decode(self, topography: np.ndarray, posterior: np.ndarray, count: int) -> tuple[decode.Fit, np.ndarray]:
         """Dipoles of one topography (channels,), V, and the posterior mass of each, the largest first."""
         places, masses = decode.peaks(posterior, count)
-        return decode.refine(places, topography, self.field.matrix), masses
+        return decode.refine(places, topography, self.field.matrix, reach_mm=self.settings.reach_mm), masses
+
+    def count(self, topography: np.ndarray, posterior: np.ndarray, told: np.ndarray) -> np.ndarray:
+        """Probabilities of 0 to 5 sources (6,): those that the network told, or by the fit where the card says so."""
+        if not self.settings.count_by_fit:
+            return told
+        some = decode.count_by_fit(posterior, topography, self.field.matrix)
+        return np.concatenate([told[:1], (1 - told[0]) * some])
 
 
 def locate(
@@ -190,7 +220,7 @@ def locate(
         model: name or folder of a trained model.
         times: the time to look at in s; a window, whose main topography (first singular vector) is located and whose
             every sample is in the estimate; None for the time of the largest global field power.
-        count: the number of sources, 1 to 5; None lets the network say, at least 1.
+        count: the number of sources, 1 to 5; None takes the most probable one, at least 1.
 
     Returns:
         What was found.
@@ -211,7 +241,8 @@ def locate(
     topography, share = _main(eeg.data[:, window])
     locator = Locator(model, conductor.field, inside=conductor.inside)
     posteriors, counts = locator(np.concatenate([topography[None], eeg.data[:, window].T]))
-    number = int(counts[0, 1:].argmax()) + 1 if count is None else count
+    probable = locator.count(topography, posteriors[0], counts[0])
+    number = int(probable[1:].argmax()) + 1 if count is None else count
     fit, masses = locator.decode(topography, posteriors[0], number)
     step = 1.0 if len(eeg.times_s) < 2 else float(eeg.times_s[1] - eeg.times_s[0])
     estimate = mne.VolSourceEstimate(
@@ -225,7 +256,7 @@ def locate(
         estimate,
         _sources(conductor, fit, masses),
         fit.explained,
-        counts[0],
+        probable,
         (float(eeg.times_s[window[0]]), float(eeg.times_s[window[-1]])),
         share,
         posteriors[0],
@@ -291,10 +322,13 @@ def _kernels(field: LeadField, sbl_steps: tuple[int, ...]) -> Kernels:
     return _KNOWN[key]
 
 
-def _sbl_steps(folder: str) -> tuple[int, ...]:
-    """After how many steps the network's input has a map; models of before there were any do not tell."""
-    told = (step.parameters for step in cards.read(folder).preprocessing if step.name == "eeg_kernels")
-    return tuple(next(told, {}).get("sbl_steps", ()))
+def _settings(folder: str) -> Settings:
+    card = cards.read(folder)
+    told = {
+        key: value for step in (*card.preprocessing, *card.postprocessing) for key, value in step.parameters.items()
+    }
+    known = {field.name: told[field.name] for field in dataclasses.fields(Settings) if field.name in told}
+    return Settings(**known | {"sbl_steps": tuple(known.get("sbl_steps", ()))})
 
 
 @functools.lru_cache(maxsize=2)

@@ -179,7 +179,16 @@ TASK = Task(
             "places": grid.NUM_PLACES,
         },
     ),
-    postprocessing=({"name": "eeg_decode", "ball_mm": 15.0, "apart_mm": 25.0, "reach_mm": 10.0},),
+    postprocessing=(
+        {
+            "name": "eeg_decode",
+            "ball_mm": 15.0,
+            "apart_mm": 25.0,
+            "sbl_share": 0.6,
+            "reach_mm": 20.0,
+            "count_by_fit": True,
+        },
+    ),
     loss=loss,
     metrics=metrics,
     monitor="mass",
