@@ -2,8 +2,8 @@
 
 Loss, its background weight, optimiser, rate, dilated or Gaussian targets, few or many data, by Optuna as
 `zoo.training.search` runs it: 10 trials a network, 50 steps of 8 topographies each, poor ones pruned. Short, so that it
-ranks settings and says nothing about what a trained network reaches. Writes `results/eeg_search.md` and the importances
-as pictures in `docs`. A search that was stopped goes on.
+ranks settings and says nothing about what a trained network reaches; the networks see the linear inverses alone.
+Writes `results/eeg_search.md` and the importances as pictures in `docs`. A search that was stopped goes on.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import csv
 import pathlib
 import shutil
 
+from zoo.eeg.kernels import CHANNELS
 from zoo.records import write_whole
 from zoo.tasks import eeg_sources
 from zoo.training.fit import Options
@@ -32,7 +33,8 @@ SHORT = {
 
 def searched(task: object, work: pathlib.Path) -> list[dict[str, str]]:
     """The trials of one network, the best first; the picture of importances goes to `docs`."""
-    chosen = task.replace(monitor="hit", batch_size=BATCH, validation_batches=8)
+    linear = {"channels": CHANNELS, "synthesis_arguments": {"sbl_steps": ()}, "preprocessing": ()}
+    chosen = task.replace(monitor="hit", batch_size=BATCH, validation_batches=8, **linear)
     out = work / f"search_{task.builder}"
     search(chosen, "synthetic", out, space=eeg_sources.SEARCH, trials=TRIALS, options=Options(steps=STEPS))
     if (out / IMPORTANCE).exists():
