@@ -305,7 +305,7 @@ def test_a_map_that_sums_to_anything_has_its_share_in_the_posterior():
 
 
 def test_the_fit_tells_how_many_sources_there_are(sphere):
-    """Schwarz's criterion on one to three dipoles in 5 % of noise, at places that the map shows too many of."""
+    """Schwarz's criterion on one to three dipoles at 14 dB, near places that the map shows too many of."""
     random = np.random.default_rng(1)
     true = [600, 2500, 4300]
     probability = np.zeros(grid.NUM_PLACES)
@@ -314,9 +314,9 @@ def test_the_fit_tells_how_many_sources_there_are(sphere):
     for number in (1, 2, 3):
         parts = [dipole(sphere, place, random.standard_normal(3)) for place in true[:number]]
         clean = np.sum([part / np.linalg.norm(part) for part in parts], axis=0)
-        noise = random.standard_normal(len(NAMES)) * np.linalg.norm(clean) / np.sqrt(len(NAMES)) * 0.05
+        noise = random.standard_normal(len(NAMES)) * np.linalg.norm(clean) / np.sqrt(len(NAMES)) * 0.2
         told = decode.count_by_fit(probability, clean + noise - noise.mean(), sphere.matrix, reach_mm=0)
-        assert told.sum() == pytest.approx(1) and told.argmax() + 1 == number and told.max() > 0.8
+        assert told.sum() == pytest.approx(1) and told.argmax() + 1 == number, told
 
 
 def test_what_a_card_says_is_what_a_locator_does(sphere, model):

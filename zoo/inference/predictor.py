@@ -221,7 +221,7 @@ class Predictor:
     def _nothing(self, num_classes: int) -> np.ndarray:
         """(num_classes,): what a network gives that is sure of the background."""
         values = np.zeros(num_classes, np.float32)
-        values[:1] = self.card.output.activation != "sigmoid"
+        values[:1] = self.card.output.activation == "softmax"
         return values
 
     def _patch(self) -> tuple[int, int, int]:
