@@ -6,7 +6,7 @@ the first run: 20 s, 4 s, 40 ms and 1000 a second.
 """
 
 import argparse
-import importlib.metadata
+import importlib
 import os
 import pathlib
 import statistics
@@ -90,7 +90,7 @@ def main() -> pathlib.Path:
         "located_ms": located_ms(given.model, 5 * given.rounds),
         "samples_per_s": samples_per_s(given.rounds),
     }
-    versions = [f"{name}-{importlib.metadata.version(name)}" for name in ("mne", "tensorflow")]
+    versions = [f"{name}-{importlib.import_module(name).__version__}" for name in ("mne", "tensorflow")]
     rows = [{"what": key, "measured": round(value, 3), "goal": GOALS[key]} for key, value in found.items()]
     return timing.write(
         "eeg_speed",
