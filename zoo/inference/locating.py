@@ -21,6 +21,7 @@ from zoo.inference.recordings import Recording, read
 from zoo.records import write_whole
 
 MODEL = "unet3d.eeg_sources"
+MOST_CERTAIN = 1 - 1e-6
 _BATCH = 8
 _KNOWN: dict[tuple[str, tuple[int, ...]], Kernels] = {}
 _KEPT = 4
@@ -196,7 +197,8 @@ class Locator:
         if not self.settings.count_by_fit:
             return told
         some = decode.count_by_fit(posterior, topography, self.field.matrix)
-        return np.concatenate([told[:1], (1 - told[0]) * some])
+        none = min(float(told[0]), MOST_CERTAIN)  # a network that is sure of none must not hide what fits best
+        return np.concatenate([[none], (1 - none) * some])
 
 
 def locate(
