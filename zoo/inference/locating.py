@@ -21,7 +21,6 @@ from zoo.inference.recordings import Recording, read
 from zoo.records import write_whole
 
 MODEL = "unet3d.eeg_sources"
-MOST_CERTAIN = 1 - 1e-6
 _BATCH = 8
 _KNOWN: dict[tuple[str, tuple[int, ...]], Kernels] = {}
 _KEPT = 4
@@ -56,7 +55,7 @@ class Located:
             its vertices are those of the own forward, or the numbers of the template's 5,215 places.
         sources: the most massive first.
         explained: goodness of fit of all sources together, 0 to 1.
-        counts: (6,) probabilities of 0 to 5 sources.
+        counts: (6,) probabilities of 0 to 5 sources; by the fit, where the card says so, which has one at least.
         time_s: time of the topography that was located, or the window whose main topography it was.
         share: of the window's power that this one topography holds; 1 for a single time.
         posterior: (5215,) of that topography.
@@ -197,8 +196,7 @@ class Locator:
         if not self.settings.count_by_fit:
             return told
         some = decode.count_by_fit(posterior, topography, self.field.matrix)
-        none = min(float(told[0]), MOST_CERTAIN)  # a network that is sure of none must not hide what fits best
-        return np.concatenate([[none], (1 - none) * some])
+        return np.concatenate([[0.0], some])  # a fit has one source at least
 
 
 def locate(

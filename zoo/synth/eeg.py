@@ -223,6 +223,6 @@ def target(params: dict[str, Tensor], space: Space, recipe: Recipe) -> Tensor:
     each = each / ops.maximum(ops.sum(there, axis=1), 1.0)[:, None, None]
     density = ops.sum(each, axis=1)[..., None]
     moment = ops.sum(each[..., None] * params["moments"][:, :, None], axis=1)
-    count = ops.cast(params["count"], "float32")[:, None, None] + ops.zeros_like(density)
-    values = ops.concatenate([density, moment, ops.ones_like(density), count], axis=-1)
-    return space.box(values)
+    inside = space.box(ops.concatenate([density, moment, ops.ones_like(density)], axis=-1))
+    count = ops.cast(params["count"], "float32")[:, None, None, None, None]
+    return ops.concatenate([inside, ops.zeros_like(inside[..., :1]) + count], axis=-1)
