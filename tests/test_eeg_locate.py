@@ -317,6 +317,8 @@ def test_the_fit_tells_how_many_sources_there_are(sphere):
         noise = random.standard_normal(len(NAMES)) * np.linalg.norm(clean) / np.sqrt(len(NAMES)) * 0.2
         told = decode.count_by_fit(probability, clean + noise - noise.mean(), sphere.matrix, reach_mm=0)
         assert told.sum() == pytest.approx(1) and told.argmax() + 1 == number, told
+    few = decode.count_by_fit(probability, clean[:19] - clean[:19].mean(), sphere.matrix[:19], reach_mm=0)
+    assert few.shape == (5,) and few[2:].tolist() == [0, 0, 0]
 
 
 def test_what_a_card_says_is_what_a_locator_does(sphere, model):
