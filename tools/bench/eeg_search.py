@@ -1,7 +1,7 @@
 """The parameter search of the EEG task's source, on both networks: python tools/bench/eeg_search.py [--work runs]
 
 Loss, its background weight, optimiser, rate, dilated or Gaussian targets, few or many data, by Optuna as
-`zoo.training.search` runs it: 10 trials a network, 50 steps of 8 topographies each, poor ones pruned. Short, so that it
+`zoo.training.search` runs it: 12 trials a network, 75 steps of 8 topographies each, poor ones pruned. Short, so that it
 ranks settings and says nothing about what a trained network reaches; the networks see the linear inverses alone.
 Writes `results/eeg_search.md` and the importances as pictures in `docs`. A search that was stopped goes on.
 """
@@ -20,7 +20,7 @@ from zoo.training.search import IMPORTANCE, TABLE, search
 HERE = pathlib.Path(__file__).parent
 RESULT = HERE / "results" / "eeg_search.md"
 DOCS = HERE.parents[1] / "docs"
-TRIALS, STEPS, BATCH = 10, 50, 8
+TRIALS, STEPS, BATCH = 12, 75, 8
 SHORT = {
     "loss_arguments.location": "loss",
     "loss_arguments.background": "background weight",
@@ -41,7 +41,7 @@ def searched(task: object, work: pathlib.Path) -> list[dict[str, str]]:
         shutil.copyfile(out / IMPORTANCE, DOCS / f"eeg_search_{task.builder}.png")
     with open(out / TABLE, newline="") as file:
         rows = list(csv.DictReader(file))
-    return sorted(rows, key=lambda row: -float(row["score"] or -1))
+    return sorted(rows, key=lambda row: -float(row["score"]) if row["state"] == "COMPLETE" else 1.0)
 
 
 def line(row: dict[str, str]) -> str:
