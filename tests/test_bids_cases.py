@@ -1,7 +1,8 @@
 """Which sessions and images of a BIDS data set go into which result; no framework is needed for it."""
 
 import pytest
-from toy_bids import LESION, ONE, PARTS, SEVERAL, TWO, card, data_set, write
+from blank import card
+from toy_bids import LESION, ONE, PARTS, SEVERAL, TWO, data_set, write
 
 from zoo.data.bids_cases import choose, described, patterns_of, plan
 from zoo.data.derivatives import Derivatives

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import blank
 import nibabel
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 import zoo
 from zoo import cards, terminal
-from zoo.cards import Card, Channel, Input, Label, Output, Step, Training
+from zoo.cards import Label
 from zoo.cli import app
 
 VERBS = ("list", "info", "predict", "verify", "demo")
@@ -22,22 +23,7 @@ SHAPE = (16, 24, 32)
 
 def tiny_card(name, channels):
     labels = {0: Label("background", 0), 1: Label("left", 17), 2: Label("right", 53)}
-    return Card(
-        name=name,
-        version="1.0.0",
-        builder="unet3d",
-        arguments={"input_shape": (None, None, None, len(channels)), "num_classes": 3, "filters": (2, 3)},
-        task="tests",
-        description="A network that knows nothing.",
-        input=Input(tuple(Channel(one, "any") for one in channels), (16, 16, 16), (2, 2, 2), (1.0, 1.0, 1.0)),
-        output=Output("segmentation", "softmax", labels),
-        training=Training("noise", "CC0-1.0", True, "none", "0123abc"),
-        licence="Apache-2.0",
-        intended_use="Tests.",
-        limits=("Knows nothing.",),
-        changelog={"1.0.0": "First."},
-        preprocessing=(Step("z_score"),),
-    )
+    return blank.card(name, channels, labels, patch=(16, 16, 16), spacing_mm=(1.0, 1.0, 1.0))
 
 
 @pytest.fixture(scope="module")

@@ -4,35 +4,16 @@ import json
 
 import nibabel
 import numpy as np
+from blank import card
 
 import zoo
-from zoo.cards import Card, Channel, Input, Label, Output, Step, Training
+from zoo.cards import Label
 from zoo.tabular import Tabular
 
 ONE, TWO, SEVERAL = "unet3d.toy_lesion", "unet3d.toy_pair", "unet3d.toy_parts"
 SHAPE = (12, 14, 16)
 PARTS = {0: Label("background", 0), 1: Label("left", 17), 2: Label("right", 53)}
 LESION = {0: Label("background", 0), 1: Label("lesion", 7)}
-
-
-def card(name, channels, labels, tabular=()):
-    arguments = {"input_shape": (None, None, None, len(channels)), "num_classes": len(labels), "filters": (2, 3)}
-    return Card(
-        name=name,
-        version="1.0.0",
-        builder="unet3d",
-        arguments={**arguments, **({"conditioning": 2 * len(tabular)} if tabular else {})},
-        task="tests",
-        description="A network that knows nothing.",
-        input=Input(tuple(Channel(one, "any") for one in channels), (8, 8, 8), (2, 2, 2), None, tabular=tabular),
-        output=Output("segmentation", "softmax", labels),
-        training=Training("noise", "CC0-1.0", True, "none", "0123abc"),
-        licence="Apache-2.0",
-        intended_use="Tests.",
-        limits=("Knows nothing.",),
-        changelog={"1.0.0": "First."},
-        preprocessing=(Step("z_score"),),
-    )
 
 
 def save_models(folder):

@@ -20,6 +20,7 @@ from gates import Gate, kept
 from zoo.eeg import bank, classical, decode, generator, grid, heads
 from zoo.eeg.kernels import CHANNELS, kernels
 from zoo.eeg.leadfield import LeadField, lead_field
+from zoo.eeg.sharpening import lengths
 from zoo.evaluation import sources
 from zoo.inference.locating import Locator
 from zoo.tasks import eeg_sources
@@ -102,7 +103,7 @@ def random_dots(cases: generator.TestSet) -> Found:
 
 
 def network(locator: Locator, cases: generator.TestSet, *, refine: bool, known: bool = True) -> Found:
-    """Ours: peaks of the posterior, with or without the dipoles fitted within 10 mm."""
+    """Ours: peaks of the posterior, with or without the dipoles fitted near them."""
     maps, numbers = locator(cases.topographies)
     counts = cases.num_sources
     if not known:
@@ -113,6 +114,14 @@ def network(locator: Locator, cases: generator.TestSet, *, refine: bool, known: 
         fit = locator.decode(topography, one, int(k))[0].places if refine else decode.peaks(one, int(k))[0]
         places.append(locator.field.positions_mm[fit])
     return Found(places, maps)
+
+
+def sharpened(locator: Locator, cases: generator.TestSet) -> Found:
+    """What the last map of sparse Bayes finds alone, decoded as ours is: what a network must add to."""
+    maps = lengths(grid.from_box(locator.kernels.apply(cases.topographies)[..., -1]))
+    maps /= maps.sum(-1, keepdims=True)
+    positions, cells = locator.field.positions_mm, zip(maps, cases.topographies, cases.num_sources, strict=True)
+    return Found([positions[locator.decode(data, one, int(k))[0].places] for one, data, k in cells], maps)
 
 
 def measured(found: Found, cases: generator.TestSet, *, with_maps: bool) -> dict[str, float]:
@@ -166,6 +175,8 @@ def one_set(name: str, locators: Mapping[str, Locator], size: int) -> dict[str, 
     for model, locator in locators.items():
         methods[model] = functools.partial(network, locator, refine=False)
         methods[f"{model} + dipoles"] = functools.partial(network, locator, refine=True)
+        if locator.settings.sbl_steps:
+            methods["sparse Bayes of the input, with dipoles"] = functools.partial(sharpened, locator)
     cases = generator.make_set(name, truth, names, seed=SEED, size=size)
     table: dict[str, dict[str, float]] = {}
     every = cases

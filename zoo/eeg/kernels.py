@@ -82,7 +82,7 @@ def channel_names(sbl_steps: Sequence[int] = ()) -> tuple[str, ...]:
 
 
 def kernels(field: LeadField, sbl_steps: Sequence[int] = ()) -> Kernels:
-    """The kernels of a montage on a head's grid; under a second for 64 channels.
+    """The kernels of a montage on a head's grid; seconds for 64 channels.
 
     With L the lead field against the average reference, scaled so that trace(L L') = rank, and white noise:
     eLORETA (Pascual-Marqui, arXiv:0710.3341) with full 3 x 3 weights and lambda2 = 0.1; sLORETA (Pascual-Marqui,
@@ -92,7 +92,7 @@ def kernels(field: LeadField, sbl_steps: Sequence[int] = ()) -> Kernels:
     Args:
         field: of a montage on the 5,215 places of the grid.
         sbl_steps: ascending numbers of steps of sparse Bayesian learning, for a map after each, see
-            `zoo.eeg.sharpening`; about 10 ms a topography for twelve steps.
+            `zoo.eeg.sharpening`.
 
     Raises:
         ValueError: other places than the grid's, fewer than 6 channels, or steps that do not ascend from 1.

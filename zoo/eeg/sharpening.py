@@ -14,9 +14,8 @@ import numpy as np
 
 STEPS = (4, 12)
 RANK = 32
-NOISE = (
-    0.15  # of the topography's power; a network is not told it. Of 0.05 to 0.5 the one that found most, on two dipoles
-)
+# Of the topography's power; a network is not told it. Of 0.05 to 0.5 the one that found most on two dipoles.
+NOISE = 0.15
 DECADES = 4.0
 _TINY = 1e-12
 _LEAST = 1e-8  # of the first variance: numbers so small that processors are slow on them never come

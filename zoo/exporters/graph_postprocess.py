@@ -7,8 +7,7 @@ import tensorflow as tf
 from zoo.cards import Label, Step
 from zoo.exporters.graph_candidates import plausible
 from zoo.exporters.graph_components import box, numbered, put_back, sizes
-from zoo.inference.postprocess import WITHIN_INPUT
-from zoo.registry import check_arguments, unknown
+from zoo.inference.postprocess import WITHIN_INPUT, planned
 
 
 def postprocess(
@@ -25,22 +24,9 @@ def postprocess(
     Returns:
         A new map of the same dtype.
     """
-    for step in steps:
-        if step.name == WITHIN_INPUT:
-            continue
-        settings = dict(step.parameters)
-        chosen = settings.pop("labels", None)
-        check_arguments(STEPS[step.name], settings)
-        for value in [None] if chosen is None else [_value(one, names) for one in chosen]:
-            labels = STEPS[step.name](labels, value, spacing_mm, **settings)
+    for apply, value, settings in planned(steps, names, STEPS):
+        labels = apply(labels, value, spacing_mm, **settings)
     return labels
-
-
-def _value(chosen: int | str, names: Mapping[int, Label]) -> int:
-    for index, label in names.items():
-        if chosen in (index, label.name):
-            return label.value
-    raise unknown("label", chosen, [label.name for label in names.values()])
 
 
 def _mask(labels: tf.Tensor, value: int | None) -> tf.Tensor:

@@ -211,7 +211,8 @@ def locate(
 
     Bad and flat channels are left out and the average of the others is the reference; `repairs` tells what was done.
     Without `forward` the head is fsaverage: a channel is placed by its 10-05 name, or by its position. The posterior
-    is the network's; each source is then a dipole fitted to the data within 10 mm of where the posterior has most mass.
+    is the network's, and partly that of sparse Bayes where the card says so; each source is then a dipole fitted to the
+    data within the card's reach of where the posterior has most mass.
 
     Args:
         recording: an `mne.Evoked`, `mne.Epochs` (their average) or a segment of `mne.io.Raw` with 19 to 256 good EEG

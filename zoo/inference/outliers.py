@@ -9,6 +9,7 @@ Every detector takes `latents[control, voxel, d]` and judges each voxel by itsel
 A voxel's state is a handful of arrays; they are stored as npz, and `fit(shards=FOLDER)` goes on where it was stopped.
 """
 
+import abc
 import dataclasses
 import functools
 import pathlib
@@ -27,7 +28,7 @@ LEAST_CONTROLS = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Detector:
+class Detector(abc.ABC):
     """What all detectors share: blocks of voxels, shards, progress."""
 
     name: ClassVar[str]
@@ -69,13 +70,13 @@ class Detector:
         """What all voxels have in common; nothing for most detectors."""
         return {}
 
+    @abc.abstractmethod
     def learn(self, codes: np.ndarray, shared: State) -> tuple[State, np.ndarray]:
         """State of some voxels from codes (voxels, controls, d), and scores (voxels, controls) by leaving each out."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def judge(self, state: Mapping[str, np.ndarray], codes: np.ndarray, shared: State) -> np.ndarray:
         """Scores (voxels, people) of codes (voxels, people, d)."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What is done to a label map after arg-max: the named steps of a card, in order."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -37,17 +38,37 @@ def postprocess(
     """
     result = labels.copy()
     spacing = np.asarray(spacing_mm, float)
+    for apply, value, settings in planned(steps, names, STEPS):
+        apply(result, value, spacing, **settings)
+    return result
+
+
+def planned(
+    steps: Iterable[Step], names: Mapping[int, Label], known: Mapping[str, Callable[..., Any]]
+) -> Iterator[tuple[Callable[..., Any], int | None, dict[str, Any]]]:
+    """What the steps of a card come to, one label at a time; "within_input" is the predictor's, and passed over.
+
+    Args:
+        steps: as a card has them.
+        names: the card's labels by channel index.
+        known: step name -> function, of (labels, value, spacing) and the step's settings.
+
+    Returns:
+        Function, source value of the label it treats (None for all that is not 0), and settings.
+
+    Raises:
+        ValueError: an unknown step, parameter or label; the nearest match is named.
+    """
     for step in steps:
         if step.name == WITHIN_INPUT:
             continue
-        if step.name not in STEPS:
-            raise unknown("postprocessing step", step.name, [*STEPS, WITHIN_INPUT])
+        if step.name not in known:
+            raise unknown("postprocessing step", step.name, [*known, WITHIN_INPUT])
         settings = dict(step.parameters)
         chosen = settings.pop("labels", None)
-        check_arguments(STEPS[step.name], settings)
+        check_arguments(known[step.name], settings)
         for value in [None] if chosen is None else [_value(one, names) for one in chosen]:
-            STEPS[step.name](result, value, spacing, **settings)
-    return result
+            yield known[step.name], value, settings
 
 
 def _value(chosen: int | str, names: Mapping[int, Label]) -> int:

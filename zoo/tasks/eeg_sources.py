@@ -216,6 +216,8 @@ TASK = Task(
     intended_use="Research on adult human EEG; not for diagnosis, nor for planning surgery.",
     limits=(
         "Trained on simulated data alone.",
+        "The number of sources is that of the best fit, at most one for each nine channels; the count maps of the "
+        "network are not read.",
         "At most five sources at a time; sources nearer to each other than about 3 cm are merged.",
         "Places are 7 mm apart and 5 mm or more below the inner skull of an adult head.",
     ),

@@ -128,14 +128,16 @@ def _study(out: pathlib.Path, seed: int) -> Any:
     except ImportError as error:
         raise ImportError("A search needs optuna: pip install 'zoo3d[tasks]'.") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
+    study = optuna.create_study(
         study_name="zoo",
         storage=f"sqlite:///{out / STUDY}",
         direction="maximize",
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
     )
+    # A study that goes on would draw its first trials again from the same seed.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+    return study
 
 
 def _ended(study: Any) -> int:
