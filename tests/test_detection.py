@@ -54,6 +54,16 @@ def test_summary_counts_ranks():
     assert row["clusters_a_control"] == 3 and row["auprc"] == 0.5
 
 
+def test_intervals_hold_the_mean():
+    patients = [
+        detection.Judged("flair", rank, 3, value) for rank, value in ((1, 0.5), (None, 0.1), (7, 0.3), (4, 0.9))
+    ]
+    found, row = detection.intervals(patients), detection.summary(patients)
+    for key in ("auprc", "sensitivity_within_5"):
+        assert found[f"{key}_low"] < row[key] < found[f"{key}_high"]
+    assert found["auprc_low"] >= 0.1 and found["auprc_high"] <= 0.9
+
+
 def test_coarse_mask_keeps_the_nearest_place():
     mask = np.zeros((10, 11, 12), bool)
     mask[4, 5, 7] = True

@@ -50,28 +50,22 @@ def test_mahalanobis_against_the_matrix_itself():
         assert fitted.null[4, voxel] == pytest.approx(np.sqrt(away @ inverse @ away), rel=2e-3)
 
 
-def test_moments_along_all_axes_of_one_covariance_are_mahalanobis():
-    draw = np.random.default_rng(2)
-    mix = draw.standard_normal((SIZE, SIZE)) + 2 * np.eye(SIZE)
-    codes = (draw.standard_normal((4000, 2, SIZE)) @ mix).astype(np.float32)
-    found = outliers.Moments(shrinkage=0.0).fit(codes).score(codes[:20])
-    covariance = np.cov(codes[:, 0].T)
-    away = codes[:20, 0] - codes[:, 0].mean(0)
-    wanted = np.sqrt(np.einsum("nd,de,ne->n", away, np.linalg.inv(covariance), away))
-    np.testing.assert_allclose(found[:, 0], wanted, rtol=0.05)
-    assert outliers.Moments(axes=3).fit(codes[:40]).state["mean"].shape == (2, 3)
+def test_moments_along_all_axes_are_mahalanobis():
+    codes, others = latents(), latents(1, 3)
+    wanted = outliers.Mahalanobis(0.2).fit(codes)
+    found = outliers.Moments(0.2, axes=None).fit(codes)
+    np.testing.assert_allclose(found.score(others), wanted.score(others), rtol=5e-3)
+    np.testing.assert_allclose(found.null, wanted.null, rtol=5e-3)
 
 
-def test_moments_without_one_control():
-    codes = latents()
-    chosen = outliers.Moments(shrinkage=0.4)
-    fitted = chosen.fit(codes)
-    along = codes @ fitted.shared["axes"]
-    left = np.delete(along, 3, axis=0)
-    variance = left.var(0)
-    variance = 0.6 * variance + 0.4 * variance.mean(-1, keepdims=True)
-    wanted = np.sqrt(np.sum((along[3] - left.mean(0)) ** 2 / variance, axis=-1))
-    np.testing.assert_allclose(fitted.null[3], wanted, rtol=1e-3)
+def test_moments_keep_the_axes_of_most_variance():
+    codes = latents(count=40) * np.array([1, 30, 1, 20, 1, 1, 1], np.float32)
+    fitted = outliers.Moments(0.1, axes=2).fit(codes)
+    kept = np.linalg.norm(fitted.shared["axes"], axis=1)
+    assert set(np.argsort(kept)[-2:]) == {1, 3} and kept[[1, 3]].min() > 0.98
+    assert fitted.state["mean"].shape == (VOXELS, 2) and fitted.state["factor"].shape == (VOXELS, 3)
+    alone = outliers.Mahalanobis(0.1).fit(codes @ fitted.shared["axes"])
+    np.testing.assert_allclose(fitted.null, alone.null, rtol=1e-4)
 
 
 def test_nearest_against_scikit_learn():

@@ -30,6 +30,26 @@ def test_a_search_goes_on_until_its_trials_have_ended(searched):
     assert (out / "trial_002" / "unet3d.ball" / "card.json").exists()
 
 
+def test_an_interrupted_trial_is_made_up_for_and_a_diverged_one_counts(tmp_path, monkeypatch):
+    ends = iter([KeyboardInterrupt(), fit.watch.DivergedError("nan"), None])
+
+    def run(task, source, folder, options, callbacks):
+        end = next(ends)
+        if end is not None:
+            raise end
+        folder.mkdir(parents=True)
+        (folder / "log.csv").write_text("step,val_dice\n1,0.5\n")
+
+    monkeypatch.setattr(fit, "run", run)
+    monkeypatch.setattr(search.folder, "read_log", lambda path: [{"val_dice": 0.5}])
+    task = toy.TASK.replace(monitor="dice")
+    with pytest.raises(KeyboardInterrupt):
+        search.search(task, "synthetic", tmp_path, space=SPACE, trials=2)
+    search.search(task, "synthetic", tmp_path, space=SPACE, trials=2)
+    rows = (tmp_path / search.TABLE).read_text().splitlines()[1:]
+    assert [row.split(",")[:2] for row in rows] == [["1", "FAIL"], ["2", "COMPLETE"]]
+
+
 def test_settings_are_changed_by_path():
     changed = search.with_settings(
         toy.TASK, {"batch_size": 3, "optimizer.learning_rate": 0.5, "arguments.dropout": 0.2}

@@ -15,6 +15,8 @@ import epilepsy_gans as gans
 import numpy as np
 from gates import Found, Gate, kept, spread
 
+from zoo.evaluation import detection
+
 WHOLE, HALF = 1_500_000, 190_000  # voxels of a brain at 1 mm, and on every second voxel along each axis
 MOST_S, MOST_SVM_S = 120.0, 600.0
 MAIN = "siamese"
@@ -48,8 +50,9 @@ def detectors() -> dict[str, Any]:
     machines = {f"one_class, nu {nu:g}": outliers.OneClass(nu=nu) for nu in (0.03, 0.1)}
     return {
         "moments": outliers.Moments(),
-        "moments, 24 axes": outliers.Moments(axes=24),
+        "moments, 16 axes": outliers.Moments(axes=16),
         "mahalanobis": outliers.Mahalanobis(),
+        "mahalanobis, shrinkage 0.3": outliers.Mahalanobis(0.3),
         "nearest": outliers.Nearest(),
         "centre": outliers.Centre(),
         **machines,
@@ -57,10 +60,11 @@ def detectors() -> dict[str, Any]:
 
 
 def measured(name: str, seed: int) -> dict[str, float]:
-    """One encoder with the common detector."""
+    """One encoder with the common detector, and intervals over patients for when there is one seed."""
     from zoo.inference import trial
 
-    return trial.run(cohort(name, seed), detectors()["moments"]).summary()
+    found = trial.run(cohort(name, seed), detectors()["moments"])
+    return found.summary() | detection.intervals(found.patients)
 
 
 def shuffled(seed: int) -> dict[str, float]:
@@ -85,7 +89,6 @@ def by_detector() -> dict[str, dict[str, float]]:
 
 def _own_machines() -> dict[str, float]:
     """Pinon's detector: each person's codes against that person's own; calibrated by what controls look like so."""
-    from zoo.evaluation import detection
     from zoo.inference import normative, trial
     from zoo.inference.calibration import Calibration
     from zoo.inference.outliers import Centre, of_patient
@@ -151,7 +154,15 @@ def run(seeds: int, work: pathlib.Path) -> Found:
 
 
 def _row(title: str, name: str, each: Sequence[Mapping[str, float]]) -> dict[str, str]:
-    return {title: name} | {key.replace("sensitivity_", ""): spread([row[key] for row in each]) for key in SHOWN}
+    return {title: name} | {key.replace("sensitivity_", ""): told(each, key) for key in SHOWN}
+
+
+def told(each: Sequence[Mapping[str, float]], key: str) -> str:
+    """Mean and SD over seeds; of one seed the interval over patients, where there is one."""
+    only = each[0]
+    if len(each) > 1 or f"{key}_low" not in only:
+        return spread([row[key] for row in each])
+    return f"{only[key]:.3f} ({only[f'{key}_low']:.2f} to {only[f'{key}_high']:.2f})"
 
 
 def _by_lesion(name: str, each: Sequence[Mapping[str, float]]) -> dict[str, str]:
@@ -180,7 +191,7 @@ def found_gates(rows: Rows, shuffles: Sequence[Mapping[str, float]], agreements:
             f"{spread(column('auprc', simple))}", mean("auprc") >= mean("auprc", simple),
         ),
         Gate(
-            "clusters of a control at p < 0.001", "<= 5", spread(column("clusters_a_control")),
+            f"clusters of a control at p < {detection.P:g}", "<= 5", spread(column("clusters_a_control")),
             mean("clusters_a_control") <= 5,
         ),
         Gate(

@@ -14,11 +14,20 @@ import tensorflow as tf
 
 from zoo.synth import common_space, epilepsy
 from zoo.synth.anatomies import cache_folder, names
+from zoo.volumes.flatten import flatten
 
-VERSION = 1  # part of the cache's file names: raise it when the painting changes
+VERSION = 2  # part of the cache's file names: raise it when the painting changes
 HELD_OUT = ("donor_15496", "donor_15697")
+PRACTICE = ("donor_10021", "donor_14380")  # of those that trained
 # First number of the seeds of each cohort; no two share a subject.
-SEEDS = {"train": 910_000, "validation": 920_000, "control": 930_000, "patient": 940_000}
+SEEDS = {
+    "train": 910_000,
+    "validation": 920_000,
+    "control": 930_000,
+    "patient": 940_000,
+    "practice_control": 950_000,
+    "practice_patient": 960_000,
+}
 CONTROLS, PATIENTS = 40, 20
 AT_ONCE = 2  # subjects painted at the same time; each takes about 2 GB
 
@@ -30,7 +39,7 @@ class Subject:
     Attributes:
         name: of the cohort and the number in it.
         kind: one of `zoo.synth.epilepsy.KINDS`.
-        images: (x, y, z, 2) float16, T1 and FLAIR, mean 0 and SD 1 in the brain, 0 outside.
+        images: (x, y, z, 2) float16, T1 and FLAIR made flat (`zoo.volumes.flatten`), 0 outside the brain.
         lesion: (x, y, z) bool; all False in a control.
     """
 
@@ -44,13 +53,13 @@ def cohort(which: str, count: int, *, first: int = 0) -> list[Subject]:
     """Some subjects of a cohort, from the cache or painted; those in it are memory-mapped.
 
     Args:
-        which: "train" or "validation" of the training anatomies, controls all; "control" or "patient" of the
-            held-out ones.
+        which: "train" or "validation" of the training anatomies, controls all; "control" or "patient" of two held-out
+            ones; "practice_control" or "practice_patient" of two that trained, to choose a detector by.
         count: how many.
         first: number of the first one.
 
     Returns:
-        The subjects; patients have the lesions of `zoo.synth.epilepsy.kinds_of`, one each.
+        The subjects; patients of both kinds have the lesions of `zoo.synth.epilepsy.kinds_of`, one each.
     """
     numbers = list(range(first, first + count))
     begun = [_kept(which, number) for number in numbers[:1]]  # compiles and reads the anatomies for the others
@@ -75,7 +84,7 @@ def brain() -> np.ndarray:
 
 
 def _kept(which: str, number: int) -> Subject:
-    kind = epilepsy.kinds_of(number + 1)[number] if which == "patient" else epilepsy.KINDS[0]
+    kind = epilepsy.kinds_of(number + 1)[number] if which.endswith("patient") else epilepsy.KINDS[0]
     name = f"{which}_{number:03d}"
     home = cache_folder() / "epilepsy"
     paths = [home / f"{name}-{part}-v{VERSION}.npy" for part in ("images", "lesion")]
@@ -95,27 +104,33 @@ def _write(path: pathlib.Path, array: np.ndarray) -> None:
 
 
 def _painted(which: str, number: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    maps = _anatomies(which in ("control", "patient"))
+    maps = _anatomies(which)
     labels = maps[number % len(maps)]
     seed = tf.constant([SEEDS[which] + number, number], tf.int32)
     images, lesion = _painter()(tf.constant(labels), seed, tf.constant(epilepsy.KINDS.index(kind)))
-    return images.numpy(), lesion.numpy()[..., 0] > 0
+    images = images.numpy()
+    return flatten(images, np.any(images != 0, axis=-1)), lesion.numpy()[..., 0] > 0
+
+
+def _anatomies(which: str) -> np.ndarray:
+    if which.startswith("practice"):
+        return _atlas(PRACTICE)
+    return _atlas(tuple(names("train")) if which in ("train", "validation") else HELD_OUT)
 
 
 @functools.cache
-def _anatomies(held_out: bool) -> np.ndarray:
-    return common_space.atlas(HELD_OUT if held_out else names("train"), allow_test=held_out)
+def _atlas(chosen: tuple[str, ...]) -> np.ndarray:
+    return common_space.atlas(chosen, allow_test=chosen == HELD_OUT)
 
 
 @functools.cache
 def _painter() -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-    """Labels, seed and kind to scaled images and lesion, compiled once for every subject."""
+    """Labels, seed and kind to images and lesion, compiled once for every subject."""
 
     @tf.function(jit_compile=True)
     def paint(labels: Any, seed: Any, kind: Any) -> tuple[Any, Any]:
         params = epilepsy.draw(seed, common_space.SHAPE, kind=kind)
-        images, lesion = epilepsy.apply(labels, params)
-        return epilepsy.scaled(images), lesion
+        return epilepsy.apply(labels, params)
 
     return paint
 

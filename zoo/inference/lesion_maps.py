@@ -24,6 +24,7 @@ from zoo.synth import common_space
 from zoo.synth.anatomies import from_freesurfer
 from zoo.synth.common_space import Normalisation
 from zoo.volumes import image as volumes
+from zoo.volumes.flatten import flatten
 from zoo.volumes.image import Image
 
 MODEL, PARCELLATION = "siamese.epilepsy_lesions", "unet3d.brain_structures"
@@ -135,7 +136,7 @@ def _fine(coarse: np.ndarray, model: Normative) -> np.ndarray:
 def in_common_space(
     scans: Sequence[Image], template: np.ndarray, *, tell: Tell = lambda _: None
 ) -> tuple[np.ndarray, Normalisation]:
-    """One person's images in the common space, brain cut out, each with mean 0 and SD 1 in it; and the way there.
+    """One person's images in the common space, brain cut out and made flat; and the way there.
 
     Args:
         scans: of one grid, the T1 first.
@@ -158,14 +159,7 @@ def in_common_space(
         way = common_space.normalise(labels, template)
         inside = way.carry(labels, order=0) > 0
         arrays = tuple(way.carry(np.asarray(array, np.float32)) for array in arrays)
-    return np.stack([_scaled(array, inside) for array in arrays], axis=-1), way
-
-
-def _scaled(array: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    values = np.asarray(array, np.float32)[inside]
-    scaled = np.zeros(array.shape, np.float32)
-    scaled[inside] = (values - values.mean()) / max(float(values.std()), 1e-6)
-    return scaled
+    return flatten(np.stack(arrays, axis=-1), inside), way
 
 
 def check_controls(cases: Sequence[Case], channels: Sequence[str]) -> None:

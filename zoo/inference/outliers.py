@@ -192,7 +192,7 @@ class Mahalanobis(Detector):
         shrinkage: 0 to 1, more than 0.
     """
 
-    shrinkage: float = 0.3
+    shrinkage: float = 0.03
     name: ClassVar[str] = "mahalanobis"
 
     def learn(self, codes: np.ndarray, shared: State) -> tuple[State, np.ndarray]:
@@ -228,51 +228,43 @@ def _quadratic(gram: np.ndarray, products: np.ndarray, lengths: np.ndarray, sphe
 
 
 @dataclasses.dataclass(frozen=True)
-class Moments(Detector):
-    """Mahalanobis distance along axes that all voxels share, with a mean and an SD for each voxel and axis.
+class Moments(Mahalanobis):
+    """The same distance along the leading axes of the brain's codes, kept as a mean and a covariance for each voxel.
 
-    The axes are those of the codes' covariance within voxels, pooled over the brain, scaled to SD 1; the variance along
-    each is shrunk towards the voxel's mean variance. Two numbers a voxel and axis: what is small enough to be shipped.
+    `axes (axes + 3) / 2` numbers a voxel, however many controls: small enough to be shipped.
 
     Attributes:
-        axes: how many, those of the largest variance; None for all.
-        shrinkage: of the variances, 0 to 1.
+        axes: how many, those along which codes of the whole brain vary most; None for all.
     """
 
-    axes: int | None = None
-    shrinkage: float = 0.3
+    axes: int | None = 24
     name: ClassVar[str] = "moments"
 
     def shared(self, latents: np.ndarray) -> State:
-        """(d, axes): multiplies a code into the shared axes."""
+        """(d, axes): multiplies a code into the leading axes."""
         chosen = np.linspace(0, latents.shape[1] - 1, min(latents.shape[1], 4096)).astype(int)
-        apart, _ = _centred(np.swapaxes(np.asarray(latents[:, chosen], np.float32), 0, 1))
-        flat = apart.reshape(-1, apart.shape[-1])
-        values, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
-        order = np.argsort(values)[::-1][: self.axes]
-        floor = 1e-4 * values[order[0]]  # an axis of almost no variance would count as much as all others
-        return {"axes": (vectors[:, order] / np.sqrt(np.maximum(values[order], floor))).astype(np.float32)}
+        codes = np.asarray(latents[:, chosen], np.float32).reshape(-1, latents.shape[-1])
+        values, vectors = np.linalg.eigh(np.cov(codes.T))
+        return {"axes": vectors[:, np.argsort(values)[::-1][: self.axes]].astype(np.float32)}
 
     def learn(self, codes: np.ndarray, shared: State) -> tuple[State, np.ndarray]:
-        """Mean and SD along each axis; leaving one out is exact."""
+        """Mean, and the triangular factor of the inverse of the shrunk covariance."""
         along = codes @ shared["axes"]
-        apart, mean = _centred(along)
-        count = codes.shape[1]
-        square = np.sum(apart**2, axis=1, keepdims=True)
-        # Without a control that lies r from the mean, the sum of squares is less by r^2 n / (n - 1).
-        left = self._shrunk((square - apart**2 * count / (count - 1)) / (count - 1))
-        null = np.sqrt(np.sum((apart * count / (count - 1)) ** 2 / left, axis=-1))
-        sd = np.sqrt(self._shrunk(square / count))
-        return {"mean": mean[:, 0].astype(np.float16), "sd": sd[:, 0].astype(np.float16)}, null
-
-    def _shrunk(self, variance: np.ndarray) -> np.ndarray:
-        middle = variance.mean(axis=-1, keepdims=True)
-        return np.maximum((1 - self.shrinkage) * variance + self.shrinkage * middle, 1e-6)
+        known, null = super().learn(along, shared)
+        apart, mean = _centred(along.astype(np.float64))
+        covariance = np.matmul(np.swapaxes(apart, 1, 2), apart) * (1 - self.shrinkage) / codes.shape[1]
+        covariance += known["sphere"][:, None, None] * np.eye(along.shape[-1])
+        factor = np.linalg.cholesky(np.linalg.inv(covariance))
+        below = np.tril_indices(along.shape[-1])
+        return {"mean": mean[:, 0].astype(np.float16), "factor": factor[:, *below].astype(np.float16)}, null
 
     def judge(self, state: Mapping[str, np.ndarray], codes: np.ndarray, shared: State) -> np.ndarray:
         """Distances."""
-        mean, sd = (state[key].astype(np.float32)[:, None] for key in ("mean", "sd"))
-        return np.sqrt(np.sum(((codes @ shared["axes"] - mean) / sd) ** 2, axis=-1))
+        away = codes @ shared["axes"] - state["mean"].astype(np.float32)[:, None]
+        size = away.shape[-1]
+        factor = np.zeros((len(away), size, size), np.float32)
+        factor[:, *np.tril_indices(size)] = state["factor"]
+        return np.linalg.norm(np.matmul(away, factor), axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from zoo.training import fit, folder
 from zoo.training.task import Task
 
 STUDY, TABLE, IMPORTANCE = "study.sqlite", "trials.csv", "importance.png"
+DIVERGED = "diverged"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +116,16 @@ def search(
     def objective(trial: Any) -> float:
         chosen = with_settings(task, suggest(trial, space))
         run = out / f"trial_{trial.number:03d}"
-        fit.run(chosen, source, run, options, callbacks=[_Report(trial, task.monitor)])
+        try:
+            fit.run(chosen, source, run, options, callbacks=[_Report(trial, task.monitor)])
+        except fit.watch.DivergedError:
+            trial.set_user_attr(DIVERGED, True)
+            raise
+        finally:
+            keras.utils.clear_session()  # or the networks of all trials stay in memory
         return max(row[f"val_{task.monitor}"] for row in folder.read_log(run / "log.csv"))
 
-    study.optimize(objective, n_trials=max(trials - _ended(study), 0), catch=(fit.watch.DivergedError,))
+    study.optimize(objective, n_trials=max(trials - len(_ended(study)), 0), catch=(fit.watch.DivergedError,))
     return _write(study, space, out)
 
 
@@ -140,14 +147,16 @@ def _study(out: pathlib.Path, seed: int) -> Any:
     return study
 
 
-def _ended(study: Any) -> int:
-    return sum(trial.state.is_finished() for trial in study.trials)
+def _ended(study: Any) -> list[Any]:
+    """Trials with a score, given up, or diverged. One that was interrupted is none: another is made for it."""
+    names = ("COMPLETE", "PRUNED")
+    return [trial for trial in study.trials if trial.state.name in names or DIVERGED in trial.user_attrs]
 
 
 def _write(study: Any, space: Space, out: pathlib.Path) -> dict[str, Any]:
     """Writes the best settings, the table of trials and the importance plot."""
     rows = [
-        {"trial": t.number, "score": t.value, "state": t.state.name} | _values(t.params, space) for t in study.trials
+        {"trial": t.number, "score": t.value, "state": t.state.name} | _values(t.params, space) for t in _ended(study)
     ]
     columns = ["trial", "state", "score", *space]
     lines = [columns, *([str(row.get(column, "")) for column in columns] for row in rows)]

@@ -11,7 +11,7 @@ import numpy as np
 from zoo.records import write_whole
 from zoo.training.adversarial.learner import SSIM_FAKE, SSIM_REAL
 
-MARGIN, TIMES = 0.05, 3
+MARGIN, TIMES, YOUNG = 0.05, 3, 0.4
 COLUMNS = 6
 
 
@@ -28,13 +28,14 @@ class CollapseWatch(keras.callbacks.Callback):
     Args:
         margin: by how much the fakes' mean may pass the real ones'.
         times: validations in a row that pass it before it stops.
+        young: share of the epochs that are not looked at: what a generator makes first is the mean of everything.
 
     Source: the use of MS-SSIM among fakes after Odena et al. 2017, arXiv 1610.09585.
     """
 
-    def __init__(self, margin: float = MARGIN, times: int = TIMES) -> None:
+    def __init__(self, margin: float = MARGIN, times: int = TIMES, young: float = YOUNG) -> None:
         super().__init__()
-        self.margin, self.times = margin, times
+        self.margin, self.times, self.young = margin, times, young
         self.seen: list[tuple[float, float]] = []
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
@@ -44,7 +45,7 @@ class CollapseWatch(keras.callbacks.Callback):
             CollapsedError: the fakes' similarity passed the margin as often as that.
         """
         found = logs or {}
-        if f"val_{SSIM_FAKE}" in found:
+        if f"val_{SSIM_FAKE}" in found and epoch >= self.young * (self.params or {}).get("epochs", 0):
             self.seen.append((float(found[f"val_{SSIM_FAKE}"]), float(found[f"val_{SSIM_REAL}"])))
         last = self.seen[-self.times :]
         if len(last) == self.times and all(fake > real + self.margin for fake, real in last):
