@@ -259,6 +259,16 @@ def test_fakes_that_are_all_alike_stop_the_training():
         watch.on_epoch_end(6, bad)
 
 
+def test_a_young_generator_may_repeat_itself():
+    watch = adversarial.CollapseWatch(young=0.4)
+    watch.set_params({"epochs": 10})
+    bad = {f"val_{learners.SSIM_FAKE}": 0.9, f"val_{learners.SSIM_REAL}": 0.3}
+    for epoch in range(6):
+        watch.on_epoch_end(epoch, bad)
+    with pytest.raises(adversarial.CollapsedError):
+        watch.on_epoch_end(6, bad)
+
+
 def test_a_montage_is_a_picture_and_leaves_the_luck_alone(tmp_path):
     from matplotlib import image
 

@@ -125,6 +125,9 @@ def test_bad_input_is_one_error(world, tmp_path):
     assert result.exit_code == 1 and "FLAIR" in result.output and "grid" in result.output
     result = world("predict", "siamese.epilepsy_lesions", *given, "--normative", tmp_path / "no.npz")
     assert result.exit_code == 2 and "Make one with zoo fit-normative FOLDER" in result.output
+    files = write(tmp_path, "skull_", [image + 1 for image in person(1)])
+    result = world("predict", "siamese.epilepsy_lesions", *[f"{name}={path}" for name, path in files.items()])
+    assert result.exit_code == 1 and "brain cut out, but 84 ml" in result.output
     write(tmp_path / "few" / "sub-1", "", person(1))
     result = world("fit-normative", tmp_path / "few", "--out", tmp_path / "own.npz")
     assert result.exit_code == 1 and "needs 10 controls or more, got 1" in result.output

@@ -78,6 +78,17 @@ def shuffled(seed: int) -> dict[str, float]:
     return trial.run(dataclasses.replace(given, controls=given.controls[:, order]), detectors()["moments"]).summary()
 
 
+def strangers(seed: int) -> dict[str, float]:
+    """The same patients against as many controls of two other anatomies: what it costs when nobody is alike."""
+    from zoo.data import epilepsy
+    from zoo.inference import trial
+
+    _, patients, template = people()
+    others = epilepsy.cohort("practice_control", epilepsy.CONTROLS)
+    given = trial.cohort(encoders.ENCODERS[MAIN](seed), others, patients, step=encoders.STEP, template=template)
+    return trial.run(given, detectors()["moments"]).summary()
+
+
 def by_detector() -> dict[str, dict[str, float]]:
     """Every detector on the codes of the siamese network, and one machine a patient."""
     from zoo.inference import trial
@@ -138,6 +149,9 @@ def run(seeds: int, work: pathlib.Path) -> Found:
                 agreements.append(kept(work / f"agreement_{seed}.json", functools.partial(agreement, seed)))
         if seed == 0:
             detector_rows = kept(work / "detectors.json", by_detector)
+            detector_rows["moments, controls of two other donors"] = kept(
+                work / "strangers.json", functools.partial(strangers, seed)
+            )
     times = kept(work / "seconds.json", seconds)
     tables = {
         "encoders, the same detector (moments)": [_row("encoder", name, each) for name, each in rows.items()],

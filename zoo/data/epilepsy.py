@@ -77,6 +77,12 @@ def patients(count: int = PATIENTS) -> list[Subject]:
     return cohort("patient", count)
 
 
+def scans(subject: Subject) -> np.ndarray:
+    """A subject's images as a scanner gives them, painted anew: (x, y, z, 2) float32, 0 to 1, bias and all."""
+    which, number = subject.name.rsplit("_", 1)
+    return _painted(which, int(number), subject.kind)[0]
+
+
 @functools.cache
 def brain() -> np.ndarray:
     """Where codes are compared: tissue of the template, (x, y, z) bool."""
@@ -90,6 +96,7 @@ def _kept(which: str, number: int) -> Subject:
     paths = [home / f"{name}-{part}-v{VERSION}.npy" for part in ("images", "lesion")]
     if not all(path.is_file() for path in paths):
         images, lesion = _painted(which, number, kind)
+        images = flatten(images, np.any(images != 0, axis=-1))
         for path, array in zip(paths, (images.astype(np.float16), lesion), strict=True):
             _write(path, array)
     images, lesion = (np.load(path, mmap_mode="r") for path in paths)
@@ -108,8 +115,7 @@ def _painted(which: str, number: int, kind: str) -> tuple[np.ndarray, np.ndarray
     labels = maps[number % len(maps)]
     seed = tf.constant([SEEDS[which] + number, number], tf.int32)
     images, lesion = _painter()(tf.constant(labels), seed, tf.constant(epilepsy.KINDS.index(kind)))
-    images = images.numpy()
-    return flatten(images, np.any(images != 0, axis=-1)), lesion.numpy()[..., 0] > 0
+    return images.numpy(), lesion.numpy()[..., 0] > 0
 
 
 def _anatomies(which: str) -> np.ndarray:

@@ -30,6 +30,7 @@ from zoo.volumes.image import Image
 MODEL, PARCELLATION = "siamese.epilepsy_lesions", "unet3d.brain_structures"
 LEAST_CONTROLS = 10
 SAME_MM = 0.01
+MOST_OF_TEMPLATE = 1.3  # a brain that is larger than this many templates still has its skull on
 GROUPS = ("group", "diagnosis", "participant_type")
 HEALTHY = ("control", "controls", "healthy", "hc", "volunteer")
 Tell = Callable[[str], None]
@@ -145,11 +146,18 @@ def in_common_space(
 
     Returns:
         (*SHAPE, channels) float32, and the way from the common space to the scan turned to RAS+.
+
+    Raises:
+        ValueError: they lie on the grid of the common space with the skull on.
     """
     arrays, affines = zip(*(volumes.to_ras(volumes.array(scan), scan.affine) for scan in scans), strict=True)
     if arrays[0].shape == common_space.SHAPE and np.allclose(affines[0], common_space.AFFINE, atol=SAME_MM):
-        way, inside = common_space.by_affine(affines[0]), np.asarray(template) > 0
-        inside = inside & np.any([array != 0 for array in arrays], axis=0)
+        way, inside = common_space.by_affine(affines[0]), np.any([array != 0 for array in arrays], axis=0)
+        if inside.sum() > MOST_OF_TEMPLATE * np.sum(np.asarray(template) > 0):
+            raise ValueError(
+                f"Images on the template's grid have their brain cut out, but {inside.sum() / 1000:.0f} ml of these "
+                "are not 0. Cut it out (zoo predict unet3d.brain_mask), or give the images on their own grid."
+            )
     else:
         tell("brain structures")
         parcels = Predictor(PARCELLATION, settings=Settings(precision="auto"))(scans[0])
