@@ -157,9 +157,10 @@ class ContextualGan(Learner):
         """How well a hole in the middle is filled, and how alike the completed patches are."""
         around, patch = data[:2]
         hole = self.middle()
-        filled, _ = self.fill(patch, around, hole + ops.zeros_like(patch[..., :1]))
-        error = average(ops.mean(ops.square(filled - patch), axis=-1, keepdims=True), hole + 0.0 * patch[..., :1])
-        return self.tested(error, patch, filled, apart=2)
+        everywhere = hole + ops.zeros_like(patch[..., :1])
+        filled, _ = self.fill(patch, around, everywhere)
+        error = average(ops.mean(ops.square(filled - patch), axis=-1, keepdims=True), everywhere)
+        return self.tested(error, patch, completed(patch, filled, everywhere), apart=2)
 
     def middle(self) -> Tensor:
         """The mask of a hole in the middle of the patch, (1, x, y, z, 1)."""
