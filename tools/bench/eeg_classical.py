@@ -161,7 +161,8 @@ def write(rows: list[dict[str, Any]], settings: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     content = {"what": "eeg_classical", "date": datetime.date.today().isoformat(), "settings": settings, "rows": rows}
     (RESULTS / "eeg_classical.json").write_text(json.dumps(content, indent=1) + "\n")
-    lines = ["# Classical EEG inverses", "", __doc__.split("\n\n")[1], "", f"{settings}", ""]
+    told = "; ".join(f"{key} {value}" for key, value in settings.items())
+    lines = ["# Classical EEG inverses", "", __doc__.split("\n\n")[1], "", f"Settings: {told}.", ""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     lines += ["| " + " | ".join(str(one.get(key, "")) for key in COLUMNS) + " |" for one in rows]
     (RESULTS / "eeg_classical.md").write_text("\n".join(lines) + "\n")
