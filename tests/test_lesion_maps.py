@@ -1,6 +1,7 @@
 """`zoo fit-normative` and `zoo predict` with a model of codes, from files to files."""
 
 import csv
+import json
 
 import keras
 import nibabel as nib
@@ -93,6 +94,17 @@ def test_lesion_is_found_written_and_drawn(world, tmp_path):
     ranks = nib.nifti1.load(f"{stem}_clusters.nii.gz").get_fdata()
     assert ranks[lesion_box()].max() == 1 or 1 in ranks[lesion_box()]
     assert (tmp_path / "out" / "p_T1w_clusters.png").stat().st_size > 5000
+
+
+def test_a_scanner_that_the_controls_do_not_know_is_told(world, tmp_path):
+    turned = [2.0 * (image > 0) - image for image in person(98)]
+    files = write(tmp_path / "in", "p_", turned)
+    given = [f"{name}={path}" for name, path in files.items()]
+    result = world("predict", "siamese.epilepsy_lesions", *given, "--out", tmp_path / "out", "--json")
+    row = (
+        json.loads(result.output)["cases"][0] if "cases" in json.loads(result.output) else json.loads(result.output)[0]
+    )
+    assert row["share_out"] > lesion_maps.MOST_OUT and "Fit your own (zoo fit-normative)" in row["text"]
 
 
 def test_own_controls_by_the_command_line_and_after_a_stop(world, tmp_path):

@@ -79,8 +79,9 @@ def find_lesions(folder: Path, scans: list[str], out: Path, *, fitted: Path | No
             rows.append({"case": name, "error": str(error)})
             continue
         seconds = round(time.perf_counter() - start, 1)
-        text = f"{files[0]}: {len(found.clusters)} clusters, {seconds} s"
-        rows.append({"case": name, "out": files, "clusters": len(found.clusters), "seconds": seconds, "text": text})
+        text = f"{files[0]}: {found.told}, {seconds} s"
+        row = {"case": name, "out": files, "clusters": len(found.clusters), "share_out": round(found.out, 4)}
+        rows.append(row | {"seconds": seconds, "text": text})
     return rows
 
 

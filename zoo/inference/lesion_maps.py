@@ -30,6 +30,7 @@ from zoo.volumes.image import Image
 MODEL, PARCELLATION = "siamese.epilepsy_lesions", "unet3d.brain_structures"
 LEAST_CONTROLS = 10
 SAME_MM = 0.01
+MOST_OUT = 0.1  # of the brain; where more lies out, the controls are of another scanner or other people
 MOST_OF_TEMPLATE = 1.3  # a brain that is larger than this many templates still has its skull on
 GROUPS = ("group", "diagnosis", "participant_type")
 HEALTHY = ("control", "controls", "healthy", "hc", "volunteer")
@@ -44,11 +45,24 @@ class LesionMap:
         z: normal deviates on the grid of the first channel, 0 where nothing is known.
         clusters: least likely first; their places are in that image's world coordinates.
         scan: the first channel.
+        out: share of the brain that lies over the threshold; p of it in a healthy one.
     """
 
     z: Image
     clusters: tuple[detection.Cluster, ...]
     scan: Image
+    out: float = 0.0
+
+    @property
+    def told(self) -> str:
+        """How many clusters; and that they mean nothing, where most of the brain is unlike the controls."""
+        count = f"{len(self.clusters)} cluster{'' if len(self.clusters) == 1 else 's'}"
+        if self.out < MOST_OUT:
+            return count
+        return (
+            f"{count}, but {self.out:.0%} of the brain lies out: the controls are of another scanner or population. "
+            "Fit your own (zoo fit-normative)"
+        )
 
     def write(self, folder: str | os.PathLike, name: str) -> list[pathlib.Path]:
         """Writes NAME_z.nii.gz, NAME_clusters.nii.gz, NAME_clusters.csv and NAME_clusters.png."""
@@ -56,7 +70,7 @@ class LesionMap:
         home.mkdir(parents=True, exist_ok=True)
         values = volumes.array(self.z)
         ranks = detection.rank_map(self.clusters, values.shape)
-        title = f"{name}: {len(self.clusters)} clusters"
+        title = f"{name}: {self.told}"
         return [
             volumes.write(home / f"{name}_z.nii.gz", values.astype(np.float32), self.scan),
             volumes.write(home / f"{name}_clusters.nii.gz", ranks, self.scan),
@@ -113,7 +127,8 @@ class Finder:
         z = way.back(_fine(coarse, self.normative), _ras_shape(scans[0]))
         z = np.asarray(volumes.from_ras(z, scans[0]), np.float32)
         found = detection.clusters(z, scans[0].affine, p=p, top=top)
-        return LesionMap(volumes.on_grid_of(scans[0], z), found, scans[0])
+        judged = coarse[tuple(self.normative.places.T)]
+        return LesionMap(volumes.on_grid_of(scans[0], z), found, scans[0], float(np.mean(judged > stats.norm.isf(p))))
 
 
 def _read(images: Images, card: Card) -> list[Image]:
