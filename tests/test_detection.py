@@ -54,6 +54,16 @@ def test_summary_counts_ranks():
     assert row["clusters_a_control"] == 3 and row["auprc"] == 0.5
 
 
+def test_a_cluster_of_half_a_brain_finds_nothing():
+    lesion, inside = (np.zeros((20, 20, 20), bool) for _ in range(2))
+    lesion[4:7, 4:7, 4:7], inside[1:-1, 1:-1, 1:-1] = True, True
+    z = np.where(lesion, 5.0, 0.0)
+    assert detection.judged(z, np.eye(4), lesion, inside, kind="flair").rank is None  # 27 mm^3
+    assert detection.judged(z, np.diag([2, 2, 2, 1.0]), lesion, inside, kind="flair").rank == 1
+    z[:10] = 4.0
+    assert detection.judged(z, np.diag([2, 2, 2, 1.0]), lesion, inside, kind="flair").rank is None
+
+
 def test_intervals_hold_the_mean():
     patients = [
         detection.Judged("flair", rank, 3, value) for rank, value in ((1, 0.5), (None, 0.1), (7, 0.3), (4, 0.9))

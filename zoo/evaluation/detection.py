@@ -17,6 +17,7 @@ from zoo.volumes.components import label_components
 # A control has about three clusters at this p; it was chosen on synthetic patients of anatomies that trained.
 P, LEAST_MM3 = 0.003, 80.0
 WITHIN = (1, 3, 5, 10)
+LARGEST = 0.1  # of what was judged; a larger cluster touches every lesion and points at none
 COLUMNS = ("rank", "x_mm", "y_mm", "z_mm", "volume_mm3", "score", "peak_z")
 
 
@@ -117,7 +118,7 @@ class Judged:
 
 
 def judged(z: np.ndarray, affine: np.ndarray, lesion: np.ndarray, inside: np.ndarray, *, kind: str = "") -> Judged:
-    """Measures a z-map against the lesion that is there.
+    """Measures a z-map against the lesion that is there; a cluster of a tenth of the brain or more finds nothing.
 
     Args:
         z: (x, y, z) normal deviates.
@@ -127,7 +128,9 @@ def judged(z: np.ndarray, affine: np.ndarray, lesion: np.ndarray, inside: np.nda
         kind: name of the lesion's kind.
     """
     found = clusters(z, affine)
-    rank = next((one.rank for one in found if lesion[tuple(one.voxels.T)].any()), None)
+    most = LARGEST * inside.sum()
+    touching = (one for one in found if len(one.voxels) < most and lesion[tuple(one.voxels.T)].any())
+    rank = next((one.rank for one in touching), None)
     return Judged(kind, rank, len(found), average_precision(z[inside], lesion[inside]))
 
 

@@ -198,7 +198,7 @@ GAN = TASK.replace(
         "ema_momentum": 0.99,
     },
     batch_size=16,
-    steps=1500,
+    steps=600,
     synthesis=contextual_synthesis,
     validation_batches=4,
     references=("10.1016/j.media.2019.101618", "10.1109/CVPR.2016.278", "10.1145/3072959.3073659"),
