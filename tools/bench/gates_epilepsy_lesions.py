@@ -180,7 +180,7 @@ def told(each: Sequence[Mapping[str, float]], key: str) -> str:
 
 
 def _by_lesion(name: str, each: Sequence[Mapping[str, float]]) -> dict[str, str]:
-    kinds = [key for key in each[0] if key.startswith("auprc_")]
+    kinds = [key for key in each[0] if key.startswith("auprc_") and not key.endswith(("_low", "_high"))]
     return {"encoder": name} | {key.removeprefix("auprc_"): spread([row[key] for row in each]) for key in kinds}
 
 
