@@ -130,8 +130,8 @@ TASK = Task(
     intended_use="Research on lesions that are hard to see; not for diagnosis or the planning of surgery.",
     limits=(
         "Trained on synthetic images of six adult anatomies; no measured image, no real lesion.",
-        "The moments that come with it know 40 synthetic controls made of two donors. Against people that these are not, "
-        "the whole brain lies out: fit the detectors on your own site's controls (zoo fit-normative).",
+        "The moments that come with it know 40 synthetic controls made of two donors. Against other people the whole "
+        "brain lies out: fit the detectors on your own site's controls (zoo fit-normative).",
         "A voxel is judged by the 15 mm around it; lesions much smaller or much larger can pass unseen.",
         "It points at places to look at again; most of what it marks in a healthy brain is nothing.",
     ),
