@@ -10,8 +10,10 @@ A voxel's state is a handful of arrays; they are stored as npz, and `fit(shards=
 """
 
 import abc
+import concurrent.futures as futures
 import dataclasses
 import functools
+import os
 import pathlib
 import uuid
 from collections.abc import Callable, Mapping
@@ -51,12 +53,22 @@ class Detector(abc.ABC):
                 f"Detectors take latents[control, voxel, d] of {LEAST_CONTROLS} controls or more, got shape "
                 f"{tuple(latents.shape)}."
             )
-        shared, parts = self.shared(latents), []
-        for first in range(0, latents.shape[1], BLOCK):
+        shared, voxels, parts = self.shared(latents), latents.shape[1], []
+
+        def block(first: int) -> State:
             part = latents[:, first : first + BLOCK]
-            parts.append(_kept(shards, f"{self.name}_{first:08d}", functools.partial(self._block, part, shared)))
-            if progress:
-                progress(first + part.shape[1], latents.shape[1])
+            return _kept(shards, f"{self.name}_{first:08d}", functools.partial(self._block, part, shared))
+
+        starts = range(0, voxels, BLOCK)
+        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter while it computes
+            try:
+                for first, part in zip(starts, pool.map(block, starts), strict=True):
+                    parts.append(part)
+                    if progress:
+                        progress(min(first + BLOCK, voxels), voxels)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         state = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         null = state.pop("null").T
         return Fitted(self, state, shared, null)
