@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 from tiny import tiny_card
 
 from zoo import cards, fetching
-from zoo.cards import Golden, Weights
+from zoo.cards import Attached, Golden, Weights
 from zoo.records import plain
 
 NAME = "tiny.test"
@@ -126,6 +127,16 @@ def test_a_whole_model_arrives(serve, cache, monkeypatch):
     ]
     assert left_in(cache) == [NAME]
     assert fetching.trained_models().count(NAME) == 1
+
+
+def test_what_is_attached_arrives_and_is_checked(serve, cache, monkeypatch):
+    attached = Attached("normative.npz", len(SHORT), hashlib.sha256(SHORT).hexdigest())
+    files = model_files(whole_card(attached=(attached,))) | {f"/m/{NAME}/normative.npz": SHORT}
+    assert (fetch_from(monkeypatch, serve(files=files)) / "normative.npz").read_bytes() == SHORT
+    shutil.rmtree(cache)
+    files[f"/m/{NAME}/normative.npz"] = SHORT[::-1]
+    with pytest.raises(ConnectionError, match=r"normative\.npz has sha256"):
+        fetch_from(monkeypatch, serve(files=files))
 
 
 def test_the_second_time_nothing_is_asked(serve, monkeypatch):

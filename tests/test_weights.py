@@ -62,6 +62,20 @@ def rewrite(folder, change):
     cards.write(dataclasses.replace(card, weights=new), folder)
 
 
+def test_an_attached_file_is_verified_and_goes_when_the_model_is_saved_anew(saved, made):
+    with pytest.raises(FileNotFoundError, match="no extra.npz in"):
+        weights.attach(saved, "extra.npz")
+    (saved / "extra.npz").write_bytes(b"moments")
+    assert [one.file for one in weights.attach(saved, "extra.npz").attached] == ["extra.npz"]
+    assert len(weights.attach(saved, "extra.npz").attached) == 1
+    weights.verify(saved)
+    (saved / "extra.npz").write_bytes(b"moment5")
+    with pytest.raises(ValueError, match="extra.npz has sha256"):
+        weights.verify(saved)
+    weights.save(made, saved, cards.read(saved), overwrite=True)
+    assert cards.read(saved).attached == () and not (saved / "extra.npz").exists()
+
+
 def test_paths_depend_on_layer_names_alone():
     first, second = tiny(**ARGUMENTS), tiny(**ARGUMENTS, name="another")
     names = list(keyed.variables(first))

@@ -138,6 +138,18 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Attached:
+    """A further file beside the weights, such as a detector's moments: plain name, size in bytes, sha256."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+Stored = Weights | Golden | Attached
+
+
+@dataclass(frozen=True)
 class Card:
     """Everything a caller must know of a trained model; the fields are those of `card.json`.
 
@@ -154,6 +166,7 @@ class Card:
         limits: one sentence each.
         references: DOIs without a prefix.
         changelog: version -> what changed; has the present version.
+        attached: further files that are fetched and verified with the weights; `zoo.weights.attach` adds one.
     """
 
     name: str
@@ -177,6 +190,7 @@ class Card:
     parameters: int | None = None
     weights: Weights | None = None
     golden: Golden | None = None
+    attached: tuple[Attached, ...] = ()
 
 
 def read(path: str | os.PathLike) -> Card:
@@ -370,12 +384,12 @@ def _measured(card: Card, faults: list[str], complete: bool) -> None:
         faults.append(f"parameters must be 1 or more, got {card.parameters}")
     if card.weights and card.weights.dtype not in DTYPES:
         faults.append(f"weights.dtype: {str(unknown('dtype', card.weights.dtype, DTYPES)).rstrip('.')}")
-    for where, given in (("weights", card.weights), ("golden", card.golden)):
+    for where, given in (("weights", card.weights), ("golden", card.golden), *(("attached", x) for x in card.attached)):
         if given is not None:
             _file(where, given, faults)
 
 
-def _file(where: str, given: Weights | Golden, faults: list[str]) -> None:
+def _file(where: str, given: Stored, faults: list[str]) -> None:
     if not _FILE_NAME.fullmatch(given.file) or given.file == FILE:
         faults.append(f"{where}.file must be a plain file name beside the card, got {given.file!r}")
     if given.bytes < 1:

@@ -201,14 +201,14 @@ def _fetch_from(source: str, part: Path, timeout_s: float) -> None:
     card = cards.parse(new.read_bytes(), f"{source}/{cards.FILE}")
     if card.name != source.rsplit("/", 1)[1]:
         raise ValueError(f"{source}/{cards.FILE} is the card of {card.name!r}")
-    for wanted in (card.weights, card.golden):
+    for wanted in (card.weights, card.golden, *card.attached):
         if wanted is not None:
             _get_checked(source, wanted, part / wanted.file, timeout_s)
     (part / "README.md").write_text(readme(card), encoding="utf-8")
     os.replace(new, part / cards.FILE)
 
 
-def _get_checked(source: str, wanted: cards.Weights | cards.Golden, path: Path, timeout_s: float) -> None:
+def _get_checked(source: str, wanted: cards.Stored, path: Path, timeout_s: float) -> None:
     begun = path.exists()
     _get_whole(source, wanted, path, timeout_s)
     if begun and sha256(path) != wanted.sha256:  # what was there before may be the wrong part: all of it anew
@@ -220,7 +220,7 @@ def _get_checked(source: str, wanted: cards.Weights | cards.Golden, path: Path, 
         raise ValueError(f"{wanted.file} has sha256 {found}, its card says {wanted.sha256}")
 
 
-def _get_whole(source: str, wanted: cards.Weights | cards.Golden, path: Path, timeout_s: float) -> None:
+def _get_whole(source: str, wanted: cards.Stored, path: Path, timeout_s: float) -> None:
     for attempt in range(_TRIES):
         try:
             _get(source, wanted.file, path, timeout_s, limit=wanted.bytes)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import cards, golden, keyed, registry
-from zoo.cards import Card, Golden, Weights
+from zoo.cards import Attached, Card, Golden, Stored, Weights
 from zoo.fetching import find, sha256, trained_models
 from zoo.keyed import read_weights, write_weights
 from zoo.readme import readme
+from zoo.records import write_whole
 
 if TYPE_CHECKING:
     import keras
@@ -127,7 +128,7 @@ def _files(read: Card) -> tuple[Weights, Golden]:
     return read.weights, read.golden
 
 
-def _file_faults(folder: Path, wanted: Weights | Golden) -> list[str]:
+def _file_faults(folder: Path, wanted: Stored) -> list[str]:
     path = folder / wanted.file
     if not path.is_file():
         return [f"{wanted.file} is missing"]
@@ -152,7 +153,8 @@ def verify(name: str | os.PathLike) -> None:
     """
     folder = find(name)
     read = cards.read(folder)
-    faults = [fault for file in _files(read) for fault in _file_faults(folder, file)]
+    files: tuple[Stored, ...] = (*_files(read), *read.attached)
+    faults = [fault for file in files for fault in _file_faults(folder, file)]
     if folder.resolve().name != read.name:
         faults.append(f"the folder is called {folder.resolve().name!r}, its card {read.name!r}")
     with golden.float32_on_cpu():
@@ -225,6 +227,31 @@ def save(
     return folder
 
 
+def attach(folder: str | os.PathLike, file: str) -> Card:
+    """Puts a file that lies in a trained-model folder on its card: it is then fetched and verified with the weights.
+
+    Args:
+        folder: of the trained model.
+        file: plain name of a file in it, such as "normative.npz".
+
+    Returns:
+        The card as it is now.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    folder = Path(folder)
+    path = folder / file
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {file} in {folder}. Write it first, then attach it.")
+    card = cards.read(folder)
+    others = tuple(one for one in card.attached if one.file != file)
+    card = dataclasses.replace(card, attached=(*others, Attached(file, path.stat().st_size, sha256(path))))
+    cards.write(card, folder)
+    write_whole(folder / "README.md", readme(card).encode())
+    return card
+
+
 def _replace(part: Path, folder: Path) -> None:
     """Renames `part` to `folder`; what was there comes back if that fails."""
     if not folder.exists():
@@ -249,7 +276,8 @@ def _write_all(model: Any, part: Path, card: Card, dtype: str, inputs: "golden.I
         weights = _write_smallest(twin, path, given) if dtype == "auto" else write_weights(twin, path, dtype)
         read_weights(twin, path, sha256=weights.sha256)
         stored = golden.write(part / golden.FILE, given, golden.run(twin, given))
-    filled = dataclasses.replace(card, parameters=keyed.count(twin), weights=weights, golden=stored)
+    parameters = keyed.count(twin)
+    filled = dataclasses.replace(card, parameters=parameters, weights=weights, golden=stored, attached=())
     cards.write(filled, part)
     (part / "README.md").write_text(readme(filled), encoding="utf-8")
 
