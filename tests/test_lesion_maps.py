@@ -96,6 +96,15 @@ def test_lesion_is_found_written_and_drawn(world, tmp_path):
     assert (tmp_path / "out" / "p_T1w_clusters.png").stat().st_size > 5000
 
 
+def test_without_matplotlib_all_but_the_picture_is_written(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(lesion_maps.importlib.util, "find_spec", lambda name: None)
+    files = write(tmp_path / "in", "p_", person(99, lesion_box()))
+    given = [f"{name}={path}" for name, path in files.items()]
+    result = world("predict", "siamese.epilepsy_lesions", *given, "--out", tmp_path / "out")
+    assert result.exit_code == 0 and "no picture: it needs matplotlib" in " ".join(result.output.split())
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".gz", ".csv"}
+
+
 def test_a_scanner_that_the_controls_do_not_know_is_told(world, tmp_path):
     turned = [2.0 * (image > 0) - image for image in person(98)]
     files = write(tmp_path / "in", "p_", turned)

