@@ -35,7 +35,7 @@ _CORTEX_OF = np.arange(NUM_LABELS, dtype=np.int32)  # the cortex of the same sid
 _CORTEX_OF[list(sides("white"))] = sides("cortex")
 
 
-# What a diffeomorphism leaves: it takes turns and sizes away, and deep grey matter to a millimetre or two.
+# What a diffeomorphism leaves: turns and sizes are gone, places agree to a millimetre or two.
 PEOPLE = geometry.Geometry(
     rotation_deg=0.5,
     scaling=(0.99, 1.01),

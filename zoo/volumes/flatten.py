@@ -19,12 +19,13 @@ def flatten(images: np.ndarray, inside: np.ndarray, *, sigma_mm: float = SIGMA_M
     Args:
         images: (x, y, z, channels) at 1 mm, any scale; may be multiplied by anything positive.
         inside: (x, y, z) bool, the brain; what is outside counts for nothing.
-        sigma_mm: SD of the Gaussian; a lesion of a tenth of it stays as it is.
+        sigma_mm: SD of the Gaussian; what is much smaller stays as it is.
 
     Returns:
         (x, y, z, channels) float32, 0 outside; a channel without contrast is 0.
 
-    Source: homomorphic unsharp masking, Brinkmann et al., IEEE TMI 1998, doi 10.1109/42.700734; SD and mask are ours.
+    Source: after homomorphic unsharp masking, Brinkmann et al., IEEE Transactions on Medical Imaging 17(2), 1998; the
+    SD and the mask are ours.
     """
     weight = np.maximum(_smooth(_blocks(inside.astype(np.float32)), sigma_mm), 1e-3)
     found = np.zeros(images.shape, np.float32)
