@@ -43,6 +43,7 @@ def test_two_synchronous_workers_equal_one_on_the_joined_batch(tmp_path):
     assert (tmp_path / "two" / "unet3d.ball" / "card.json").exists()
 
 
+@pytest.mark.slow
 def test_asynchronous_workers_learn_and_survive_the_death_of_one(tmp_path, monkeypatch):
     out, started = tmp_path / "run", []
     begin = launcher._start
