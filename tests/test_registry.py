@@ -4,7 +4,7 @@ import sys
 import pytest
 
 import zoo.models
-from zoo import registry
+from zoo import errors, registry
 
 
 def test_builders_are_the_files_of_the_room():
@@ -47,4 +47,4 @@ def test_known_arguments_pass():
 
 
 def test_a_far_name_gets_no_hint():
-    assert "Did you mean" not in str(registry.unknown("norm", "qqqqq", ["batch", "group"]))
+    assert "Did you mean" not in str(errors.unknown_choice("norm", "qqqqq", ["batch", "group"]))

@@ -7,29 +7,28 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "Card": "zoo.cards",
-    "card": "zoo.weights",
-    "demo": "zoo.inference.demonstration",
-    "evaluate": "zoo.inference.assess",
-    "export": "zoo.exporters.exporting",
-    "lesions": "zoo.inference.lesion_tables",
-    "list_models": "zoo.weights",
-    "load": "zoo.weights",
+    "Card": "zoo.hub.card",
+    "card": "zoo.hub.trained_models",
+    "demo": "zoo.workflows.demo",
+    "evaluate": "zoo.workflows.evaluate",
+    "export": "zoo.exporters.export",
+    "lesions": "zoo.workflows.lesion_tables",
+    "list_models": "zoo.hub.trained_models",
+    "load": "zoo.hub.trained_models",
+    "locate_sources": "zoo.source_imaging.locate",
     "predict": "zoo.inference.predict",
-    "sample": "zoo.volumes.samples",
-    "save": "zoo.weights",
+    "sample": "zoo.samples",
+    "save": "zoo.hub.save",
     "task": "zoo.tasks",
     "train": "zoo.training.fit",
-    "verify": "zoo.weights",
-    "whatif": "zoo.inference.whatif",
+    "verify": "zoo.hub.trained_models",
+    "whatif": "zoo.workflows.whatif",
 }
 __all__ = sorted(_HOME)
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "eeg":
-        return importlib.import_module("zoo.eeg")
     if name not in _HOME:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from zoo.losses import targets
-from zoo.losses.sources import log_posterior
+from zoo.losses.source_posterior import log_posterior
 
 Tensor = Any
 
@@ -126,7 +126,7 @@ def _sizes(y_true: Tensor, y_pred: Tensor, maps: tuple[str, ...]) -> tuple[Tenso
 
 @keras.saving.register_keras_serializable("zoo")
 class SourceMass(keras.metrics.Metric):
-    """Posterior mass near true sources, a mean over samples that have sources, as `zoo.losses.sources` lays them out.
+    """Posterior mass near true sources, averaged over samples with sources (channels: `zoo.losses.source_posterior`).
 
     Near is where the target's density is above a twentieth of its largest value: within 17 mm for bumps of 7 mm SD.
 

@@ -1,37 +1,17 @@
-"""Finds builders by listing `zoo/models`, and words every bad choice of a name."""
+"""Finds builders by listing `zoo/models`."""
 
-import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
-NOT_BUILDERS = {"blocks", "layers", "receptive", "sizes"}
-
-
-def unknown(kind: str, value: object, choices: Iterable[str]) -> ValueError:
-    """Words a bad choice: what was received, the nearest match, and what there is.
-
-    Args:
-        kind: what was chosen, a noun ("model", "activation").
-        value: what was received.
-        choices: every valid choice.
-
-    Returns:
-        The error, for the caller to raise.
-    """
-    names = sorted(choices)
-    begun = [name for name in names if len(str(value)) > 2 and name.startswith(str(value))]
-    near = begun if len(begun) == 1 else difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"There is no {kind} {value!r}.{hint} Choose from: {', '.join(names)}.")
+from zoo.errors import unknown_choice
 
 
 def builders() -> list[str]:
     """Names of all builders, without importing any of them."""
     package = importlib.import_module("zoo.models")
-    found = {module.name for module in pkgutil.iter_modules(package.__path__)}
-    return sorted(found - NOT_BUILDERS)
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg)
 
 
 def builder(name: str) -> Callable:
@@ -41,7 +21,7 @@ def builder(name: str) -> Callable:
         ValueError: there is no such builder; the nearest match is named.
     """
     if name not in builders():
-        raise unknown("builder", name, builders())
+        raise unknown_choice("builder", name, builders())
     return getattr(importlib.import_module(f"zoo.models.{name}"), name)
 
 
@@ -58,4 +38,4 @@ def check_arguments(function: Callable, arguments: Mapping[str, object]) -> None
     known = inspect.signature(function).parameters
     for name in arguments:
         if name not in known:
-            raise unknown(f"argument of {function.__name__}", name, known)
+            raise unknown_choice(f"argument of {function.__name__}", name, known)

@@ -55,7 +55,7 @@ def located_ms(model: str, rounds: int) -> float:
     """Features, network, peaks and dipoles of one topography."""
     from zoo.eeg import bank
     from zoo.eeg.leadfield import lead_field
-    from zoo.inference.locating import Locator
+    from zoo.source_imaging.locate import Locator
 
     field = lead_field().montage(bank.montage_names("biosemi64"))
     locator = Locator(model, field)
@@ -72,7 +72,7 @@ def located_ms(model: str, rounds: int) -> float:
 def samples_per_s(rounds: int, batches: int = 20) -> float:
     """Topographies with their volumes, through tf.data as in training."""
     from zoo.tasks.eeg_sources import TASK
-    from zoo.training import sources
+    from zoo.training import batches as sources
 
     stream = iter(sources.synthetic(TASK, split="train", seed=0))
     next(stream)

@@ -61,10 +61,10 @@ def stand_in(folder: pathlib.Path) -> str:
     """Folder of a model of the task's size with random weights."""
     import zoo
     from zoo.tasks.lacunes import TASK
-    from zoo.training import publish
+    from zoo.training.run import model_card
 
     (folder / "config.json").write_text('{"source": "synthetic", "seed": 0, "steps": 0}')
-    publish.publish(zoo.load(TASK.builder, **TASK.builder_arguments), TASK, folder, progress={"seconds": 0})
+    model_card.publish(zoo.load(TASK.builder, **TASK.builder_arguments), TASK, folder, progress={"seconds": 0})
     return str(folder / TASK.model_name)
 
 

@@ -57,23 +57,23 @@ def _runs(model: str, runtime: str) -> tuple[Callable[[], Any] | None, Callable[
     import nibabel
 
     import zoo
-    from zoo import weights
-    from zoo.exporters import bare, exporting
-    from zoo.inference import network, runtimes
+    from zoo.exporters import export, window_network
+    from zoo.hub import trained_models
+    from zoo.inference import compiled_network, exported_network
     from zoo.inference.predictor import Predictor, Settings
 
-    card, head = weights.card(model), nibabel.load(zoo.sample())
+    card, head = trained_models.card(model), nibabel.load(zoo.sample())
     head.get_fdata()
     if runtime == "saved_model":
-        return None, _served(exporting.runtime_file(model, "tensorflow"), head)
-    drawn = bare.drawn(card, card.input.patch)
+        return None, _served(export.runtime_file(model, "tensorflow"), head)
+    drawn = window_network.drawn(card, card.input.patch)
     if runtime == "keras":
-        forward = network.prepare(weights.load(model))
+        forward = compiled_network.prepare(trained_models.load(model))
         predictor = Predictor(model)
         return lambda: forward(drawn[0]), lambda: predictor(head)
-    path = exporting.runtime_file(model, runtime)
+    path = export.runtime_file(model, runtime)
     opened, predictor = (
-        runtimes.opened(runtime, path),
+        exported_network.opened(runtime, path),
         Predictor(model, settings=Settings(runtime=runtime, network=path)),
     )
     return lambda: opened(drawn), lambda: predictor(head)
@@ -112,14 +112,14 @@ def _version(runtime: str) -> str:
 
 def apart(model: str) -> dict[str, float]:
     """How far each exported network is from the Keras one, as it was measured when it was written."""
-    from zoo.exporters import exporting
+    from zoo.exporters import export
 
     found = {}
     for runtime in RUNTIMES:
         if runtime in ("keras", "saved_model"):
             continue
-        path = exporting.runtime_file(model, runtime)
-        record = next((path if path.is_dir() else path.parent).rglob(exporting.RECORD))
+        path = export.runtime_file(model, runtime)
+        record = next((path if path.is_dir() else path.parent).rglob(export.RECORD))
         found[runtime] = json.loads(record.read_text())["difference"]
     return found
 
@@ -165,12 +165,12 @@ def _row(each: list[dict[str, Any]], keras: dict[str, Any], difference: float) -
 def narrowed(model: str, dtype: str) -> dict[str, Any]:
     """Bytes of the SavedModel with such weights, and Dice of its labels with those of `zoo.predict`."""
     import zoo
-    from zoo.exporters import exporting, measure
+    from zoo.exporters import comparison, export
 
     with tempfile.TemporaryDirectory() as home:
         folder = zoo.export(model, Path(home) / dtype, weights=dtype)
-        told = json.loads((folder / "assets.extra" / exporting.RECORD).read_text())
-        dice = measure.dice_with(folder, model, zoo.sample())
+        told = json.loads((folder / "assets.extra" / export.RECORD).read_text())
+        dice = comparison.dice_with(folder, model, zoo.sample())
     worst = min(dice, key=lambda name: dice[name])
     row = {"model": model, "weights": dtype, "bytes": told["bytes"], "difference": told["difference"]}
     return row | {"dice_mean": statistics.mean(dice.values()), "dice_least": dice[worst], "least": worst}

@@ -125,9 +125,9 @@ def label_map(path):
     """A whole head at 2 mm in 96^3."""
     import numpy as np
 
-    from zoo.synth import anatomies
+    from zoo.synth.anatomy import sources
 
-    labels = anatomies.anatomy("nibabies", head=0).labels[::2, ::2, ::2]
+    labels = sources.anatomy("nibabies", head=0).labels[::2, ::2, ::2]
     result = np.zeros((SIZE,) * 3, np.int32)
     cut = tuple(slice(max(0, (n - SIZE) // 2), max(0, (n - SIZE) // 2) + SIZE) for n in labels.shape)
     part = labels[cut]

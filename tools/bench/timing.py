@@ -63,13 +63,6 @@ def _status(field: str) -> float:
     return int(re.search(rf"{field}:\s+(\d+) kB", text)[1]) / 1024
 
 
-def processor() -> str:
-    """The processor's name."""
-    path = pathlib.Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.exists() else None
-    return found[1].strip() if found else platform.processor()
-
-
 def write(
     name: str,
     *,
@@ -90,6 +83,8 @@ def write(
     Returns:
         The file; an older one of the same benchmark, processor and versions is replaced.
     """
+    from zoo.devices import processor  # the workers, who do not write, run without the zoo
+
     date = datetime.date.today().isoformat()
     versions = sorted({str(row["version"]) for row in rows if "version" in row})
     words = [name, date, processor(), *versions]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from zoo.eeg import grid, heads
+from zoo.eeg import grid, head_surfaces
 from zoo.eeg.kernels import ELORETA_LAMBDA2, SLORETA_LAMBDA2, Kernels, kernels
 from zoo.eeg.leadfield import LeadField, cache_folder, lead_field
 from zoo.eeg.sharpening import RANK
@@ -107,7 +107,7 @@ def _made(each: int, seed: int, which: Sequence[tuple]) -> Bank:
         for turn in range(each):
             names = _names(random, number, turn)
             member = _member(true.montage(names), kernels(assumed.montage(names)))
-            parts.append((*member, spread_weights(heads.head(head), names)))
+            parts.append((*member, spread_weights(head_surfaces.head(head), names)))
     return Bank(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
 
 
@@ -127,14 +127,14 @@ def montage_names(name: str) -> list[str]:
     """Channels of one of mne's montages that have a place in the 10-05 system; the 19 of the 10-20 system for that."""
     if name == "standard_1020":
         return list(TEN_TWENTY)
-    known = {own.lower() for own in heads.electrode_names()}
-    names = heads.require_mne().channels.make_standard_montage(name).ch_names
+    known = {own.lower() for own in head_surfaces.electrode_names()}
+    names = head_surfaces.require_mne().channels.make_standard_montage(name).ch_names
     return [own for own in names if own.lower() in known]
 
 
 def scattered(count: int, random: np.random.Generator) -> list[str]:
     """Some of the 335 positions, each far from those before: a random first, then the farthest of 40 tries each."""
-    names, places = heads.electrode_names(), heads.head().electrodes_mm
+    names, places = head_surfaces.electrode_names(), head_surfaces.head().electrodes_mm
     apart = cdist(places, places)
     chosen = [int(random.integers(len(names)))]
     for _ in range(count - 1):
@@ -144,12 +144,12 @@ def scattered(count: int, random: np.random.Generator) -> list[str]:
     return [names[index] for index in chosen]
 
 
-def spread_weights(head: heads.Head, names: Sequence[str]) -> np.ndarray:
+def spread_weights(head: head_surfaces.Head, names: Sequence[str]) -> np.ndarray:
     """(5215, 128) float32: Gaussian weights (SD 25 mm) of electrodes at places, summing to 1; the source's input.
 
     Multiplied with potentials they fill the volume from its rim, without any physics.
     """
-    rows = [heads.electrode_names().index(name) for name in names]
+    rows = [head_surfaces.electrode_names().index(name) for name in names]
     apart = cdist(head.places(grid.grid()[0]), head.electrodes_mm[rows])
     nearest = apart.min(1, keepdims=True)
     weights = np.exp(-0.5 * (apart**2 - nearest**2) / SPREAD_MM**2)

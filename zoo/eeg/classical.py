@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from zoo.eeg import heads
+from zoo.eeg import head_surfaces
 from zoo.eeg.kernels import normalised
 from zoo.eeg.leadfield import LeadField, conductor, measurement_info, transform
-from zoo.registry import unknown
+from zoo.errors import unknown_choice
 
 LINEAR = {"MNE": 0.8, "dSPM": 0.8, "sLORETA": None, "eLORETA": None}  # and mne's depth weighting, its default for two
 SPARSE = ("MxNE", "irMxNE", "gamma-MAP")
@@ -27,13 +27,13 @@ class Problem:
         info: `mne.Info` of the channels.
     """
 
-    head: heads.Head
+    head: head_surfaces.Head
     field: LeadField
     forward: Any
     info: Any
 
 
-def problem(field: LeadField, head: heads.Head) -> Problem:
+def problem(field: LeadField, head: head_surfaces.Head) -> Problem:
     """Wraps a lead field for MNE-Python; seconds, for the elements are not solved again.
 
     Args:
@@ -43,11 +43,11 @@ def problem(field: LeadField, head: heads.Head) -> Problem:
     Raises:
         ValueError: a channel that is not of the 10-05 system.
     """
-    mne = heads.require_mne()
-    known = dict(zip(heads.electrode_names(), head.electrodes_mm, strict=True))
+    mne = head_surfaces.require_mne()
+    known = dict(zip(head_surfaces.electrode_names(), head.electrodes_mm, strict=True))
     for name in field.names:
         if name not in known:
-            raise unknown("EEG channel", name, known)
+            raise unknown_choice("EEG channel", name, known)
     info = measurement_info(head, {name: known[name] for name in field.names})
     upward = np.tile([0.0, 0.0, 1.0], (len(field.positions_mm), 1))
     source = mne.setup_volume_source_space(pos={"rr": field.positions_mm * 1e-3, "nn": upward}, verbose="ERROR")
@@ -76,8 +76,8 @@ def linear(problem: Problem, topographies: np.ndarray, method: str, *, lambda2: 
         (n, places), >= 0.
     """
     if method not in LINEAR:
-        raise unknown("linear inverse", method, LINEAR)
-    mne = heads.require_mne()
+        raise unknown_choice("linear inverse", method, LINEAR)
+    mne = head_surfaces.require_mne()
     evoked = _evoked(problem, topographies.T)
     operator = mne.minimum_norm.make_inverse_operator(
         evoked.info,
@@ -106,8 +106,8 @@ def sparse(problem: Problem, topography: np.ndarray, noise_sd: float, method: st
         (places,), mostly 0.
     """
     if method not in SPARSE:
-        raise unknown("sparse inverse", method, SPARSE)
-    inverse = heads.require_mne().inverse_sparse
+        raise unknown_choice("sparse inverse", method, SPARSE)
+    inverse = head_surfaces.require_mne().inverse_sparse
     evoked = _evoked(problem, np.reshape(topography, (len(problem.field.names), -1)))
     common = {"loose": 1.0, "depth": 0.8, "pick_ori": "vector", "verbose": "ERROR"}
     covariance = _noise(problem, noise_sd)
@@ -141,7 +141,7 @@ def lcmv(problem: Problem, segment: np.ndarray, noise_sd: float) -> np.ndarray:
     """
     if np.ndim(segment) != 2 or np.shape(segment)[1] < 2:
         raise ValueError(f"LCMV needs a segment (channels, samples) with 2 or more samples, got {np.shape(segment)}.")
-    mne = heads.require_mne()
+    mne = head_surfaces.require_mne()
     evoked = _evoked(problem, segment)
     covariance = mne.Covariance(
         segment @ segment.T / segment.shape[1], list(problem.field.names), [], [], segment.shape[1]
@@ -169,7 +169,7 @@ def rap_music(problem: Problem, segment: np.ndarray, noise_sd: float, num: int) 
         noise_sd: of a channel, V.
         num: number of sources.
     """
-    music = heads.require_mne().beamformer.rap_music
+    music = head_surfaces.require_mne().beamformer.rap_music
     evoked = _evoked(problem, segment)
     dipoles = music(evoked, problem.forward, _noise(problem, noise_sd), n_dipoles=num, verbose="ERROR")
     return _mri_mm(problem, np.stack([dipole.pos[0] for dipole in dipoles]))
@@ -184,7 +184,7 @@ def dipole_fit(problem: Problem, topographies: np.ndarray, noise_sd: float, *, m
         noise_sd: of a channel, V.
         model: mne's conductor model; that of the head without, which is solved again.
     """
-    mne = heads.require_mne()
+    mne = head_surfaces.require_mne()
     evoked = _evoked(problem, topographies.T)
     bem = conductor(problem.head) if model is None else model
     found, _ = mne.fit_dipole(
@@ -264,12 +264,12 @@ def sparse_bayes(field: LeadField, topography: np.ndarray, noise_sd: float, *, s
 
 def _evoked(problem: Problem, data: np.ndarray) -> Any:
     """Topographies (channels, n) as an `mne.Evoked` with the average reference that inverses ask for."""
-    evoked = heads.require_mne().EvokedArray(np.asarray(data, float), problem.info, verbose="ERROR")
+    evoked = head_surfaces.require_mne().EvokedArray(np.asarray(data, float), problem.info, verbose="ERROR")
     return evoked.set_eeg_reference("average", projection=True, verbose="ERROR")
 
 
 def _noise(problem: Problem, noise_sd: float) -> Any:
-    return heads.require_mne().make_ad_hoc_cov(problem.info, {"eeg": float(noise_sd)}, verbose="ERROR")
+    return head_surfaces.require_mne().make_ad_hoc_cov(problem.info, {"eeg": float(noise_sd)}, verbose="ERROR")
 
 
 def _mri_mm(problem: Problem, points_m: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from zoo.eeg import grid
 
 BALL_MM, APART_MM, REACH_MM = 15.0, 25.0, 10.0
 MAX_SOURCES = 5
-COUNTS = slice(1, 2 + MAX_SOURCES)  # the logits that `zoo.losses.sources` gives the number of sources
+COUNTS = slice(1, 2 + MAX_SOURCES)  # the logits that `zoo.losses.source_posterior` gives the number of sources
 _SWEEPS = 6
 CHANNELS_A_SOURCE = 9  # three for a moment: with fewer, dipoles that cancel each other explain any topography
 _PARAMETERS = 4

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from zoo.eeg import grid, heads
+from zoo.eeg import grid, head_surfaces
 from zoo.eeg.leadfield import LeadField, lead_field
-from zoo.registry import unknown
+from zoo.errors import unknown_choice
 
 # name -> fewest and most sources, and whether they are patches.
 SETS = {"D1": (1, 1, False), "D2": (2, 2, False), "D3": (3, 3, False), "P13": (1, 3, True)}
@@ -100,7 +100,7 @@ def cloud(seed: int) -> np.ndarray:
 
 
 def truth(
-    head: str | int | heads.Head = "fsaverage",
+    head: str | int | head_surfaces.Head = "fsaverage",
     *,
     split: str = "test",
     skull_ratio: float | None = None,
@@ -115,7 +115,7 @@ def truth(
         grade: of the boundary elements.
     """
     if split not in SEEDS:
-        raise unknown("split", split, SEEDS)
+        raise unknown_choice("split", split, SEEDS)
     points = cloud(SEEDS[split])
     field = lead_field(head, skull_ratio=skull_ratio, points_mm=points, grade=grade)
     return Truth(field, points, grid.depth_mm(points))
@@ -143,7 +143,7 @@ def make_set(
         ValueError: an unknown set or channel.
     """
     if name not in SETS:
-        raise unknown("set", name, SETS)
+        raise unknown_choice("set", name, SETS)
     field = truth.field.montage(montage)
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
     cases = [_case(name, truth, field, random) for _ in range(size)]

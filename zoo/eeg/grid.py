@@ -5,7 +5,7 @@ import functools
 import numpy as np
 from scipy.spatial import cKDTree
 
-from zoo.eeg import heads
+from zoo.eeg import head_surfaces
 
 SPACING_MM = 7.0
 BOX = (23, 28, 24)
@@ -40,7 +40,7 @@ def grid() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def axes_mm() -> list[np.ndarray]:
     """Coordinates of the padded box's planes along x, y and z, in mm."""
-    centre = heads.head().warp.centre_mm
+    centre = head_surfaces.head().warp.centre_mm
     steps = zip(centre, BOX, SHAPE, strict=True)
     return [middle + SPACING_MM * (np.arange(padded) - (size - 1) / 2) for middle, size, padded in steps]
 
@@ -54,10 +54,12 @@ def affine() -> np.ndarray:
 
 def depth_mm(points_mm: np.ndarray) -> np.ndarray:
     """How far points (n, 3) of the template lie below the inner skull, mm; negative outside."""
-    surface, triangles = heads.inner_skull()
-    centre = np.asarray(heads.head().warp.centre_mm)
+    surface, triangles = head_surfaces.inner_skull()
+    centre = np.asarray(head_surfaces.head().warp.centre_mm)
     offset = points_mm - centre
-    inside = np.linalg.norm(offset, axis=1) < heads.radius_towards(surface - centre, offset, triangles=triangles)
+    inside = np.linalg.norm(offset, axis=1) < head_surfaces.radius_towards(
+        surface - centre, offset, triangles=triangles
+    )
     return np.where(inside, 1, -1) * cKDTree(surface).query(points_mm)[0]
 
 

@@ -14,9 +14,9 @@ import filelock
 import numpy as np
 import platformdirs
 
-from zoo.eeg import grid, heads
-from zoo.records import write_whole
-from zoo.registry import unknown
+from zoo.eeg import grid, head_surfaces
+from zoo.errors import unknown_choice
+from zoo.files import write_whole
 
 BRAIN_SM = 0.33
 _VERSION = 1
@@ -62,7 +62,7 @@ class LeadField:
         known = {own.lower(): row for row, own in enumerate(self.names)}
         found = known.get(name.lower(), known.get(_OLD_NAMES.get(name.lower(), "").lower()))
         if found is None:
-            raise unknown("EEG channel", name, self.names)
+            raise unknown_choice("EEG channel", name, self.names)
         return found
 
     @property
@@ -72,7 +72,7 @@ class LeadField:
 
 
 def lead_field(
-    head: str | int | heads.Head = "fsaverage",
+    head: str | int | head_surfaces.Head = "fsaverage",
     *,
     skull_ratio: float | None = None,
     points_mm: np.ndarray | None = None,
@@ -101,13 +101,13 @@ def lead_field(
     """
     if grade not in (3, 4):
         raise ValueError(f"grade is 3 or 4, the halvings of the icosahedron, got {grade}.")
-    heads.check_ratio(skull_ratio)
-    made = head if isinstance(head, heads.Head) else heads.head(head)
+    head_surfaces.check_ratio(skull_ratio)
+    made = head if isinstance(head, head_surfaces.Head) else head_surfaces.head(head)
     if skull_ratio is not None:
         made = dataclasses.replace(made, skull_ratio=skull_ratio)
     template = grid.grid()[0] if points_mm is None else checked(points_mm)
     places = made.places(template).astype(np.float32)
-    electrodes = electrodes_mm or dict(zip(heads.electrode_names(), made.electrodes_mm, strict=True))
+    electrodes = electrodes_mm or dict(zip(head_surfaces.electrode_names(), made.electrodes_mm, strict=True))
     parts = [_VERSION, made.name, made.warp, made.skull_ratio, grade, places.tobytes(), tuple(electrodes)]
     key = _digest([*parts, np.array(list(electrodes.values()), np.float32).tobytes()])
     matrix = cached(key, lambda: _compute(made, places, electrodes, grade))
@@ -180,7 +180,9 @@ def _digest(parts: Sequence) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 
 
-def _compute(head: heads.Head, places: np.ndarray, electrodes: Mapping[str, np.ndarray], grade: int) -> np.ndarray:
+def _compute(
+    head: head_surfaces.Head, places: np.ndarray, electrodes: Mapping[str, np.ndarray], grade: int
+) -> np.ndarray:
     model = conductor(head, grade=grade)
     size = _CHUNK[grade]
     parts = [places[start : start + size] for start in range(0, len(places), size)]
@@ -190,16 +192,16 @@ def _compute(head: heads.Head, places: np.ndarray, electrodes: Mapping[str, np.n
     return np.concatenate(gains, 1) @ head.head_from_mri[:3, :3]
 
 
-def conductor(head: heads.Head, *, grade: int = 3) -> Any:
+def conductor(head: head_surfaces.Head, *, grade: int = 3) -> Any:
     """mne's solved conductor model of a head: an `mne.bem.ConductorModel`."""
-    mne = heads.require_mne()
+    mne = head_surfaces.require_mne()
     conductivity = (BRAIN_SM, BRAIN_SM / head.skull_ratio, BRAIN_SM)
     if head.name == "sphere":
         radii = np.linalg.norm(head.surfaces_mm[:, 0] - head.warp.centre_mm, axis=1)
         centre = to_head_m(head, [head.warp.centre_mm])[0]
         relative = radii / radii[-1]
         return mne.make_sphere_model(centre, radii[-1] * 1e-3, relative_radii=relative, sigmas=conductivity, verbose=40)
-    directions, triangles = heads.icosphere(grade)
+    directions, triangles = head_surfaces.icosphere(grade)
     with tempfile.TemporaryDirectory() as folder:
         bem = Path(folder) / "head" / "bem"
         bem.mkdir(parents=True)
@@ -210,7 +212,7 @@ def conductor(head: heads.Head, *, grade: int = 3) -> Any:
 
 
 def forward(
-    head: heads.Head, places_mm: np.ndarray, electrodes_mm: Mapping[str, np.ndarray], *, model: Any = None
+    head: head_surfaces.Head, places_mm: np.ndarray, electrodes_mm: Mapping[str, np.ndarray], *, model: Any = None
 ) -> Any:
     """An `mne.Forward` of places in a head's own MRI coordinates, free orientation, columns along mne's head axes.
 
@@ -223,7 +225,7 @@ def forward(
     Raises:
         ValueError: a place lies outside the brain, so that mne leaves it out.
     """
-    mne = heads.require_mne()
+    mne = head_surfaces.require_mne()
     upward = np.tile([0.0, 0.0, 1.0], (len(places_mm), 1))
     source = mne.setup_volume_source_space(pos={"rr": places_mm * 1e-3, "nn": upward}, verbose="ERROR")
     made = mne.make_forward_solution(
@@ -243,23 +245,23 @@ def forward(
     return made
 
 
-def measurement_info(head: heads.Head, electrodes_mm: Mapping[str, np.ndarray]) -> Any:
+def measurement_info(head: head_surfaces.Head, electrodes_mm: Mapping[str, np.ndarray]) -> Any:
     """An `mne.Info` of EEG channels at positions in a head's MRI coordinates, mm."""
-    mne = heads.require_mne()
+    mne = head_surfaces.require_mne()
     positions = to_head_m(head, list(electrodes_mm.values()))
     montage = mne.channels.make_dig_montage(dict(zip(electrodes_mm, positions, strict=True)), coord_frame="head")
     info = mne.create_info(list(electrodes_mm), 1000.0, "eeg", verbose="ERROR")
     return info.set_montage(montage, verbose="ERROR")
 
 
-def transform(head: heads.Head) -> Any:
+def transform(head: head_surfaces.Head) -> Any:
     """The `mne.Transform` from a head's MRI coordinates to mne's head coordinates, in metres."""
     matrix = head.head_from_mri.copy()
     matrix[:3, 3] *= 1e-3
-    return heads.require_mne().Transform("mri", "head", matrix)
+    return head_surfaces.require_mne().Transform("mri", "head", matrix)
 
 
-def to_head_m(head: heads.Head, points_mm: Sequence | np.ndarray) -> np.ndarray:
+def to_head_m(head: head_surfaces.Head, points_mm: Sequence | np.ndarray) -> np.ndarray:
     """Points (n, 3) from a head's MRI coordinates in mm to mne's head coordinates in metres."""
     matrix = head.head_from_mri
     return (np.asarray(points_mm) @ matrix[:3, :3].T + matrix[:3, 3]) * 1e-3

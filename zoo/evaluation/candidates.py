@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.records import write_whole
+from zoo.files import write_whole
 from zoo.volumes.components import label_components
 
 ROUNDING = 1e-6  # relative: an affine in float32 must not decide whether two voxels in a row are twice as long as wide

@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 
+from zoo.errors import unknown_choice
 from zoo.evaluation import overlap
-from zoo.registry import unknown
 from zoo.volumes.components import label_components
 
 MATCHES = ("overlap", "centre")
@@ -100,7 +100,7 @@ def match_lesions(
     prediction, reference = overlap.masks(prediction, reference)
     spacing = overlap.spacing(spacing_mm)
     if match not in MATCHES:
-        raise unknown("way to match lesions", match, MATCHES)
+        raise unknown_choice("way to match lesions", match, MATCHES)
     theirs, ours = (_components(mask, connectivity) for mask in (reference, prediction))
     common = _common_voxels(theirs, ours)
     if match == "overlap":

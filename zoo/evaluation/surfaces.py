@@ -12,8 +12,8 @@ import edt
 import numpy as np
 from scipy.spatial import cKDTree
 
+from zoo.errors import unknown_choice
 from zoo.evaluation import overlap, surfels
-from zoo.registry import unknown
 
 CONVENTIONS = ("per_direction_max", "pooled", "area_weighted")
 NEAR_VOXELS = 4  # how far the search tree looks at first
@@ -287,7 +287,7 @@ def _around(first: Box | None, second: Box | None) -> Box:
 
 def _check_convention(convention: str) -> None:
     if convention not in CONVENTIONS:
-        raise unknown("HD95 convention", convention, CONVENTIONS)
+        raise unknown_choice("HD95 convention", convention, CONVENTIONS)
 
 
 def _tolerance(tolerance_mm: float) -> float:

@@ -10,12 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from zoo.cards import Card
-from zoo.data.cases import Case
-from zoo.inference.channels import Images, of_case, tabular_of
+from zoo.datasets.cases import Case
+from zoo.hub.card import Card
+from zoo.hub.tabular import Value
+from zoo.inference.inputs import Images, of_case, tabular_of
 from zoo.inference.predict import progress_bar
 from zoo.inference.predictor import Predictor, Settings
-from zoo.tabular import Value
 from zoo.volumes import image, nifti
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -67,7 +67,7 @@ class Report:
         return asdict(self)
 
 
-def predict_many(  # noqa: PLR0913 - the choices a caller has, each by name
+def predict_many(
     model: str | os.PathLike | keras.Model,
     cases: Cases,
     out: str | os.PathLike,
@@ -87,7 +87,7 @@ def predict_many(  # noqa: PLR0913 - the choices a caller has, each by name
     Args:
         model: name or folder of a trained model, or a Keras model with a card.
         cases: a folder of .nii and .nii.gz files; or their paths; or a dict from case name to what
-            `zoo.predict` takes (several channels); or cases of a data set (`zoo.data.cases`), whose tables give the
+            `zoo.predict` takes (several channels); or cases of a data set (`zoo.datasets.cases`), whose tables give the
             tabular values.
         out: folder for the results; made when it is not there.
         card: of a Keras model.

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
-from zoo.cards import Card
-from zoo.inference.bars import progress_bar
-from zoo.inference.channels import Images
+from zoo.hub.card import Card
+from zoo.hub.tabular import Value
+from zoo.inference.inputs import Images
 from zoo.inference.predictor import Predictor, Settings
-from zoo.tabular import Value
+from zoo.progress import progress_bar
 from zoo.volumes import image
 from zoo.volumes.image import Image
 
 
-def predict(  # noqa: PLR0913 - the choices a caller has, each by name
+def predict(
     model: str | os.PathLike | keras.Model,
     images: Images,
     *,

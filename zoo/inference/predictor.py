@@ -9,15 +9,16 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from zoo import weights
-from zoo.cards import Card
-from zoo.inference import channels, grids, memory, runtimes, steps
-from zoo.inference.channels import Images
-from zoo.inference.network import check_conditioning, prepare
-from zoo.inference.postprocess import WITHIN_INPUT, postprocess
-from zoo.inference.sides import partners
-from zoo.inference.window import sliding_window
-from zoo.tabular import Value, encode
+from zoo import devices
+from zoo.hub import trained_models
+from zoo.hub.card import Card
+from zoo.hub.tabular import Value, encode
+from zoo.inference import exported_network, inputs, native_grid, preprocessing, window_memory
+from zoo.inference.compiled_network import check_conditioning, prepare
+from zoo.inference.inputs import Images
+from zoo.inference.left_right import partners
+from zoo.inference.postprocessing import WITHIN_INPUT, postprocess
+from zoo.inference.sliding_window import sliding_window
 from zoo.volumes import image
 from zoo.volumes.image import Image
 
@@ -28,7 +29,7 @@ Progress = Callable[[int, int], None]
 class Settings:
     """How to predict; `zoo.predict` says what each means.
 
-    `network` is an exported network (`zoo.exporters.exporting.runtime_file`) that runs in place of the Keras one, by
+    `network` is an exported network (`zoo.exporters.export.runtime_file`) that runs in place of the Keras one, by
     the runtime named.
     """
 
@@ -88,25 +89,25 @@ class Predictor:
                     "trained model (zoo.list_models())."
                 )
         else:
-            card = weights.card(model) if card is None else card
+            card = trained_models.card(model) if card is None else card
             if card.output.kind == "sources":
-                raise ValueError(f"{card.name} takes EEG, not images. Pass the recording to zoo.eeg.locate(recording).")
-            model = weights.load(model)
+                raise ValueError(f"{card.name} takes EEG, not images. Use zoo.locate_sources(recording).")
+            model = trained_models.load(model)
         self.card, self.model = card, model
         self.patch = self._patch()
         self._segments = card.output.kind == "segmentation"
         self._within = any(step.name == WITHIN_INPUT for step in card.postprocessing)
         self._flips = partners(card.output.labels) if 0 in self._mirror_axes() and card.output.labels else None
-        steps.split(card.preprocessing)
+        preprocessing.split(card.preprocessing)
         given = self.settings
         if given.conditioning is not None or not card.input.tabular:
             check_conditioning(model, given.conditioning)
         self._forward = (
             prepare(model, precision=given.precision, jit=given.jit)
             if given.network is None
-            else runtimes.prepare(given.runtime, Path(given.network))
+            else exported_network.prepare(given.runtime, Path(given.network))
         )
-        self._batch_size = given.batch_size or memory.choose_batch_size(model, self.patch)
+        self._batch_size = given.batch_size or window_memory.choose_batch_size(model, self.patch)
 
     def __call__(
         self, images: Images, *, tabular: Mapping[str, Value] | None = None, progress: Progress | None = None
@@ -131,7 +132,7 @@ class Predictor:
         """The conditioning vector of a case: its tabular values by the card, or the raw one of the settings.
 
         Raises:
-            ValueError: values that the card does not know or accept (`zoo.tabular.encode`), or both kinds.
+            ValueError: values that the card does not know or accept (`zoo.hub.tabular.encode`), or both kinds.
         """
         fields, raw = self.card.input.tabular, self.settings.conditioning
         if tabular and (raw is not None or not fields):
@@ -145,17 +146,17 @@ class Predictor:
         Raises:
             ValueError: as calling the predictor does.
         """
-        read = channels.read_channels(images, self.card)
+        read = inputs.read_channels(images, self.card)
         like = read[0]
-        volume, affine = channels.stack(read)
+        volume, affine = inputs.stack(read)
         del read
         shape, spacing = volume.shape[:3], image.spacing_mm(affine)
-        work, work_spacing = steps.to_work_grid(self.card, volume, spacing)
+        work, work_spacing = preprocessing.to_work_grid(self.card, volume, spacing)
         del volume
         self._check_room(work.shape)
         wanted = self._segments if self.settings.skip is None else self.settings.skip
         inside = (work != 0).any(-1) if wanted or self._within else None
-        return Ready(steps.normalise(self.card, work), inside, like, shape, work_spacing / spacing)
+        return Ready(preprocessing.normalise(self.card, work), inside, like, shape, work_spacing / spacing)
 
     def predict(
         self, ready: Ready, *, conditioning: Sequence[float] | None = None, progress: Progress | None = None
@@ -243,7 +244,7 @@ class Predictor:
         num_classes = keras.tree.flatten(self.model.outputs)[0].shape[-1]
         voxels = float(np.prod(np.maximum(shape[:3], self.patch)))
         wide = shape[3] if self.card.input.context else 0
-        needed, free = 4 * voxels * (num_classes + shape[3] + wide + 1), memory.machine_bytes()
+        needed, free = 4 * voxels * (num_classes + shape[3] + wide + 1), devices.machine_bytes()
         if needed > free:
             raise ValueError(
                 f"A volume of {tuple(shape[:3])} voxels and {num_classes} classes needs {needed / 2**20:.0f} MiB, and "
@@ -252,7 +253,7 @@ class Predictor:
 
     def _slabs(self, result: np.ndarray, ready: Ready) -> Iterator[tuple[slice, np.ndarray]]:
         budget = int(self.settings.memory_budget_mb * 2**20)
-        return grids.native_slabs(result, ready.shape, ready.scale, budget_bytes=budget)
+        return native_grid.native_slabs(result, ready.shape, ready.scale, budget_bytes=budget)
 
     def _native(self, result: np.ndarray, ready: Ready) -> Image:
         """From the network's grid to the image's own: labels by arg-max there, or the values themselves."""
@@ -270,7 +271,7 @@ class Predictor:
         foreground = [channel for channel, index in enumerate(sorted(names)) if names[index].value]
         labels = np.empty(tuple(ready.shape), table.dtype)
         for part, slab in self._slabs(result, ready):
-            labels[part] = table[grids.classes(slab, self.card.output.activation)]
+            labels[part] = table[native_grid.classes(slab, self.card.output.activation)]
             if confidence is not None:
                 confidence[part] = slab[..., foreground].max(-1)
         native = image.from_ras(labels, ready.like)

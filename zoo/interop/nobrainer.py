@@ -20,7 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from zoo import weights
+from zoo.hub import trained_models
 
 PARAMETERS = 4_768_289
 FILTERS = ((16, 32), (32, 64), (64, 128), (128, 256))
@@ -43,7 +43,7 @@ def load_unet(path: str | os.PathLike, *, num_classes: int = 1) -> keras.Model:
         ValueError: not HDF5, with batch norms, or with other layers or shapes.
     """
     found = _convolutions(Path(path))
-    model = weights.load("unet3d", num_classes=num_classes, filters=FILTERS, norm="none")
+    model = trained_models.load("unet3d", num_classes=num_classes, filters=FILTERS, norm="none")
     layers = [layer for layer in model.layers if layer.weights]
     down, rises = found["conv3d"], found["conv3d_transpose"]
     if (len(down), len(rises)) != (_CONVOLUTIONS, _RISES):

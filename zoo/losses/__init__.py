@@ -22,7 +22,7 @@ from zoo.losses.overlap import (
     tversky,
     two_class_dice,
 )
-from zoo.losses.sources import (
+from zoo.losses.source_posterior import (
     count_entropy,
     location_cross_entropy,
     location_focal,

@@ -16,7 +16,7 @@ class Agreement:
     hinge `mean(max(0, least_sd - sd))` over the code's dimensions keeps each of them in use. The convex form,
     `(1 - alpha) (rec_a + rec_b) - alpha cos`, weighs the two against each other with one number.
 
-    It sees all outputs of the network together (`zoo.training.joint`).
+    It sees all outputs of the network together (`zoo.training.joint_loss`).
 
     Args:
         alpha: weight of the agreement; 0 makes it the loss of a plain auto-encoder. In the convex form 0 to 1.

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from zoo.errors import unknown_choice
 from zoo.losses.targets import Tensor
-from zoo.registry import unknown
 
 Function = Callable[..., Tensor]
 
@@ -50,7 +50,7 @@ class Combined(keras.losses.Loss):
         accepted = {argument for _, function, _ in self.terms for argument in _arguments(function)}
         for name_of_map in self.maps:
             if name_of_map not in accepted:
-                raise unknown("map among the arguments of these losses:", name_of_map, accepted)
+                raise unknown_choice("map among the arguments of these losses:", name_of_map, accepted)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """One value a sample, (batch,)."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import keras
 from keras import KerasTensor, layers
 
-from zoo.models import blocks
-from zoo.models.layers import FourierFeatures, Paste
-from zoo.models.sizes import Triple, level_strides, same_sizes
+from zoo.models.parts import blocks
+from zoo.models.parts.layers import FourierFeatures, Paste
+from zoo.models.parts.sizes import Triple, level_strides, same_sizes
 
 LAYER_NORM_IN_CRITIC = ("f_anogan", "wgan_gp")
 
@@ -41,7 +41,7 @@ class Plan:
     spectral_norm: bool
 
 
-def gan3d(  # noqa: PLR0913 - one network of many parts, each option by name
+def gan3d(
     input_shape: Sequence[int] = (32, 32, 32, 1),
     code_size: int = 128,
     *,

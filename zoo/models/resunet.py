@@ -6,14 +6,14 @@ from dataclasses import replace
 import keras
 from keras import KerasTensor, layers
 
-from zoo.models import blocks
-from zoo.models.sizes import Sizes, Triple, any_sizes, level_strides, same_sizes, valid_sizes
+from zoo.models.parts import blocks
+from zoo.models.parts.sizes import Sizes, Triple, any_sizes, level_strides, same_sizes, valid_sizes
 
 RATES = (1, 2, 4)
 NO_STEP = (1, 1, 1)
 
 
-def resunet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by name
+def resunet(
     input_shape: Sequence[int | None] = (None, None, None, 1),
     num_classes: int = 2,
     *,

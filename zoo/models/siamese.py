@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import keras
 from keras import KerasTensor, layers
 
-from zoo.models import blocks
-from zoo.models.layers import SizeCheck
-from zoo.models.sizes import Sizes
+from zoo.models.parts import blocks
+from zoo.models.parts.layers import SizeCheck
+from zoo.models.parts.sizes import Sizes
 
 KERNELS = (5, 3, 3, 3)
 STRIDES = (1, 1, 3, 1)

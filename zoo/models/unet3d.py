@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import keras
 
-from zoo.models import blocks
-from zoo.models.sizes import (
+from zoo.models.parts import blocks
+from zoo.models.parts.sizes import (
     Sizes,
     Triple,
     any_sizes,
@@ -19,7 +19,7 @@ from zoo.models.sizes import (
 PAPER = ((32, 64), (64, 128), (128, 256), (256, 512))
 
 
-def unet3d(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by name
+def unet3d(
     input_shape: Sequence[int | None] = (None, None, None, 1),
     num_classes: int = 2,
     *,

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import keras
 from keras import KerasTensor, layers
 
-from zoo.models import blocks
-from zoo.models.sizes import Sizes, Triple, any_sizes, level_strides, same_sizes, valid_sizes
+from zoo.models.parts import blocks
+from zoo.models.parts.sizes import Sizes, Triple, any_sizes, level_strides, same_sizes, valid_sizes
 
 VARIANTS = ("paper", "released")
 KERNEL = 5
 
 
-def vnet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by name
+def vnet(
     input_shape: Sequence[int | None] = (None, None, None, 1),
     num_classes: int = 2,
     *,

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from zoo.registry import unknown
-from zoo.synth import fields, labels, seeds
+from zoo.errors import unknown_choice
+from zoo.synth import fields, seeds
+from zoo.synth.anatomy import labels
 
 Tensor = Any
 Params = dict[str, Tensor]
@@ -95,7 +96,7 @@ def draw(seed: Tensor, contrast: Contrast = Contrast(), classes: np.ndarray = la
         ValueError: there is no contrast of that kind, or it knows no relaxation times for these classes.
     """
     if contrast.kind not in KINDS:
-        raise unknown("contrast", contrast.kind, KINDS)
+        raise unknown_choice("contrast", contrast.kind, KINDS)
     num = int(classes.max()) + 1
     means = seeds.uniform(seed, (num,), 21, low=contrast.means[0], high=contrast.means[1])
     if contrast.kind != "random":

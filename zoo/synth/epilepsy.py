@@ -1,13 +1,13 @@
 """Controls and patients with one epileptogenic lesion each, on T1 and FLAIR, brains cut out, in the common space.
 
-`atlas` of `zoo.synth.common_space` gives the anatomies; `draw` what is random of one subject; `apply` paints it:
+`atlas` of `zoo.synth.anatomy.common_space` gives the anatomies; `draw` what is random; `apply` paints it:
 
     labels = ops.convert_to_tensor(common_space.atlas(names("train")))          # (anatomies, x, y, z) uint8, once
     params = epilepsy.draw(seed, common_space.SHAPE, kind="heterotopia")        # or "control", any of KINDS
     images, lesion = epilepsy.apply(labels[0], params)                          # (x, y, z, 2) and (x, y, z, 1)
 
 `apply` is one graph whatever the kind: compile it with XLA and use it for a whole cohort. Images are 0 outside the
-brain and 0 to 1 inside; networks read them flat (`zoo.volumes.flatten`).
+brain and 0 to 1 inside; networks read them flat (`zoo.volumes.local_normalisation`).
 
 What each lesion is: Alaverdyan et al. 2020, doi 10.1016/j.media.2019.101618, and Blümcke et al. 2011, doi
 10.1111/j.1528-1167.2010.02777.x (focal cortical dysplasia); the ranges are those of the task, the rest is ours.
@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from zoo.registry import unknown
-from zoo.synth import acquisition, contrast, fields, geometry, lesions, seeds
-from zoo.synth.labels import INDEX, NUM_LABELS, sides
+from zoo.errors import unknown_choice
+from zoo.synth import acquisition, contrast, fields, geometry, lesion_shapes, seeds
+from zoo.synth.anatomy.labels import INDEX, NUM_LABELS, sides
 
 Tensor = Any
 Params = dict[str, Tensor]
@@ -108,16 +108,16 @@ def draw(seed: Tensor, shape: Sequence[int], *, kind: Tensor | str = "control", 
     """
     if isinstance(kind, str):
         if kind not in KINDS:
-            raise unknown("lesion", kind, KINDS)
+            raise unknown_choice("lesion", kind, KINDS)
         kind = KINDS.index(kind)
     number = ops.cast(kind, "int32")
-    half = lambda bounds: (bounds[0] / 2, bounds[1] / 2)  # noqa: E731
+    half = lambda bounds: (bounds[0] / 2, bounds[1] / 2)
     radii = [ranges.radius_mm] * len(KINDS)
     radii[KINDS.index("blurred_junction")] = ranges.blur_radius_mm
     radii[KINDS.index("heterotopia")] = half(ranges.nodule_mm)
     radii[KINDS.index("context")] = half(ranges.body_mm)
     low, high = ops.unstack(ops.take(ops.convert_to_tensor(np.array(radii, np.float32)), number, axis=0), 2)
-    one = lambda stream, bounds: seeds.uniform(seed, (), stream, low=bounds[0], high=bounds[1])  # noqa: E731
+    one = lambda stream, bounds: seeds.uniform(seed, (), stream, low=bounds[0], high=bounds[1])
     return {
         "kind": number,
         "geometry": geometry.draw(seeds.fold(seed, 301), shape, ranges.people),
@@ -200,7 +200,7 @@ def _ball(anatomy: Tensor, params: Mapping[str, Any]) -> Tensor:
     white, cortex = _is(anatomy, "white"), _is(anatomy, "cortex")
     deep = _smooth(ops.cast(white, "float32"), 3.0) > 0.8
     allowed = ops.where(_chosen(params, "heterotopia", "context", "texture"), deep, white & _grown(cortex))
-    middle, anywhere = lesions.centre(allowed, params["seed"])
+    middle, anywhere = lesion_shapes.centre(allowed, params["seed"])
     inside = _square_distance(anatomy.shape, middle) <= ops.square(params["radius_mm"])
     return inside & (anywhere > 0) & ops.logical_not(_chosen(params, "control"))
 
@@ -230,7 +230,7 @@ def _rebuilt(anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Tensor
 def _transplant(anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Tensor:
     """Elsewhere's anatomy shifted so that the middle of a deep grey body lies in the ball: normal, but not here."""
     body = _smooth(ops.cast(_is(anatomy, *BODIES), "float32"), 2.0) > 0.6
-    source, _ = lesions.centre(body, seeds.fold(params["seed"], 5))
+    source, _ = lesion_shapes.centre(body, seeds.fold(params["seed"], 5))
     flat = ops.cast(ops.argmax(ops.reshape(ops.cast(ball, "int32"), (-1,))), "int32")
     _, y, z = anatomy.shape
     first = ops.stack([flat // (y * z), flat // z % y, flat % z])

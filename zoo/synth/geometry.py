@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from zoo.synth import fields, labels, seeds
+from zoo.synth import fields, seeds
+from zoo.synth.anatomy import labels
 
 Tensor = Any
 Params = dict[str, Tensor]

@@ -8,11 +8,11 @@ import nibabel as nib
 import numpy as np
 from keras import ops
 
-from zoo.registry import unknown
+from zoo.errors import unknown_choice
 from zoo.synth import geometry
 from zoo.synth.acquisition import Acquisition
+from zoo.synth.anatomy.labels import INDEX
 from zoo.synth.contrast import PROTOCOLS, Contrast
-from zoo.synth.labels import INDEX
 from zoo.synth.scene import Recipe, synthesise
 from zoo.volumes import image as images
 
@@ -39,7 +39,7 @@ class Scan:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise unknown("contrast", self.kind, KINDS)
+            raise unknown_choice("contrast", self.kind, KINDS)
         if self.slices_mm < 1:
             raise ValueError(f"slices_mm is a whole number of mm, at least 1, got {self.slices_mm}.")
 

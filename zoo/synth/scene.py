@@ -9,10 +9,10 @@ from keras import ops
 from zoo.synth import acquisition as acquisitions
 from zoo.synth import contrast as contrasts
 from zoo.synth import geometry as geometries
-from zoo.synth import labels as scheme
-from zoo.synth import lesions as lesion_shapes
+from zoo.synth import lesion_shapes as lesion_shapes
 from zoo.synth import seeds
-from zoo.synth.lesions import Lesions
+from zoo.synth.anatomy import labels as scheme
+from zoo.synth.lesion_shapes import Lesions
 
 Tensor = Any
 
@@ -72,7 +72,7 @@ def synthesise_lesions(
 
     Args:
         labels: (x, y, z) integers of the scheme, 1 mm, static shape.
-        allowed: (x, y, z) bool, where centres of lesions may lie: `zoo.synth.lesions.placement`.
+        allowed: (x, y, z) bool, where centres of lesions may lie: `zoo.synth.lesion_shapes.placement`.
         seed: an int or an integer tensor of any shape.
         lesions: ranges of the lesions.
         recipe: ranges of all else.

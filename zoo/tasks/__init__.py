@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-from zoo.registry import unknown
+from zoo.errors import unknown_choice
 from zoo.training.task import Task
 
 
@@ -21,11 +21,11 @@ def task(name: str) -> Task:
     tag = name.partition(".")[2] or name
     home = next((known for known in names() if tag == known or ("." in name and tag.startswith(f"{known}_"))), None)
     if home is None:
-        raise unknown("task", name, names())
+        raise unknown_choice("task", name, names())
     module = importlib.import_module(f"zoo.tasks.{home}")
     if name == home:
         return module.TASK
     every = {one.model_name: one for one in (module.TASK, *getattr(module, "VARIANTS", ()))}
     if name not in every:
-        raise unknown("variant", name, every)
+        raise unknown_choice("variant", name, every)
     return every[name]

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from zoo.data.cases import Case
+from zoo.datasets.cases import Case
 from zoo.losses import Combined, dice_cross_entropy
 from zoo.metrics import MeanDice
-from zoo.synth import labels as scheme
 from zoo.synth import phantoms, seeds
 from zoo.synth.acquisition import Acquisition
-from zoo.synth.anatomies import anatomy, names
+from zoo.synth.anatomy import labels as scheme
+from zoo.synth.anatomy.sources import anatomy, names
 from zoo.synth.contrast import Contrast
 from zoo.synth.geometry import Geometry
 from zoo.synth.scene import Recipe, synthesise

@@ -19,8 +19,9 @@ from zoo.eeg import grid
 from zoo.eeg.bank import Bank, bank
 from zoo.eeg.kernels import CHANNELS, ELORETA_LAMBDA2, SLORETA_LAMBDA2, channel_names, constant, features
 from zoo.eeg.sharpening import STEPS, Sharpening, checked_steps, sharpened
+from zoo.errors import unknown_choice
 from zoo.losses import Combined
-from zoo.losses.sources import (
+from zoo.losses.source_posterior import (
     count_entropy,
     location_cross_entropy,
     location_focal,
@@ -29,9 +30,8 @@ from zoo.losses.sources import (
     moment_misalignment,
 )
 from zoo.metrics import SourceHit, SourceMass
-from zoo.registry import unknown
-from zoo.synth import eeg, seeds
-from zoo.training.search import Between
+from zoo.synth import eeg_topographies, seeds
+from zoo.training.experiments.hyperparameter_search import Between
 from zoo.training.task import Task
 
 INPUTS = ("physics", "electrodes")
@@ -62,10 +62,10 @@ def members() -> Bank:
 
 
 @functools.cache
-def space() -> eeg.Space:
+def space() -> eeg_topographies.Space:
     """The places as tensors."""
     positions = ops.convert_to_tensor(grid.grid()[0], "float32")
-    return eeg.Space(positions, ops.convert_to_tensor(grid.slots()), grid.SHAPE, grid.SPACING_MM)
+    return eeg_topographies.Space(positions, ops.convert_to_tensor(grid.slots()), grid.SHAPE, grid.SPACING_MM)
 
 
 def synthesis(
@@ -75,7 +75,7 @@ def synthesis(
     inputs: str = "physics",
     target: str | None = None,
     examples: int | None = None,
-    recipe: eeg.Recipe | None = None,
+    recipe: eeg_topographies.Recipe | None = None,
     sbl_steps: Sequence[int] = STEPS,
 ) -> Callable[[Any], tuple[Any, Any]]:
     """Batches of one head and montage each.
@@ -84,7 +84,7 @@ def synthesis(
         task: its batch size counts.
         split: validation differs in its seeds alone; the test sets have heads of their own.
         inputs: "physics" for the linear inverses, or "electrodes" for potentials spread into the volume.
-        target: what the network shall answer in training, as in `zoo.synth.eeg.Recipe`, which None leaves as it is;
+        target: the training target, as in `zoo.synth.eeg_topographies.Recipe`; None keeps it;
             validation always asks for the bumps, so that networks of different targets compare.
         examples: how many batches there are to learn from; None makes new ones for ever.
         recipe: ranges of the generator.
@@ -99,9 +99,9 @@ def synthesis(
     """
     steps = checked_steps(sbl_steps)
     if inputs not in INPUTS:
-        raise unknown("inputs", inputs, INPUTS)
+        raise unknown_choice("inputs", inputs, INPUTS)
     learning = split == "train"
-    ranges = recipe or eeg.Recipe()
+    ranges = recipe or eeg_topographies.Recipe()
     ranges = dataclasses.replace(ranges, target=(target or ranges.target) if learning else "gaussian")
     heads, where = members(), space()
     tensors = {name: ops.convert_to_tensor(getattr(heads, name)) for name in Bank.__dataclass_fields__}
@@ -112,11 +112,11 @@ def synthesis(
             seed = ops.stack([seed[0], seed[1] % examples])
         chosen = ops.cast(seeds.bits(seed, (1,), stream=20)[0] % heads.members, "int32")
         own = {name: ops.cast(ops.take(stack, chosen, axis=0), "float32") for name, stack in tensors.items()}
-        params = eeg.draw(seed, task.batch_size, where, ranges, channels=own["present"].shape[0])
-        measured = eeg.apply(params, where, own["field"], own["present"], own["colour"])
-        answer = eeg.target(params, where, ranges)
+        params = eeg_topographies.draw(seed, task.batch_size, where, ranges, channels=own["present"].shape[0])
+        measured = eeg_topographies.apply(params, where, own["field"], own["present"], own["colour"])
+        answer = eeg_topographies.target(params, where, ranges)
         if inputs == "electrodes":
-            return eeg.electrode_volume(measured, own["spread"], fixed, where), answer
+            return eeg_topographies.electrode_volume(measured, own["spread"], fixed, where), answer
         known = Sharpening(own["projector"], own["columns"])
         sharpen = functools.partial(sharpened, known, steps=steps, ops=ops) if steps else None
         arrays = (own["eloreta"], own["blocks"], own["energy"], fixed, where.slots)
@@ -136,7 +136,7 @@ def loss(location: str = "softmax", background: float = 1e-7) -> Any:
         ValueError: another location.
     """
     if location not in LOCATIONS:
-        raise unknown("location loss", location, LOCATIONS)
+        raise unknown_choice("location loss", location, LOCATIONS)
     own = {"background": background} if location == "weighted_entropy" else {}
     return Combined([(1.0, LOCATIONS[location], own), (0.2, count_entropy), (0.1, moment_misalignment)], maps=MAPS)
 

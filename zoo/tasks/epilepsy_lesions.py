@@ -1,7 +1,7 @@
 """Lesions that show as outliers: a siamese auto-encoder learns what is normal at each place, without labels.
 
 Two patches of the same place in two healthy people are reconstructed while their codes agree. What one person's code at
-a place is worth is then judged against the codes of other controls there (`zoo.inference.normative`), by the same
+a place is worth is then judged against the codes of other controls there (`zoo.normative.model`), by the same
 detectors whichever network made the codes. After Alaverdyan et al., Medical Image Analysis 2020, doi
 10.1016/j.media.2019.101618; trained on synthetic controls (`zoo.synth.epilepsy`).
 """
@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from zoo.data import epilepsy as cohorts
-from zoo.data import surroundings
 from zoo.losses.agreement import Agreement
 from zoo.models.siamese import PATCH
-from zoo.synth import common_space, seeds
+from zoo.normative import synthetic_cohort as cohorts
+from zoo.synth import seeds
+from zoo.synth.anatomy import common_space
 from zoo.synth.epilepsy import CHANNELS
 from zoo.training import adversarial
-from zoo.training.joint import learn
-from zoo.training.step import optimizer
+from zoo.training.adversarial import coarse_context
+from zoo.training.joint_loss import learn
+from zoo.training.optimizers import optimizer
 from zoo.training.task import Task
 
 CODE_SIZE = 64
@@ -98,7 +99,9 @@ TASK = Task(
     kind="codes",
     activation="linear",
     channels=CHANNELS,
-    intensities=dict.fromkeys(CHANNELS, "any scale; the brain is cut out and made flat (zoo.volumes.flatten)"),
+    intensities=dict.fromkeys(
+        CHANNELS, "any scale; the brain is cut out and made flat (zoo.volumes.local_normalisation)"
+    ),
     labels={},
     spacing_mm=(1.0, 1.0, 1.0),
     patch=(PATCH,) * 3,
@@ -146,7 +149,7 @@ def contextual_synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, A
     """Batches of patches with their surroundings, of the same people as `synthesis`."""
     which = "validation" if split == "validation" else "train"
     images = cohorts.stacked(cohorts.cohort(which, PEOPLE[which]))
-    return surroundings.sampler(
+    return coarse_context.sampler(
         images, cohorts.brain(), size=task.batch_size, patch=task.patch, ratio=RATIO, shape=CONTEXT
     )
 
@@ -206,7 +209,7 @@ GAN = TASK.replace(
     limits=(
         "Trained for minutes on synthetic images of six adult anatomies; its fillings are smooth.",
         "Patches of 16 mm, narrow filters (8 to 32), surroundings of 6 mm, so that two CPU cores could train it.",
-        "Takes patches, not images: zoo.inference.filling reads whole volumes with it.",
+        "Takes patches, not images: zoo.training.adversarial.inpainting reads whole volumes with it.",
     ),
 )
 VARIANTS = (GAN,)

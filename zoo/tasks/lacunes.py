@@ -1,6 +1,6 @@
 """Lacunes of presumed vascular origin on T1, T2 and FLAIR: tiny, rare, and with many look-alikes.
 
-Trained on lacunes and four kinds of mimic that are painted over real anatomies (`zoo.synth.vascular`); a second
+Trained on lacunes and four kinds of mimic that are painted over real anatomies (`zoo.synth.lacunes.scan`); a second
 scanner, whose contrast, slices and noise never train, tells how far a network carries.
 
 Source: the questions of Ooms' thesis on the Rotterdam Scan Study (TU Delft): which activation and optimiser, which cure
@@ -20,16 +20,17 @@ import tensorflow as tf
 from keras import ops
 
 from zoo import losses
-from zoo.data.cases import Case
-from zoo.data.location import NAMES as LOCATION
+from zoo.datasets.cases import Case
+from zoo.datasets.location_channels import NAMES as LOCATION
+from zoo.errors import unknown_choice
+from zoo.files import write_whole
 from zoo.metrics import MeanDice
-from zoo.records import write_whole
-from zoo.registry import unknown
-from zoo.synth import context as surroundings
-from zoo.synth import seeds, vascular, vascular_places
-from zoo.synth.anatomies import names
-from zoo.synth.vascular import CHANNELS, FIRST, LACUNE, SCANNERS, WHOLE, Scanner, Vascular
-from zoo.training.search import Between
+from zoo.synth import seeds
+from zoo.synth import two_scales as surroundings
+from zoo.synth.anatomy.sources import names
+from zoo.synth.lacunes import placement, scan
+from zoo.synth.lacunes.scan import CHANNELS, FIRST, LACUNE, SCANNERS, WHOLE, Scanner, Vascular
+from zoo.training.experiments.hyperparameter_search import Between
 from zoo.training.task import Task
 from zoo.volumes import image as images
 
@@ -107,7 +108,7 @@ def loss(*, bounds_voxels: Sequence[float] | None = None, epsilon: float | None 
     terms = []
     for name, weight in weights.items():
         if name not in TERMS:
-            raise unknown("term of the loss", name, TERMS)
+            raise unknown_choice("term of the loss", name, TERMS)
         function, usual = TERMS[name]
         if weight:
             terms.append((weight, function, usual | options.get(name, {})))
@@ -159,7 +160,7 @@ def samples(
 def painter(
     task: Task, anatomies: Sequence[str], ranges: Vascular | None = None, scanner: Scanner = FIRST, *, margin: int = 0
 ) -> Callable[[Any], tuple[Any, Any, Any]]:
-    """As `samples`, with the kinds of mimic and the impossible places apart, as `zoo.synth.vascular.apply` gives them.
+    """As `samples`, with mimics and impossible places as `zoo.synth.lacunes.scan.apply` gives them.
 
     The surroundings that a context needs are one painting with the patch, with what `WHOLE` has around it: 128 voxels a
     side for 32 and a context of 4. `margin` paints as many voxels on each side of the patch of a task without context.
@@ -172,15 +173,15 @@ def painter(
             f"The location term has the weight {task.loss_arguments.get('location', 0)}, and the task draws the maps "
             f"{task.maps}: it needs {(WEIGHT,)}. Make the task by variant(loss={{..., 'location': weight}})."
         )
-    brains, ranges = vascular_places.tensors(anatomies), ranges or Vascular(positive=task.positive_fraction)
+    brains, ranges = placement.tensors(anatomies), ranges or Vascular(positive=task.positive_fraction)
     shape = tuple(size * task.context if task.context else size + 2 * margin for size in task.patch)
     around = None if shape == task.patch else WHOLE
 
     def paint(seed: Any) -> tuple[Any, Any, Any]:
         number = ops.cast(seeds.bits(seed, (1,), stream=7)[0] % brains[0].shape[0], "int32")
-        params = vascular.draw(seeds.fold(seed, 401), ranges, scanner, around=around)
-        brain, location = vascular_places.pick(brains, number), LOCATION[0] in task.channels
-        found = vascular.apply(brain, params, shape, scanner, location=location, inner=task.patch)
+        params = scan.draw(seeds.fold(seed, 401), ranges, scanner, around=around)
+        brain, location = placement.pick(brains, number), LOCATION[0] in task.channels
+        found = scan.apply(brain, params, shape, scanner, location=location, inner=task.patch)
         return surroundings.two_scales(*found, ratio=task.context) if task.context else found
 
     return paint
@@ -217,7 +218,7 @@ def scans(
 
     Args:
         folder: gets a subfolder a case: `T1`, `T2`, `FLAIR`, `lacunes` (truth), `kinds` (what every object is, as
-            `zoo.synth.vascular` numbers them) and `regions` (as `zoo.synth.vascular_places.REGIONS`), all `.nii.gz`,
+            `zoo.synth.lacunes.scan` numbers them) and `regions` (`zoo.synth.lacunes.placement.REGIONS`), all `.nii.gz`,
             and their names in `regions.tsv`; what is there is kept.
         anatomies: names; held-out ones are for tests alone.
         scanners: names of `SCANNERS`.
@@ -238,7 +239,7 @@ def _case(folder: Path, name: str, scanner: str, draw: int) -> Case:
         volumes = scanned(name, SCANNERS[scanner], seed)
         for one, path in files.items():
             _write(path, volumes[one])
-    rows = ["index\tname", *(f"{index}\t{region}" for index, region in enumerate(vascular_places.REGIONS))]
+    rows = ["index\tname", *(f"{index}\t{region}" for index, region in enumerate(placement.REGIONS))]
     write_whole(home / "regions.tsv", "\n".join([*rows, ""]).encode())
     return Case(home.name, name, {one: files[one] for one in CHANNELS}, files["lacunes"], {"scanner": scanner})
 
@@ -254,7 +255,7 @@ def scanned(name: str, scanner: Scanner, seed: Any) -> dict[str, np.ndarray]:
     Returns:
         (x, y, z) arrays, 1 mm: T1, T2, FLAIR int16, exactly 0 outside the brain; `lacunes`, `kinds`, `regions` uint8.
     """
-    fields, labels = vascular_places.on_grid(name, WHOLE_SHAPE), vascular_places.labels_on_grid(name, WHOLE_SHAPE)
+    fields, labels = placement.on_grid(name, WHOLE_SHAPE), placement.labels_on_grid(name, WHOLE_SHAPE)
     image, kinds = (np.asarray(each) for each in _whole(scanner)(fields, np.asarray(seed, np.int32)))
     head = (image != 0).any(-1)
     found = {
@@ -264,7 +265,7 @@ def scanned(name: str, scanner: Scanner, seed: Any) -> dict[str, np.ndarray]:
     return found | {
         "lacunes": (kinds == LACUNE).astype(np.uint8),
         "kinds": kinds.astype(np.uint8),
-        "regions": vascular_places.regions(labels),
+        "regions": placement.regions(labels),
     }
 
 
@@ -273,9 +274,9 @@ def _whole(scanner: Scanner) -> Callable[[Any, Any], Any]:
     """Paints a whole brain, compiled once for all brains that share a grid."""
 
     def paint(fields: Any, seed: Any) -> tuple[Any, Any]:
-        brain = vascular_places.Brain(*fields)
-        params = vascular.draw(seed, WHOLE, scanner) | {"flip": ops.zeros(())}
-        return vascular.apply(brain, params, tuple(brain.codes.shape), scanner, whole=True)[:2]
+        brain = placement.Brain(*fields)
+        params = scan.draw(seed, WHOLE, scanner) | {"flip": ops.zeros(())}
+        return scan.apply(brain, params, tuple(brain.codes.shape), scanner, whole=True)[:2]
 
     return tf.function(paint, jit_compile=True)
 
@@ -305,7 +306,7 @@ def variant(
         loss: term of `TERMS` -> weight, and `bounds_voxels` or `epsilon`; None takes the task's. With a weight on
             `location` the samples carry a map of impossible places, which real data lack.
         location_channels: whether the network is told where it is: place along x, y and z, and distance to the
-            ventricles, as four more images, which prediction then wants, too: `zoo.data.location.location_images`.
+            ventricles, as four more images that prediction needs: `zoo.datasets.location_channels.location_images`.
         positive_fraction: share of patches with a lacune.
         context: how many times as wide the surroundings are that the network sees beside each patch, 4 as the source
             asks; None for none.
@@ -314,9 +315,9 @@ def variant(
         ValueError: another activation, optimiser, patch or term.
     """
     if activation not in ACTIVATIONS:
-        raise unknown("activation", activation, ACTIVATIONS)
+        raise unknown_choice("activation", activation, ACTIVATIONS)
     if optimizer not in OPTIMIZERS:
-        raise unknown("optimiser", optimizer, OPTIMIZERS)
+        raise unknown_choice("optimiser", optimizer, OPTIMIZERS)
     if patch not in PATCHES:
         raise ValueError(f"patch is one of {PATCHES} voxels a side, got {patch}.")
     chosen = dict(TASK.loss_arguments if loss is None else loss)

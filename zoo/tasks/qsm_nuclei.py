@@ -14,14 +14,14 @@ import nibabel as nib
 import numpy as np
 from keras import ops
 
-from zoo.data.cases import Case
+from zoo.datasets.cases import Case
+from zoo.errors import unknown_choice
 from zoo.losses import Combined, dice_cross_entropy
 from zoo.metrics import MeanDice
-from zoo.registry import unknown
 from zoo.synth import acquisition, contrast, geometry, seeds, susceptibility
-from zoo.synth import labels as scheme
-from zoo.synth.anatomies import anatomy, names
-from zoo.synth.midbrain import with_midbrain
+from zoo.synth.anatomy import labels as scheme
+from zoo.synth.anatomy.midbrain import with_midbrain
+from zoo.synth.anatomy.sources import anatomy, names
 from zoo.tasks.brain_structures import centred
 from zoo.training.task import Task
 from zoo.volumes import image as images
@@ -221,10 +221,10 @@ def variant(builder: str = "unet3d", *, labels: Sequence[str] = (BRAIN, *STRUCTU
         ValueError: another builder or structure.
     """
     if builder not in NETWORKS:
-        raise unknown("network", builder, NETWORKS)
+        raise unknown_choice("network", builder, NETWORKS)
     for name in labels:
         if name not in (BRAIN, *STRUCTURES):
-            raise unknown("structure", name, (BRAIN, *STRUCTURES))
+            raise unknown_choice("structure", name, (BRAIN, *STRUCTURES))
     if not labels:
         raise ValueError(f"labels needs at least one structure, got none. Choose of {', '.join((BRAIN, *STRUCTURES))}.")
     table = _labels(labels)

@@ -3,7 +3,7 @@
 Six maps enter as they are, each scaled within the brain, on the scan's own grid; time to reperfusion, its grade, age
 and NIHSS scale and shift the channels of every level (FiLM), so that one network answers "and if it had been opened
 two hours earlier?". No real patient is used: every sample is a stroke made up in the arterial territories of a real
-anatomy, in which what is lost follows from delay and treatment (`zoo.synth.perfusion`).
+anatomy, in which what is lost follows from delay and treatment (`zoo.synth.stroke`).
 
 Source: the task and its loss, cross-entropy and soft Dice, after Monteiro's V-Net for ISLES 2017 (Winzeck et al.,
 Frontiers in Neurology 2018, doi 10.3389/fneur.2018.00679).
@@ -17,16 +17,17 @@ import nibabel as nib
 import numpy as np
 from keras import ops
 
-from zoo.data.cases import Case
+from zoo.datasets.cases import Case
+from zoo.files import write_whole
+from zoo.hub.tabular import Tabular
 from zoo.losses import Combined, binary_cross_entropy, negative_dice
 from zoo.metrics import MeanDice
-from zoo.models.sizes import divisor, strides_by_spacing
-from zoo.records import write_whole
-from zoo.synth import seeds, territories
-from zoo.synth.anatomies import names
-from zoo.synth.perfusion import CHANNELS, GRIDS, Brain, Perfusion, apply, draw, moments
-from zoo.tabular import Tabular
-from zoo.training.search import Between
+from zoo.models.parts.sizes import divisor, strides_by_spacing
+from zoo.synth import seeds
+from zoo.synth.anatomy import territories
+from zoo.synth.anatomy.sources import names
+from zoo.synth.stroke import CHANNELS, GRIDS, Brain, Perfusion, apply, draw, moments
+from zoo.training.experiments.hyperparameter_search import Between
 from zoo.training.task import Task
 from zoo.volumes import image as images
 
@@ -111,7 +112,7 @@ def _scaled(maps: Any, mean: Any, sd: Any, seed: Any) -> Any:
 
 
 def _vector(task: Task, params: Any) -> Any:
-    """What `zoo.tabular.encode` makes of the drawn values, in the graph."""
+    """What `zoo.hub.tabular.encode` makes of the drawn values, in the graph."""
     pairs = [((params[DRAWN[one.name]] - one.mean) / one.sd, ops.zeros(())) for one in task.tabular]
     return ops.stack([ops.cast(entry, "float32") for pair in pairs for entry in pair])
 

@@ -13,15 +13,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from zoo import keyed, registry, weights
-from zoo.inference.precision import policy, use_jit
-from zoo.metrics import MeanDice
-from zoo.training import cluster, estimate, folder, mining, publish, sources, state, watch
-from zoo.training.keeper import BEST, LAST, Keeper, NonFiniteLossError
-from zoo.training.step import compile_model, optimizer, set_final_bias
+from zoo.devices import policy, use_jit
+from zoo.hub import safetensors_file, trained_models
+from zoo.training import batches, cluster, hard_mining, network
+from zoo.training.optimizers import set_final_bias
+from zoo.training.run import checkpoint, divergence, model_card, run_estimate, run_folder
+from zoo.training.run.run_callback import BEST, LAST, Keeper, NonFiniteLossError
 from zoo.training.task import Mining, Task
 
-Begin = Callable[[keras.Model, sources.Feed], None]
+Begin = Callable[[keras.Model, batches.Feed], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Plan:
         return self.epochs * self.steps_per_epoch
 
 
-def train(  # noqa: PLR0913 - the choices a caller has, each by name
+def train(
     task: Task,
     source: str | pathlib.Path,
     out: str | pathlib.Path,
@@ -68,7 +68,7 @@ def train(  # noqa: PLR0913 - the choices a caller has, each by name
         out: the run folder, made when missing.
         seed: decides the initial weights, the splits, and every sample.
         steps: optimiser steps; None takes the task's.
-        precision: "auto", "float32" or "bfloat16" (see `zoo.inference.precision.policy`).
+        precision: "auto", "float32" or "bfloat16" (see `zoo.devices.policy`).
         jit: True, False or "auto": XLA on a GPU, oneDNN graph on a CPU.
         deterministic: bit-equal results from equal runs, at some cost in speed.
         start_from: name or folder of a trained model, or a finished run of the same network, whose weights are the
@@ -105,7 +105,7 @@ def run(
     out: pathlib.Path,
     options: Options,
     *,
-    split: sources.Split | None = None,
+    split: batches.Split | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> pathlib.Path:
     """What `train` does, for callers that fix the split (folds) or look on (searches)."""
@@ -117,16 +117,16 @@ def run(
             f"Task {task.name!r} mines hard samples, which one process does: set mining=None in a cluster."
         )
     plan = Plan.of(options.steps or task.steps)
-    folder.open_run(out, _config(task, source, options, plan))
+    run_folder.open_run(out, _config(task, source, options, plan))
     if (out / task.model_name).exists():
         return out
     _seed_everything(options)
     strategy = cluster.strategy(place)
-    with _dtype_policy(policy(options.precision)):
-        feed = sources.feed(task, source, seed=options.seed, out=out, split=split)
+    with network.dtype_policy(policy(options.precision)):
+        feed = batches.feed(task, source, seed=options.seed, out=out, split=split)
         with cluster.scope(strategy):
-            model = build(task, plan.steps, jit=use_jit(options.jit))
-        twin = build(task, plan.steps) if place else None
+            model = network.build(task, plan.steps, jit=use_jit(options.jit))
+        twin = network.build(task, plan.steps) if place else None
     keeper = Keeper(out, monitor=task.monitor, writes=not place or place.writes)
     begin = functools.partial(_first_weights, task, options.start_from)
     _resume_or_begin(model, feed, plan, keeper, begin=begin, alone=place is None)
@@ -140,14 +140,9 @@ def run(
         else:
             _fit(work)
     if keeper.writes:
-        state.restore_weights(twin or model, out / BEST)
-        publish.publish(network(twin or model), task, out, progress=keeper.progress())
+        checkpoint.restore_weights(twin or model, out / BEST)
+        model_card.publish(network.trained_part(twin or model), task, out, progress=keeper.progress())
     return out
-
-
-def network(model: keras.Model) -> keras.Model:
-    """The network that a learner trains, or the model itself, which learns by one loss."""
-    return getattr(model, "network", model)
 
 
 def _config(task: Task, source: Any, options: Options, plan: Plan) -> dict[str, Any]:
@@ -163,47 +158,10 @@ def _config(task: Task, source: Any, options: Options, plan: Plan) -> dict[str, 
     return chosen | {"precision": policy(options.precision), "deterministic": options.deterministic} | settings
 
 
-@contextmanager
-def _dtype_policy(name: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
 def _seed_everything(options: Options) -> None:
     keras.utils.set_random_seed(options.seed)
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
-
-
-def build(task: Task, steps: int, *, jit: bool = False) -> keras.Model:
-    """The task's network with fresh weights, compiled.
-
-    Args:
-        task: its builder, arguments, loss, metrics and optimiser are used.
-        steps: optimiser steps of the whole training, for the schedule.
-        jit: whether XLA compiles the step.
-    """
-    builder = registry.builder(task.builder)
-    registry.check_arguments(builder, task.builder_arguments)
-    model = builder(**task.builder_arguments)
-    if task.learner:
-        return task.learner(task, model, steps, jit)
-    compile_model(
-        model, task.loss(**task.loss_arguments), optimizer(task.optimizer, steps), metrics=_metrics(task), jit=jit
-    )
-    model.optimizer.build(model.trainable_variables)
-    return model
-
-
-def _metrics(task: Task) -> list[Any]:
-    """The task's own metrics, or the mean Dice of a segmentation that names none and is chosen by it."""
-    if task.metrics is not list or task.monitor != "dice" or task.kind != "segmentation":
-        return task.metrics()
-    return [MeanDice(task.num_logits, maps=(*(("mask",) if task.masked else ()), *task.maps))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +169,7 @@ class Work:
     """What one run consists of."""
 
     model: keras.Model
-    feed: sources.Feed
+    feed: batches.Feed
     plan: Plan
     keeper: Keeper
     callbacks: Sequence[keras.callbacks.Callback]
@@ -220,23 +178,23 @@ class Work:
 
 
 def _resume_or_begin(
-    model: keras.Model, feed: sources.Feed, plan: Plan, keeper: Keeper, *, begin: Begin, alone: bool
+    model: keras.Model, feed: batches.Feed, plan: Plan, keeper: Keeper, *, begin: Begin, alone: bool
 ) -> None:
     """Restores the last state where there is one; otherwise sets the first weights and tells what the run will need."""
     keeper.set_model(model)
     last = keeper.out / LAST
     if last.exists():
-        keeper.go_on(state.restore(model, last))
+        keeper.go_on(checkpoint.restore(model, last))
         print(f"Going on at step {keeper.step} of {plan.steps} in {keeper.out}.", file=sys.stderr)
         return
     begin(model, feed)
     if alone:  # in a cluster a step is everybody's
         x, y = next(iter(feed.training(0).take(1)))
-        print(estimate.measure(model, x, y).sentence(plan.steps), file=sys.stderr)
+        print(run_estimate.measure(model, x, y).sentence(plan.steps), file=sys.stderr)
     keeper.write()
 
 
-def _first_weights(task: Task, start_from: str | pathlib.Path | None, model: keras.Model, feed: sources.Feed) -> None:
+def _first_weights(task: Task, start_from: str | pathlib.Path | None, model: keras.Model, feed: batches.Feed) -> None:
     """Those of another model, or drawn ones with the final bias of the task or of the (tempered) prior of classes.
 
     Where there is a learner, no head has classes, and drawn weights stay as they are.
@@ -251,14 +209,14 @@ def _first_weights(task: Task, start_from: str | pathlib.Path | None, model: ker
         return
     inside = pathlib.Path(start_from) / task.model_name
     source = inside if inside.is_dir() else start_from
-    keyed.read_weights(network(model), weights.weights_file(source))
+    safetensors_file.read_weights(network.trained_part(model), trained_models.weights_file(source))
 
 
 def _fit(work: Work) -> None:
     """Keras' own `fit`, from the keeper's step to the end, with a pause wherever hard samples are looked for."""
     _finish_epoch(work)
     plan, keeper = work.plan, work.keeper
-    for last in mining.pauses(work.again, plan.epochs):
+    for last in hard_mining.pauses(work.again, plan.epochs):
         if keeper.step >= last * plan.steps_per_epoch:
             continue
         work.model.fit(
@@ -272,16 +230,16 @@ def _fit(work: Work) -> None:
             verbose=1 if sys.stderr.isatty() else 2,
         )
         if last < plan.epochs:  # Keras leaves averaged weights behind; the last state holds the trained ones
-            keeper.go_on(state.restore(work.model, keeper.out / LAST))
+            keeper.go_on(checkpoint.restore(work.model, keeper.out / LAST))
 
 
-def _mined(work: Work, step: int) -> sources.Feed:
+def _mined(work: Work, step: int) -> batches.Feed:
     """The batches of a step's round: those that return to what was found hard before it."""
     if work.again is None:
         return work.feed
     every = work.again.every * work.plan.steps_per_epoch
     find = functools.partial(work.feed.find, work.model, step)
-    return dataclasses.replace(work.feed, hard=mining.kept(work.keeper.out, step, every_steps=every, find=find))
+    return dataclasses.replace(work.feed, hard=hard_mining.kept(work.keeper.out, step, every_steps=every, find=find))
 
 
 def _callbacks(work: Work) -> list[keras.callbacks.Callback]:
@@ -320,11 +278,11 @@ def _divergence_explained(work: Work, twin: keras.Model | None) -> Iterator[None
     except NonFiniteLossError:
         last = work.keeper.out / LAST
         if twin:
-            raise watch.DivergedError(f"The loss is no longer finite; the last good state is in {last}.") from None
-        good = state.restore(work.model, last)["step"]
-        reason = watch.explain(work.model, _mined(work, good).training(good), good)
-        state.restore(work.model, last)
-        raise watch.DivergedError(
+            raise divergence.DivergedError(f"The loss is no longer finite; the last good state is in {last}.") from None
+        good = checkpoint.restore(work.model, last)["step"]
+        reason = divergence.explain(work.model, _mined(work, good).training(good), good)
+        checkpoint.restore(work.model, last)
+        raise divergence.DivergedError(
             f"Training met a value that is not finite: {reason}. The state of step {good} is kept in {last}. "
             "Lower the learning rate, clip gradients (global_clipnorm), or look at the data of that step."
         ) from None

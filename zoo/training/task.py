@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.data.cases import Case
-from zoo.tabular import Tabular
+from zoo.datasets.cases import Case
+from zoo.hub.tabular import Tabular
 
 # (task, split) -> a graph function from an int32 seed pair to one (image, labels) sample; of a task with tabular
 # inputs, to ((image, conditioning vector), labels).
@@ -15,7 +15,7 @@ Synthesis = Callable[["Task", str], Callable[[Any], tuple[Any, Any]]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mining:
-    """How false positives come back in training; `zoo.training.mining` does it.
+    """How false positives come back in training; `zoo.training.hard_mining` does it.
 
     Attributes:
         every: epochs between two searches.
@@ -57,7 +57,7 @@ class Task:
         patch: voxels (x, y, z) of one training sample and one prediction window.
         loss: makes the loss, a function of logits.
         loss_arguments: what it is called with, such as weights of its terms, so that a search can reach them.
-        optimizer: `name`, `learning_rate`, `schedule` and settings, as `zoo.training.step.optimizer` reads them.
+        optimizer: `name`, `learning_rate`, `schedule` and settings, as `zoo.training.optimizers.optimizer` reads them.
         batch_size: samples a step.
         steps: optimiser steps of the full training.
         divisor: sizes that the network takes are multiples of it, along x, y, z.
@@ -81,7 +81,7 @@ class Task:
         reader: layout of a folder of real data; None looks at the files.
         patterns: channel name, or "labels" -> what the reader calls it, where that differs.
         positive_fraction: share of real patches that are centred on foreground.
-        mining: how false positives come back in training (`zoo.training.mining`); None leaves that out.
+        mining: how false positives come back in training (`zoo.training.hard_mining`); None leaves that out.
         augment: `(image, labels, seed) -> (image, labels)` for real data, or None.
         metrics: makes the metrics of the progress bar; left out, a segmentation has its mean Dice.
         monitor: the metric that chooses the best weights, higher is better.

@@ -5,7 +5,7 @@ from typing import Literal, cast, get_args
 import cc3d
 import numpy as np
 
-from zoo.registry import unknown
+from zoo.errors import unknown_choice
 
 Connectivity = Literal[6, 18, 26]  # neighbours that share a face, an edge as well, a corner as well
 
@@ -24,7 +24,7 @@ def label_components(mask: np.ndarray, connectivity: int = 26) -> tuple[np.ndarr
         ValueError: another connectivity, or a mask that is not 3D.
     """
     if connectivity not in get_args(Connectivity):
-        raise unknown("connectivity", connectivity, map(str, get_args(Connectivity)))
+        raise unknown_choice("connectivity", connectivity, map(str, get_args(Connectivity)))
     inside = np.ascontiguousarray(_volume(mask) != 0)  # cc3d numbers in the order of memory
     labels, num = cc3d.connected_components(inside, connectivity=cast(Connectivity, connectivity), return_N=True)
     return labels, int(num)

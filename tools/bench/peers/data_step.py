@@ -12,7 +12,8 @@ import keras
 import tensorflow as tf
 
 import zoo
-from zoo.data import cases, pipeline, prepare
+from zoo.datasets import cases
+from zoo.pipeline import dataset, prepare
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--folder", type=pathlib.Path, required=True)
@@ -22,7 +23,7 @@ given = parser.parse_args()
 PATCH, BATCH = (64, 64, 64), 2
 patterns = {"channels": {"image": "image{id}.nii.gz"}, "labels": "label{id}.nii.gz"}
 listed = cases.cases(given.folder, reader="folder", **patterns)
-fed = iter(pipeline.dataset(listed, patch=PATCH, batch_size=BATCH, reading=prepare.Reading()))
+fed = iter(dataset.dataset(listed, patch=PATCH, batch_size=BATCH, reading=prepare.Reading()))
 constant = iter(tf.data.Dataset.from_tensors(next(fed)).cache().repeat())
 model = zoo.load("unet3d", input_shape=(None, None, None, 1), num_classes=2, filters=(16, 32, 64))
 model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

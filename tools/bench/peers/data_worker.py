@@ -27,7 +27,8 @@ FILES = [
 def zoo(where):
     import tensorflow as tf
 
-    from zoo.data import cache, cases, pipeline, prepare, sampler
+    from zoo.datasets import cases
+    from zoo.pipeline import cache, dataset, prepare, sampler
 
     tf.config.threading.set_intra_op_parallelism_threads(WORKERS)
     patterns = {"channels": {"image": "image{id}.nii.gz"}, "labels": "label{id}.nii.gz"}
@@ -36,7 +37,7 @@ def zoo(where):
     built = cache.build(listed, prepare.Reading(), where)
     sampling = sampler.Sampling(positive_fraction=1 / 3)
     while True:
-        batches = pipeline.dataset(built, patch=(given.patch,) * 3, batch_size=BATCH, sampling=sampling)
+        batches = dataset.dataset(built, patch=(given.patch,) * 3, batch_size=BATCH, sampling=sampling)
         for image, _ in batches:
             yield image.shape[0]
 

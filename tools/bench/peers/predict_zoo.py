@@ -15,8 +15,8 @@ import tensorflow as tf
 import timing
 
 import zoo
-from zoo.inference.network import prepare
-from zoo.inference.window import sliding_window
+from zoo.inference.compiled_network import prepare
+from zoo.inference.sliding_window import sliding_window
 
 parser = argparse.ArgumentParser()
 parser.add_argument("folder", type=pathlib.Path)

@@ -16,20 +16,22 @@ parser.add_argument("--threads", type=int, required=True)
 given = parser.parse_args()
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import keras
+import numpy as np
+import tensorflow as tf
 
-import zoo  # noqa: E402
-from zoo.inference import precision  # noqa: E402
-from zoo.training import step  # noqa: E402
+import zoo
+from zoo import devices
+from zoo.training import optimizers
 
 tf.config.threading.set_intra_op_parallelism_threads(given.threads)
 keras.utils.set_random_seed(0)
-keras.config.set_dtype_policy(precision.policy(given.precision))
+keras.config.set_dtype_policy(devices.policy(given.precision))
 model = zoo.load("unet3d", input_shape=(None, None, None, 1), num_classes=2, filters=tuple(given.filters))
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-step.compile_model(model, loss, step.optimizer({"name": "adam", "learning_rate": 1e-3}, 100), jit=precision.use_jit())
+optimizers.compile_model(
+    model, loss, optimizers.optimizer({"name": "adam", "learning_rate": 1e-3}, 100), jit=devices.use_jit()
+)
 idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 x = np.random.default_rng(0).random((given.batch, *[given.patch] * 3, 1), "float32")
 y = (x > 0.5).astype("int32")

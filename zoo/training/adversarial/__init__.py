@@ -4,11 +4,11 @@ A learner holds the parts of a `gan3d` network, trains them by its `train_step`,
 to be saved and loaded like any other. `zoo.training.fit` drives it where a task names it as `learner`.
 """
 
+from zoo.training.adversarial.callbacks import CollapsedError, CollapseWatch, Montage
 from zoo.training.adversarial.contextual import Balance, ContextualGan, Setting
 from zoo.training.adversarial.encoders import AutoEncoder, GanEncoder
 from zoo.training.adversarial.objectives import OBJECTIVES, gradient_penalty
 from zoo.training.adversarial.plain import PlainGan
-from zoo.training.adversarial.watchers import CollapsedError, CollapseWatch, Montage
 
 __all__ = [
     "OBJECTIVES",

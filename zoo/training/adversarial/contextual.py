@@ -7,8 +7,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from zoo.inference import filling
-from zoo.inference.filling import SEES_ALL, Sight, completed
+from zoo.training.adversarial import inpainting
+from zoo.training.adversarial.inpainting import SEES_ALL, Sight, completed
 from zoo.training.adversarial.learner import Learner
 from zoo.training.adversarial.objectives import check_precision, gradient_penalty, objective
 
@@ -82,7 +82,7 @@ class ContextualGan(Learner):
         logs = ("loss", "critic_loss", "masked", "visible", "features", "code_cosine")
         super().__init__(network, trained, logs=logs, seed=seed)
         self.setting, self.objective = chosen, objective(chosen.goal)
-        self.judges = filling.critics(network, chosen.sight)
+        self.judges = inpainting.critics(network, chosen.sight)
         if self.setting.penalty:
             check_precision([self.part(name) for name in names])
         sizes = self.part("generator").output_shape[1:-1]
@@ -109,12 +109,12 @@ class ContextualGan(Learner):
         return mask
 
     def fill(self, patch: Tensor, around: tuple[Tensor, Tensor], hole: Tensor, training: bool = False) -> Any:
-        """The patch as the generator makes it, and its code: `zoo.inference.filling.fill`."""
-        return filling.fill(self.network, patch, around, hole, sight=self.setting.sight, training=training)
+        """The patch as the generator makes it, and its code: `zoo.training.adversarial.inpainting.fill`."""
+        return inpainting.fill(self.network, patch, around, hole, sight=self.setting.sight, training=training)
 
     def judged(self, patch: Tensor, around: tuple[Tensor, Tensor], training: bool = False) -> tuple[list, Tensor]:
-        """The critics' features, and the mean of their logits: `zoo.inference.filling.judged`."""
-        return filling.judged(self.network, self.judges, patch, around, training=training)
+        """The critics' features, and the mean of their logits: `zoo.training.adversarial.inpainting.judged`."""
+        return inpainting.judged(self.network, self.judges, patch, around, training=training)
 
     def train_step(self, data: tuple[tuple[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
         """One step of the critics, then one of encoder and generator."""

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from zoo.inference.filling import judging
+from zoo.training.adversarial.inpainting import judging
 from zoo.training.adversarial.learner import Learner
 
 Tensor = Any

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from zoo.evaluation.generation import ms_ssim
+from zoo.evaluation.generated_volumes import ms_ssim
 
 Tensor = Any
 SSIM_REAL, SSIM_FAKE = "ssim_real", "ssim_fake"

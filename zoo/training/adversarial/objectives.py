@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from zoo.registry import unknown
+from zoo.errors import unknown_choice
 
 Tensor = Any
 TINY = 1e-12  # keeps the root differentiable where the slope is zero; far below what float32 adds to a norm of 1
@@ -45,7 +45,7 @@ def objective(name: str) -> Objective:
         ValueError: there is no such objective; the nearest is named.
     """
     if name not in OBJECTIVES:
-        raise unknown("objective", name, OBJECTIVES)
+        raise unknown_choice("objective", name, OBJECTIVES)
     return OBJECTIVES[name]
 
 

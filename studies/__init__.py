@@ -1,0 +1,1 @@
+"""Ablation studies: one file a task, run by `tools/study TASK`."""

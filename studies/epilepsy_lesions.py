@@ -1,0 +1,233 @@
+"""The gates of `epilepsy_lesions`: every encoder with the same detector and people (`tools/study` runs them).
+
+Networks are trained for a few hundred steps: what is compared is the recipe, not the shipped model. Codes are compared
+on every third voxel. Controls and patients are of anatomies that no training saw.
+"""
+
+import functools
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import epilepsy_encoders as encoders
+import epilepsy_gans as gans
+import numpy as np
+
+from zoo.evaluation import clusters
+from zoo.training.experiments.study import Found, Gate, kept, spread
+
+WHOLE, HALF = 1_500_000, 190_000  # voxels of a brain at 1 mm, and on every second voxel along each axis
+MOST_S, MOST_SVM_S = 120.0, 600.0
+MAIN = "siamese"
+SHOWN = ("auprc", "sensitivity_within_1", "sensitivity_within_3", "sensitivity_within_5", "sensitivity_within_10",
+         "clusters_a_control")  # fmt: skip
+Rows = Mapping[str, Sequence[Mapping[str, float]]]
+
+
+@functools.cache
+def people() -> tuple[Any, Any, np.ndarray]:
+    """Controls, patients, and the template."""
+    from zoo.normative import synthetic_cohort
+    from zoo.synth.anatomy import common_space
+
+    return synthetic_cohort.controls(), synthetic_cohort.patients(), common_space.atlas([common_space.TEMPLATE])[0]
+
+
+@functools.lru_cache(maxsize=1)
+def cohort(name: str, seed: int) -> Any:
+    """Codes of everybody by one encoder."""
+    from zoo.normative import cohort_study
+
+    controls, patients, template = people()
+    return cohort_study.cohort(encoders.ENCODERS[name](seed), controls, patients, step=encoders.STEP, template=template)
+
+
+def detectors() -> dict[str, Any]:
+    """The detectors; the first is the one that encoders are compared with."""
+    from zoo.normative import detectors as outliers
+
+    machines = {f"one_class, nu {nu:g}": outliers.OneClass(nu=nu) for nu in (0.03, 0.1)}
+    return {
+        "moments": outliers.Moments(),
+        "moments, 16 axes": outliers.Moments(axes=16),
+        "mahalanobis": outliers.Mahalanobis(),
+        "mahalanobis, shrinkage 0.3": outliers.Mahalanobis(0.3),
+        "nearest": outliers.Nearest(),
+        "centre": outliers.Centre(),
+        **machines,
+    }
+
+
+def measured(name: str, seed: int) -> dict[str, float]:
+    """One encoder with the common detector, and intervals over patients for when there is one seed."""
+    from zoo.normative import cohort_study
+
+    found = cohort_study.run(cohort(name, seed), detectors()["moments"])
+    return found.summary() | clusters.intervals(found.patients)
+
+
+def shuffled(seed: int) -> dict[str, float]:
+    """The same codes, with each control's place taken for another one: what a voxel's own model is worth."""
+    import dataclasses
+
+    from zoo.normative import cohort_study
+
+    given = cohort(MAIN, seed)
+    order = np.random.default_rng(seed).permutation(given.controls.shape[1])
+    return cohort_study.run(
+        dataclasses.replace(given, controls=given.controls[:, order]), detectors()["moments"]
+    ).summary()
+
+
+def strangers(seed: int) -> dict[str, float]:
+    """The same patients against as many controls of two other anatomies: what it costs when nobody is alike."""
+    from zoo.normative import cohort_study, synthetic_cohort
+
+    _, patients, template = people()
+    others = synthetic_cohort.cohort("practice_control", synthetic_cohort.CONTROLS)
+    given = cohort_study.cohort(encoders.ENCODERS[MAIN](seed), others, patients, step=encoders.STEP, template=template)
+    return cohort_study.run(given, detectors()["moments"]).summary()
+
+
+def by_detector() -> dict[str, dict[str, float]]:
+    """Every detector on the codes of the siamese network, and one machine a patient."""
+    from zoo.normative import cohort_study
+
+    return {name: cohort_study.run(cohort(MAIN, 0), chosen).summary() for name, chosen in detectors().items()} | {
+        "one machine a patient": _own_machines()
+    }
+
+
+def _own_machines() -> dict[str, float]:
+    """Pinon's detector: each person's codes against that person's own; calibrated by what controls look like so."""
+    from zoo.normative import cohort_study
+    from zoo.normative import model as normative
+    from zoo.normative.calibration import Calibration
+    from zoo.normative.detectors import Centre, of_patient
+
+    given = cohort(MAIN, 0)
+    null, scores = (np.stack([of_patient(one) for one in some]) for some in (given.controls, given.patients))
+    model = normative.fit(given.controls[:, :, :1], given.places, Centre(), step=given.step, template=given.template)
+    calibration = Calibration.of(null)
+    patients = [cohort_study.judged(model, z, one) for z, one in zip(calibration.z(scores), given.people, strict=True)]
+    return clusters.summary(patients, [cohort_study.judged(model, z) for z in calibration.z(null)])
+
+
+def agreement(seed: int) -> dict[str, float]:
+    """Cosine of two people's codes of one place, and the least SD of a dimension over places."""
+    given = cohort(MAIN, seed).controls.astype(np.float32)
+    first, second = given[0::2], given[1::2]
+    lengths = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    cosine = np.sum(first * second, axis=-1) / np.maximum(lengths, 1e-8)
+    return {"cosine": float(cosine.mean()), "least_sd": float(given.reshape(-1, given.shape[-1]).std(axis=0).min())}
+
+
+def seconds() -> dict[str, float]:
+    """Time to fit a whole brain of 40 controls and codes of 64, scaled up from a part of it."""
+    from zoo.normative import detectors as outliers
+
+    latents = np.random.default_rng(0).standard_normal((40, 4 * outliers.BLOCK, 64)).astype(np.float16)
+    parts = {"mahalanobis": (outliers.Mahalanobis(), WHOLE), "nearest": (outliers.Nearest(), WHOLE)}
+    parts |= {"moments": (outliers.Moments(), WHOLE), "one_class": (outliers.OneClass(), HALF)}
+    found = {}
+    for name, (chosen, voxels) in parts.items():
+        start = time.perf_counter()
+        chosen.fit(latents)
+        found[name] = (time.perf_counter() - start) * voxels / latents.shape[1]
+    return found
+
+
+def run(seeds: int, work: pathlib.Path) -> Found:
+    """The gates, and one row an encoder; each encoder and seed is kept as it is done."""
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in encoders.ENCODERS}
+    shuffles, agreements = [], []
+    for seed in range(seeds):
+        for name in encoders.ENCODERS:
+            file = f"{name.replace(' ', '_')}_{seed}.json"
+            rows[name].append(kept(work / file, functools.partial(measured, name, seed)))
+            if name == MAIN:
+                shuffles.append(kept(work / f"shuffled_{seed}.json", functools.partial(shuffled, seed)))
+                agreements.append(kept(work / f"agreement_{seed}.json", functools.partial(agreement, seed)))
+        if seed == 0:
+            detector_rows = kept(work / "detectors.json", by_detector)
+            detector_rows["moments, controls of two other donors"] = kept(
+                work / "strangers.json", functools.partial(strangers, seed)
+            )
+    times = kept(work / "seconds.json", seconds)
+    tables = {
+        "encoders, the same detector (moments)": [_row("encoder", name, each) for name, each in rows.items()],
+        "by lesion: AUPRC": [_by_lesion(name, each) for name, each in rows.items()],
+        "detectors, codes of the siamese network": [
+            _row("detector", name, [row]) for name, row in detector_rows.items()
+        ],
+        "seconds to fit a whole brain": [{name: f"{value:.0f}" for name, value in times.items()}],
+    }
+    settings = {"steps": encoders.STEPS, "batch": encoders.BATCH, "code": encoders.CODE_SIZE, "seeds": seeds,
+                "controls": 40, "patients": 20, "voxels from code to code": encoders.STEP}  # fmt: skip
+    promises = [*found_gates(rows, shuffles, agreements), *gans.gates(rows, MAIN), *speed(times)]
+    return Found(promises, tables, settings | gans.told())
+
+
+def _row(title: str, name: str, each: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    return {title: name} | {key.replace("sensitivity_", ""): told(each, key) for key in SHOWN}
+
+
+def told(each: Sequence[Mapping[str, float]], key: str) -> str:
+    """Mean and SD over seeds; of one seed the interval over patients, where there is one."""
+    only = each[0]
+    if len(each) > 1 or f"{key}_low" not in only:
+        return spread([row[key] for row in each])
+    return f"{only[key]:.3f} ({only[f'{key}_low']:.2f} to {only[f'{key}_high']:.2f})"
+
+
+def _by_lesion(name: str, each: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    kinds = [key for key in each[0] if key.startswith("auprc_") and not key.endswith(("_low", "_high"))]
+    return {"encoder": name} | {key.removeprefix("auprc_"): spread([row[key] for row in each]) for key in kinds}
+
+
+def found_gates(rows: Rows, shuffles: Sequence[Mapping[str, float]], agreements: Any) -> list[Gate]:
+    """The promises about the siamese network; those about others go below, by the names in `ENCODERS`."""
+    own = rows[MAIN]
+    column = lambda key, some=own: [row[key] for row in some]
+    mean = lambda key, some=own: float(np.mean(column(key, some)))
+    within = "sensitivity_within_5"
+    nodules = [f"{within}_heterotopia", f"{within}_flair"]
+    drop = [1 - other["auprc"] / max(row["auprc"], 1e-9) for row, other in zip(own, shuffles, strict=True)]
+    cosine, sd = column("cosine", agreements), column("least_sd", agreements)
+    simple = rows["auto-encoder"]
+    return [
+        Gate("lesions found within 5 clusters", ">= 0.6", spread(column(within)), mean(within) >= 0.6),
+        Gate(
+            "nodules and FLAIR lesions found within 5 clusters", ">= 0.8 each",
+            ", ".join(spread(column(key)) for key in nodules), min(map(mean, nodules)) >= 0.8,
+        ),
+        Gate(
+            "siamese against auto-encoder, AUPRC", ">= its", f"{spread(column('auprc'))} against "
+            f"{spread(column('auprc', simple))}", mean("auprc") >= mean("auprc", simple),
+        ),
+        Gate(
+            f"clusters of a control at p < {clusters.P:g}", "<= 5", spread(column("clusters_a_control")),
+            mean("clusters_a_control") <= 5,
+        ),
+        Gate(
+            "codes of one place in two people agree without collapse", "cosine > 0.9, every SD > 0.1",
+            f"{spread(cosine)}, least SD {spread(sd)}", min(cosine) > 0.9 and min(sd) > 0.1,
+        ),
+        Gate("loss of AUPRC at shuffled places", "> 30 %", spread(drop), float(np.mean(drop)) > 0.3),
+    ]  # fmt: skip
+
+
+def speed(times: Mapping[str, float]) -> list[Gate]:
+    """How long it takes to fit a whole brain."""
+    quick = ", ".join(f"{name} {times[name]:.0f} s" for name in ("mahalanobis", "nearest"))
+    part = "Timed on 8,192 voxels of 40 controls and codes of 64, and scaled up."
+    return [
+        Gate(
+            "1.5 million voxel models", "< 120 s", quick, max(times["mahalanobis"], times["nearest"]) < MOST_S, part
+        ),
+        Gate(
+            "one-class machines on every second voxel", "< 600 s", f"{times['one_class']:.0f} s",
+            times["one_class"] < MOST_SVM_S, part,
+        ),
+    ]  # fmt: skip

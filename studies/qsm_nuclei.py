@@ -1,0 +1,221 @@
+"""The gates of the task `qsm_nuclei`, the source's table beside ours, and what a T1 channel or a finer grid changes.
+
+Both shipped networks are measured on held-out donors, each seed two new subjects, scans and reconstructions a donor.
+The T1 channel is measured on two short trainings a seed that differ in it alone. `tools/study` runs all of it.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from zoo.training.experiments.study import Found, Gate, kept, spread
+
+GOALS = {
+    "pallidum": 0.85, "putamen": 0.85, "caudate": 0.85, "thalamus": 0.85, "hippocampus": 0.82, "amygdala": 0.65,
+    "mask": 0.97,
+}  # fmt: skip
+MOST_HD95_MM, LEAST_GAIN, MOST_APART, EXACT = 3.0, 0.05, 0.02, 1e-6
+STEPS, PAIRS = 250, 1  # of each short training; seeds that train with and without the T1 channel
+TEMPLATES = ("substantia_nigra", "red_nucleus")
+# Test Dice and HD in mm of Abid and Saifullah, one U-Net a structure; Dice of a published network, alone and with T1w.
+SOURCE = {
+    "mask": (0.97, 0.04), "hippocampus": (0.82, 1.24), "putamen": (0.79, 1.48), "thalamus": (0.87, 1.46),
+    "amygdala": (0.50, 0.94), "caudate": (0.81, 1.43),
+}  # fmt: skip
+PUBLISHED = {
+    "caudate": (0.782, 0.802), "pallidum": (0.828, 0.840), "putamen": (0.819, 0.827), "thalamus": (0.827, 0.844),
+    "substantia_nigra": (0.690, 0.719), "red_nucleus": (0.680, 0.763), "dentate": (0.714, 0.774),
+}  # fmt: skip
+Scores = dict[str, dict[str, float]]
+
+
+def scores(found: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float], labels: Mapping[int, Any]) -> Scores:
+    """Structure -> metrics, sides averaged, and the mask: whatever is not background."""
+    from zoo.evaluation.surfaces import segmentation_metrics
+
+    values = {value: name for name, value in labels.values() if name not in ("background", "brain")}
+    each = segmentation_metrics(found, truth, spacing_mm, labels=list(values))
+    table: dict[str, list[dict[str, float]]] = {}
+    for value, metrics in each.items():
+        table.setdefault(values[value].partition("_")[2], []).append(metrics)
+    if any(name == "brain" for name, _ in labels.values()):
+        pair = ((one != 0).astype(np.uint8) for one in (found, truth))
+        table["mask"] = [segmentation_metrics(*pair, spacing_mm, labels=[1])[1]]
+    return {
+        name: {key: float(np.nanmean([one[key] for one in many])) for key in ("dice", "hd_mm", "hd95_mm")}
+        for name, many in table.items()
+    }
+
+
+def measured(model: Any, task: Any, cases: Sequence[Any]) -> list[Scores]:
+    """Scores of every case."""
+    import nibabel
+
+    from zoo.inference.inputs import of_case
+    from zoo.inference.predictor import Predictor
+
+    predict = Predictor(model)
+    rows = []
+    for case in cases:
+        labels = nibabel.nifti1.load(case.labels)
+        found = np.asanyarray(predict(of_case(case, predict.card)).dataobj)
+        truth = np.asanyarray(labels.dataobj)
+        rows.append(scores(found, truth, labels.header.get_zooms()[:3], dict(task.labels)))
+    return rows
+
+
+def mean(rows: Sequence[Scores], structure: str, metric: str = "dice") -> float:
+    return float(np.mean([row[structure][metric] for row in rows]))
+
+
+def shipped(seed: int, work: pathlib.Path) -> dict[str, list[Scores]]:
+    """Both shipped networks on the cases of a seed."""
+    from zoo.tasks import qsm_nuclei as task
+
+    cases = task.test_cases(work / "cases", draws=(2 * seed, 2 * seed + 1))
+    return {name: measured(task.variant(name).model_name, task.variant(name), cases) for name in task.NETWORKS}
+
+
+def channels(seed: int, work: pathlib.Path) -> dict[str, list[Scores]]:
+    """Short trainings with and without a T1 channel, on the cases of a seed."""
+    import zoo
+    from zoo.tasks import qsm_nuclei as task
+
+    found = {}
+    for second in (False, True):
+        chosen = task.variant(second=second).replace(validation_batches=2)
+        run = zoo.train(chosen, "synthetic", work / f"{chosen.name}_{seed}", seed=seed, steps=STEPS)
+        cases = task.test_cases(work / "cases", draws=(2 * seed, 2 * seed + 1))
+        found["map and T1w" if second else "map alone"] = measured(run / chosen.model_name, chosen, cases)
+    return found
+
+
+def grids(seed: int) -> dict[str, Scores]:
+    """One held-out brain in 256^3 voxels of 1 mm and in 128^3 of 2 mm, the same subject in both."""
+    import nibabel
+
+    from zoo.inference.predictor import Predictor
+    from zoo.synth.anatomy.midbrain import with_midbrain
+    from zoo.synth.anatomy.sources import anatomy
+    from zoo.tasks import qsm_nuclei as task
+    from zoo.tasks.brain_structures import centred
+
+    predict = Predictor(task.TASK.model_name)
+    brain = centred(with_midbrain(anatomy(task.HELD_OUT[0], allow_test=True)).labels, (256, 256, 256))
+    values = np.array([value for _, value in task.TASK.labels.values()])[task.class_table(dict(task.TASK.labels))]
+    found = {}
+    for step in (1, 2):
+        labels = brain[::step, ::step, ::step]
+        chi, _ = task.scanned(labels, float(step), 100 + seed)
+        image = nibabel.nifti1.Nifti1Image(chi, np.diag([step, step, step, 1.0]))
+        predicted = np.asanyarray(predict(image).dataobj)
+        found[f"{labels.shape[0]}^3"] = scores(predicted, values[labels], (step,) * 3, dict(task.TASK.labels))
+    return found
+
+
+def windows() -> dict[str, float]:
+    """How far sliding an identity changes a volume, and mirror averaging of a mirrored volume the mirrored result."""
+    from zoo.hub import trained_models
+    from zoo.inference.compiled_network import prepare
+    from zoo.inference.left_right import partners
+    from zoo.inference.sliding_window import sliding_window
+    from zoo.tasks import qsm_nuclei as task
+
+    volume = np.random.default_rng(0).normal(size=(80, 100, 72, 1)).astype(np.float32)
+    same = sliding_window(lambda x: x, volume, patch=task.PATCH, activation="linear", batch_size=1)
+    model = trained_models.load(task.TASK.model_name)
+    swaps = partners(trained_models.card(task.TASK.model_name).output.labels)
+    forward = prepare(model, precision="float32", jit="auto")
+    options = {"patch": task.PATCH, "mirror_axes": (0,), "flip_labels": swaps, "batch_size": 1}
+    straight = sliding_window(forward, 0.3 * volume, **options)
+    turned = sliding_window(forward, 0.3 * volume[::-1].copy(), **options)[::-1][..., swaps]
+    return {"identity": float(np.abs(same - volume).max()), "mirror": float(np.abs(straight - turned).max())}
+
+
+def run(seeds: int, work: pathlib.Path) -> Found:
+    """All gates and tables."""
+    pairs = [kept(work / f"shipped_{s}.json", lambda s=s: shipped(s, work)) for s in range(seeds)]
+    second = [kept(work / f"channels_{s}.json", lambda s=s: channels(s, work)) for s in range(min(seeds, PAIRS))]
+    sizes = [kept(work / f"grids_{s}.json", lambda s=s: grids(s)) for s in range(seeds)]
+    exact = kept(work / "windows.json", windows)
+    gates = [gate for name in ("unet3d", "resunet") for gate in structure_gates(name, pairs)]
+    gates += [matched_gate(pairs), channel_gate(second)]
+    for what, name in (("identity", "sliding window of an identity"), ("mirror", "mirror averaging swaps the sides")):
+        limit = EXACT if what == "identity" else 1e-4
+        gates.append(Gate(name, f"within {limit:g}", f"{exact[what]:.1e}", exact[what] <= limit))
+    tables = {
+        "The source's table beside ours (test Dice / HD mm)": comparison(pairs),
+        "A published network (Dice)": published(pairs),
+        "A T1 channel (Dice, short trainings)": [
+            {"structure": name, **{key: spread([mean(one[key], name) for one in second]) for key in second[0]}}
+            for name in GOALS
+        ],
+        "128^3 against 256^3 of one anatomy (Dice)": [
+            {"structure": name, **{key: spread([one[key][name]["dice"] for one in sizes]) for key in sizes[0]}}
+            for name in GOALS
+        ],
+    }
+    settings = {"seeds": seeds, "cases a seed": 4, "steps of short trainings": STEPS, "seeds of short trainings": PAIRS}
+    return Found(gates, tables, settings)
+
+
+def structure_gates(network: str, pairs: Sequence[Mapping[str, Sequence[Scores]]]) -> list[Gate]:
+    """Dice of each structure, and HD95 of all."""
+    found = []
+    for name, goal in GOALS.items():
+        dice = [mean(one[network], name) for one in pairs]
+        found.append(Gate(f"{network}: Dice of {name}", f">= {goal}", spread(dice), float(np.mean(dice)) >= goal))
+    far = {name: [mean(one[network], name, "hd95_mm") for one in pairs] for name in GOALS}
+    worst = max(far, key=lambda name: float(np.mean(far[name])))
+    passed = float(np.mean(far[worst])) <= MOST_HD95_MM
+    found.append(Gate(f"{network}: HD95", f"<= {MOST_HD95_MM:g} mm", f"{spread(far[worst])} mm ({worst})", passed))
+    return found
+
+
+def matched_gate(pairs: Sequence[Mapping[str, Sequence[Scores]]]) -> Gate:
+    """ResUNet against U-Net, mean over structures but the template shapes."""
+    names = [name for name in GOALS if name != "mask"]
+    apart = [np.mean([mean(one["resunet"], n) - mean(one["unet3d"], n) for n in names]) for one in pairs]
+    within = abs(float(np.mean(apart))) <= MOST_APART
+    return Gate("ResUNet minus U-Net, mean Dice", f"within {MOST_APART}", spread([float(a) for a in apart]), within)
+
+
+def channel_gate(second: Sequence[Mapping[str, Sequence[Scores]]]) -> Gate:
+    """What the T1 channel does for the amygdala."""
+    gain = [mean(one["map and T1w"], "amygdala") - mean(one["map alone"], "amygdala") for one in second]
+    remark = "In the synthetic T1 the amygdala is grey matter: it differs from white matter and fluid alone."
+    return Gate(
+        "T1 channel: gain in Dice of amygdala",
+        f">= {LEAST_GAIN}",
+        spread(gain),
+        float(np.mean(gain)) >= LEAST_GAIN,
+        remark,
+    )
+
+
+def comparison(pairs: Sequence[Mapping[str, Sequence[Scores]]]) -> list[dict[str, str]]:
+    """Rows of the source's structures."""
+    rows = []
+    for name, (dice, far) in SOURCE.items():
+        ours = {
+            network: f"{np.mean([mean(one[network], name) for one in pairs]):.2f} / "
+            f"{np.mean([mean(one[network], name, 'hd_mm') for one in pairs]):.2f}"
+            for network in ("unet3d", "resunet")
+        }
+        rows.append({"structure": name, "source (measured maps)": f"{dice:.2f} / {far:.2f}", **ours})
+    return rows
+
+
+def published(pairs: Sequence[Mapping[str, Sequence[Scores]]]) -> list[dict[str, str]]:
+    """Rows of the seven nuclei; ours has no dentate."""
+    rows = []
+    for name, (alone, with_t1) in PUBLISHED.items():
+        ours = {
+            network: f"{np.mean([mean(one[network], name) for one in pairs]):.3f}" if name != "dentate" else "none"
+            for network in ("unet3d", "resunet")
+        }
+        shown = f"{name} (template shapes)" if name in TEMPLATES else name
+        rows.append({"structure": shown, "QSM alone": f"{alone:.3f}", "with T1w": f"{with_t1:.3f}", **ours})
+    return rows

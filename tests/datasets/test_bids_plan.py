@@ -1,0 +1,119 @@
+"""Which sessions and images of a BIDS data set go into which result; no framework is needed for it."""
+
+import pytest
+from support.blank import card
+from support.toy_bids import LESION, ONE, PARTS, SEVERAL, TWO, data_set, write
+
+from zoo.datasets.readers.bids import survey
+from zoo.hub.tabular import Tabular
+from zoo.workflows.bids_app.derivatives import Derivatives
+from zoo.workflows.bids_app.plan import choose, described, patterns_of, plan
+
+PAIR = card(TWO, ("T1", "FLAIR"), LESION, (Tabular("age", "years", 18, 110, 60, 10),))
+
+
+def planned(root, one, **given):
+    found = survey(root)
+    return plan(found, choose(found), one, patterns_of(found, one, given))
+
+
+def test_the_shards_of_a_run_share_no_subject_and_leave_none_out(tmp_path):
+    root = data_set(tmp_path, [f"{number:02}" for number in range(1, 8)])
+    write(root, "sub-03_ses-b_T1w")
+    parts = [choose(survey(root), shard=(number, 3)) for number in (1, 2, 3)]
+    assert [[subject for subject, _ in part] for part in parts] == [
+        ["01", "04", "07"],
+        ["02", "05"],
+        ["03", "03", "06"],
+    ]
+    assert sorted(one for part in parts for one in part) == choose(survey(root))
+    assert choose(survey(root), participants=["sub-02", "03"], shard=(2, 2)) == [("03", ""), ("03", "b")]
+    assert choose(survey(root), sessions=["ses-b"]) == [("03", "b")]
+    assert choose(survey(root), shard=(9, 9)) == []
+
+
+def test_labels_that_are_not_there_and_bad_shards_are_refused(tmp_path):
+    found = survey(data_set(tmp_path))
+    with pytest.raises(ValueError, match=r"There is no participant '04'\..* Choose from: 01, 02, 03"):
+        choose(found, participants=["sub-04"])
+    with pytest.raises(ValueError, match="There is no session 'a'"):
+        choose(found, sessions=["a"])
+    with pytest.raises(ValueError, match=r"K/N with K from 1 to N, got 3/2"):
+        choose(found, shard=(3, 2))
+
+
+def test_each_run_of_a_single_channel_is_a_case_and_keeps_its_entities(tmp_path):
+    root = data_set(tmp_path, ["01"])
+    for run in (1, 2):
+        write(root, f"sub-02_ses-a_acq-high_run-{run}_T1w")
+    works, failed = planned(root, card(ONE, ("T1w",), LESION))
+    assert not failed
+    assert [work.target for work in works] == [
+        "sub-01/anat/sub-01_desc-zooUnet3dToyLesion",
+        "sub-02/ses-a/anat/sub-02_ses-a_acq-high_run-1_desc-zooUnet3dToyLesion",
+        "sub-02/ses-a/anat/sub-02_ses-a_acq-high_run-2_desc-zooUnet3dToyLesion",
+    ]
+    assert works[1].sources == ["bids:raw:sub-02/ses-a/anat/sub-02_ses-a_acq-high_run-1_T1w.nii.gz"]
+    assert works[1].name == "sub-02_ses-a_acq-high_run-1"
+
+
+def test_channels_are_matched_by_suffix_and_a_subject_that_lacks_one_is_named(tmp_path):
+    root = data_set(tmp_path)
+    write(root, "sub-01_acq-x_FLAIR")
+    for run in (1, 2):
+        write(root, f"sub-03_run-{run}_FLAIR")
+    (root / "sub-05" / "anat").mkdir(parents=True)
+    works, failed = planned(root, PAIR)
+    assert [(work.name, work.tabular, list(work.images)) for work in works] == [
+        ("sub-01", {"age": 51}, ["T1", "FLAIR"])
+    ]
+    assert works[0].images["FLAIR"].endswith("sub-01_acq-x_FLAIR.nii.gz")
+    assert failed["sub-02"] == "No FLAIR in sub-02, which holds T1w."
+    assert failed["sub-05"] == "No T1, FLAIR in sub-05, which holds no NIfTI image."
+    assert "2 images for FLAIR: sub-03_run-1_FLAIR.nii.gz, sub-03_run-2" in failed["sub-03"]
+    assert failed["sub-03"].endswith("--pattern FLAIR=run-1_FLAIR.")
+    works, failed = planned(root, PAIR, FLAIR="run-2_FLAIR")
+    assert [work.name for work in works] == ["sub-03"] and set(failed) == {"sub-01", "sub-02", "sub-05"}
+
+
+def test_a_model_of_any_contrast_takes_the_only_one_and_asks_where_there_are_several(tmp_path):
+    root, any_contrast = data_set(tmp_path), card(SEVERAL, ("image",), PARTS)
+    assert len(planned(root, any_contrast)[0]) == 3
+    write(root, "sub-01_FLAIR")
+    with pytest.raises(ValueError, match=r"the data set has FLAIR, T1w\. Say which is meant: --pattern image=FLAIR"):
+        planned(root, any_contrast)
+    works, failed = planned(root, any_contrast, image="T1w")
+    assert len(works) == 3 and not failed
+    with pytest.raises(ValueError, match=r"There is no channel of unet3d\.toy_parts 'T1w'"):
+        planned(root, any_contrast, T1w="T1w")
+
+
+def test_two_images_that_would_share_a_result_are_refused(tmp_path):
+    root = data_set(tmp_path, ["01"])
+    for text in ("one", "two"):
+        folder = root / "derivatives" / "prep" / "sub-01" / "anat"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"sub-01_desc-{text}_FLAIR.nii.gz").write_bytes(b"")
+    works, failed = planned(root, card(SEVERAL, ("image",), PARTS), image="FLAIR")
+    assert "desc-one_FLAIR.nii.gz and sub-01_desc-two_FLAIR.nii.gz would give one result" in failed["sub-01"]
+    assert len(works) == 1
+
+
+def test_a_folder_that_is_not_ours_is_refused(tmp_path):
+    root, one = data_set(tmp_path / "raw"), card(ONE, ("T1w",), LESION)
+    with pytest.raises(ValueError, match="is the data set itself"):
+        Derivatives(root, root, one, "0").check()
+    other = data_set(tmp_path / "other")
+    with pytest.raises(ValueError, match="is a data set of its own"):
+        Derivatives(other, root, one, "0").check()
+    (other / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "fMRIPrep"}]}')
+    with pytest.raises(ValueError, match="is made by fMRIPrep"):
+        Derivatives(other, root, one, "0").check()
+    (other / "dataset_description.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        Derivatives(other, root, one, "0").check()
+
+
+def test_labels_of_models_differ_by_builder_and_tag():
+    assert described("unet3d.brain_mask") == "zooUnet3dBrainMask"
+    assert described("resunet.qsm_nuclei") != described("unet3d.qsm_nuclei")

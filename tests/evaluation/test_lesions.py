@@ -1,0 +1,174 @@
+"""Lesion-wise scores and FROC against hand-made examples, SciPy's labelling and MONAI's numbers."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from support.paths import FIXTURES
+
+from zoo.evaluation import lesions
+
+PEERS = json.loads((FIXTURES / "metrics" / "peers.json").read_text())["lesions"]
+UNIT = (1.0, 1.0, 1.0)
+SHAPE = (16, 24, 32)
+
+
+def boxes(*corners, size=2):
+    """A mask with one cube of a few voxels at each corner."""
+    mask = np.zeros(SHAPE, bool)
+    for x, y, z in corners:
+        mask[x : x + size, y : y + size, z : z + size] = True
+    return mask
+
+
+def nothing():
+    return np.zeros(SHAPE, bool)
+
+
+# Three lesions. The first is met by two detections, the second by none, the third by one voxel; one detection is false.
+REFERENCE = boxes((2, 2, 2), (2, 12, 2), (10, 2, 20))
+PREDICTION = boxes((1, 2, 2), (11, 3, 21), (10, 18, 20))
+PREDICTION[4, 4, 4] = True  # touches the first lesion's corner but shares no voxel
+
+
+def test_overlap_by_hand():
+    found = lesions.lesion_metrics(PREDICTION, REFERENCE, UNIT)
+    assert found["lesions"] == 3 and found["detections"] == 4
+    assert found["found"] == 2 and found["false_positives"] == 2
+    assert found["sensitivity"] == pytest.approx(2 / 3) and found["precision"] == 0.5
+    assert found["f1"] == pytest.approx(2 * 2 / 3 * 0.5 / (2 / 3 + 0.5))
+    assert found["dice_of_hits"] == pytest.approx((2 * 4 / 16 + 2 * 1 / 16) / 2)
+    assert (found["panoptic_quality"], found["recognition_quality"]) == (0, 0)
+    assert math.isnan(found["segmentation_quality"])
+
+
+def test_centres_by_hand():
+    # Centres (voxels): lesions (2.5, 2.5, 2.5), ...; detections 1 and 1.73 voxels away, and (4, 4, 4), 2.6 away.
+    found = lesions.lesion_metrics(PREDICTION, REFERENCE, UNIT, match="centre")
+    assert found["found"] == 2 and found["false_positives"] == 1
+    strict = lesions.lesion_metrics(PREDICTION, REFERENCE, UNIT, match="centre", centre_mm=1.5)
+    assert strict["found"] == 1 and strict["false_positives"] == 3
+    coarse = lesions.lesion_metrics(PREDICTION, REFERENCE, (4, 1, 1), match="centre")
+    assert coarse["found"] == 0
+    wide = lesions.lesion_metrics(PREDICTION, REFERENCE, (4, 1, 1), match="centre", centre_mm=4.3)
+    assert wide["found"] == 2
+
+
+def test_spacing_gives_volumes_and_diameters():
+    matching = lesions.match_lesions(PREDICTION, REFERENCE, (0.5, 1, 2))
+    first = matching.reference[0]
+    assert first.voxels == 8 and first.volume_ml == pytest.approx(0.008)
+    assert first.diameter_mm == pytest.approx((48 / math.pi) ** (1 / 3)) and first.centre == (2.5, 2.5, 2.5)
+
+
+def test_connectivity_joins_corners():
+    mask = boxes((2, 2, 2), (4, 4, 4))
+    counts = [lesions.lesion_metrics(mask, mask, UNIT, connectivity=c)["lesions"] for c in (6, 18, 26)]
+    assert counts == [2, 2, 1]
+
+
+def test_empty_masks():
+    some, none = REFERENCE, nothing()
+    missed = lesions.lesion_metrics(none, some, UNIT)
+    assert missed["sensitivity"] == 0 and missed["f1"] == 0 and missed["panoptic_quality"] == 0
+    assert math.isnan(missed["precision"]) and missed["missed"] == 1
+    alarm = lesions.lesion_metrics(some, none, UNIT)
+    assert alarm["precision"] == 0 and alarm["f1"] == 0 and alarm["false_positives"] == 3
+    assert math.isnan(alarm["sensitivity"]) and math.isnan(alarm["dice_of_hits"]) and alarm["false_alarm"] == 1
+    both = lesions.lesion_metrics(none, none, UNIT)
+    assert all(math.isnan(both[key]) for key in ("sensitivity", "precision", "f1", "panoptic_quality"))
+    assert both["both_empty"] == 1 and both["false_positives"] == 0
+
+
+@pytest.mark.parametrize("match", lesions.MATCHES)
+def test_a_perfect_answer(match):
+    found = lesions.lesion_metrics(REFERENCE, REFERENCE, UNIT, match=match)
+    ones = ("sensitivity", "precision", "f1", "dice_of_hits", "panoptic_quality", "segmentation_quality")
+    assert [found[key] for key in ones] == [1.0] * 6
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_panoptic_quality_equals_monai(number):
+    name = f"lesions_{number}"
+    with np.load(FIXTURES / "metrics" / "masks.npz") as arrays:
+        shape = tuple(arrays[f"{name}/shape"])
+        bits = np.unpackbits(arrays[name], count=2 * math.prod(shape))
+    prediction, reference = bits.reshape(2, *shape).astype(bool)
+    found = lesions.lesion_metrics(prediction, reference, UNIT)
+    expected = PEERS[name]
+    assert expected["rq"] > 0
+    ours = [found[key] for key in ("panoptic_quality", "segmentation_quality", "recognition_quality")]
+    assert ours == pytest.approx([expected["pq"], expected["sq"], expected["rq"]], rel=1e-5)
+
+
+def test_groups_by_size_and_region():
+    regions = np.zeros(SHAPE, np.int16)
+    regions[8:] = 5
+    reference = boxes((2, 2, 2), (10, 2, 20)) | boxes((2, 12, 2), size=5)
+    matching = lesions.match_lesions(PREDICTION, reference, UNIT, regions=regions)
+    by_region = lesions.sensitivity_by([matching, matching], lambda lesion: lesion.region)
+    assert [row["group"] for row in by_region] == [0, 5]
+    assert [(row["lesions"], row["found"], row["false_positives"]) for row in by_region] == [(4, 2, 2), (2, 2, 2)]
+    by_size = lesions.sensitivity_by([matching], lesions.size_bin((2, 3)))
+    assert [row["group"] for row in by_size] == [(0.0, 2), (2, 3), (3, math.inf)]
+    assert [row["lesions"] for row in by_size] == [0, 2, 1]
+    assert math.isnan(by_size[0]["sensitivity"]) and by_size[1]["sensitivity"] == 1 and by_size[2]["sensitivity"] == 0
+
+
+def hand_made():
+    """Three lesions in two images, four detections: 0.9 finds, 0.8 is false, 0.6 finds another, 0.3 is false."""
+    return [
+        lesions.Detections(scores=[0.9, 0.8], hits=[(0,), ()], num_lesions=2),
+        lesions.Detections(scores=[0.3, 0.6], hits=[(), (0,)], num_lesions=1),
+    ]
+
+
+def test_froc_by_hand():
+    curve = lesions.froc(hand_made())
+    assert curve.thresholds.tolist() == [math.inf, 0.9, 0.8, 0.6, 0.3]
+    assert curve.false_positives.tolist() == [0, 0, 0.5, 0.5, 1.0]
+    assert curve.sensitivity == pytest.approx([0, 1 / 3, 1 / 3, 2 / 3, 2 / 3])
+    assert lesions.mean_sensitivity(curve) == pytest.approx(2 / 3)
+    assert lesions.mean_sensitivity(curve, at=(0.25, 0.5)) == pytest.approx((1 / 3 + 2 / 3) / 2)
+
+
+def test_froc_equals_monai():
+    curve = lesions.froc(hand_made())
+    theirs = set(zip(PEERS["froc"]["false_positives"], np.round(PEERS["froc"]["sensitivity"], 6), strict=True))
+    assert set(zip(curve.false_positives, np.round(curve.sensitivity, 6), strict=True)) <= theirs
+    assert lesions.mean_sensitivity(curve) == pytest.approx(PEERS["froc"]["interpolated"], rel=1e-6)
+
+
+def test_froc_counts_a_lesion_once_and_ties_together():
+    images = [lesions.Detections([0.7, 0.7, 0.7], [(0,), (0, 1), ()], 2)]
+    curve = lesions.froc(images)
+    assert curve.thresholds.tolist() == [math.inf, 0.7]
+    assert curve.false_positives.tolist() == [0, 1] and curve.sensitivity.tolist() == [0, 1]
+    assert lesions.mean_sensitivity(curve, at=(0.5, 1)) == 0.5  # 0 within half a false positive, 1 within one
+
+
+def test_froc_without_lesions_or_images():
+    empty = lesions.froc([lesions.Detections([], [], 1)])
+    assert lesions.mean_sensitivity(empty) == 0
+    assert math.isnan(lesions.mean_sensitivity(lesions.froc([lesions.Detections([0.5], [()], 0)])))
+    assert math.isnan(lesions.mean_sensitivity(lesions.froc([lesions.Detections([], [], 0)])))
+    with pytest.raises(ValueError, match="at least one image"):
+        lesions.froc([])
+
+
+def test_detections_of_a_probability_map():
+    probability = np.where(PREDICTION, 0.4, 0.05)
+    probability[1, 2, 2], probability[10, 18, 20] = 0.9, 0.7
+    found = lesions.detections(probability, REFERENCE, UNIT, threshold=0.1)
+    assert found.num_lesions == 3
+    assert sorted(zip(found.scores, found.hits, strict=True)) == [(0.4, ()), (0.4, (2,)), (0.7, ()), (0.9, (0,))]
+
+
+def test_bad_choices_are_refused():
+    with pytest.raises(ValueError, match="Did you mean 'overlap'"):
+        lesions.match_lesions(PREDICTION, REFERENCE, UNIT, match="overlaps")
+    with pytest.raises(ValueError, match="connectivity"):
+        lesions.match_lesions(PREDICTION, REFERENCE, UNIT, connectivity=8)
+    with pytest.raises(ValueError, match="spacing_mm"):
+        lesions.lesion_metrics(PREDICTION, REFERENCE, (1, 1))

@@ -1,0 +1,138 @@
+"""Post-processing in the graph against that of `zoo.predict`, on maps where every rule bites."""
+
+import cc3d
+import nibabel
+import numpy as np
+import pytest
+import tensorflow as tf
+from support import exporting as small
+
+import zoo
+from zoo.evaluation.candidates import candidates
+from zoo.exporters.saved_model import graph_candidates, graph_components, graph_postprocessing
+from zoo.hub.card import Step
+from zoo.inference.postprocessing import postprocess
+
+SPACING_MM = (1.0, 1.0, 2.0)
+
+
+@pytest.fixture(scope="module")
+def labels():
+    """Noise in a box that leaves air around it, and a cube with a hole."""
+    draw = np.random.default_rng(5)
+    inner = np.where(draw.random((12, 10, 14)) < 0.3, draw.choice([10, 260], (12, 10, 14)), 0)
+    inner[2:7, 2:7, 2:7] = 260
+    inner[4, 4, 4] = 0
+    return np.pad(inner, ((2, 3), (1, 0), (0, 4))).astype(np.int16)
+
+
+def in_tensorflow(labels, steps, spacing_mm=SPACING_MM):
+    """Op by op, which starts sooner than a graph."""
+    spacing = tf.constant(spacing_mm, tf.float64)
+    return graph_postprocessing.postprocess(tf.constant(labels), steps, small.LABELS, spacing).numpy()
+
+
+STEPS = [
+    (Step("largest_component"),),
+    (Step("largest_component", {"labels": ("left_part",), "connectivity": 6}), Step("fill_holes")),
+    (Step("largest_component", {"labels": ("left_part", "right_part"), "connectivity": 18}),),
+    (Step("fill_holes", {"labels": ("right_part",)}), Step("within_input")),
+    (Step("remove_small", {"minimum_ml": 0.012}),),
+    (Step("select_candidates", {"labels": ("left_part",), "diameter_mm": (1.0, 5.0), "elongation": 2.0}),),
+]
+
+
+@pytest.mark.parametrize("steps", STEPS, ids=str)
+def test_steps_are_those_of_predict(steps, labels):
+    wanted = postprocess(labels, steps, small.LABELS, spacing_mm=SPACING_MM)
+    assert not np.array_equal(wanted, labels)
+    np.testing.assert_array_equal(in_tensorflow(labels, steps), wanted)
+
+
+@pytest.mark.parametrize("steps", STEPS, ids=str)
+def test_a_map_without_anything_stays_so(steps):
+    np.testing.assert_array_equal(in_tensorflow(np.zeros((5, 6, 7), np.int16), steps), np.zeros((5, 6, 7)))
+
+
+def test_one_trace_serves_maps_of_all_sizes(labels):
+    steps = [step for chosen in STEPS[3:] for step in chosen]
+
+    @tf.function(input_signature=[tf.TensorSpec([None] * 3, tf.int16)])
+    def traced(labels):
+        return graph_postprocessing.postprocess(labels, steps, small.LABELS, tf.constant(SPACING_MM, tf.float64))
+
+    for one in (labels, labels[3:, :, 2:9], np.zeros((5, 6, 7), np.int16)):
+        wanted = postprocess(one, steps, small.LABELS, spacing_mm=SPACING_MM)
+        np.testing.assert_array_equal(traced(tf.constant(one)), wanted)
+
+
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
+def test_components_are_cc3ds_and_numbered_by_their_first_voxel(connectivity):
+    mask = np.random.default_rng(0).random((11, 8, 9)) < 0.25
+    found = graph_components.numbered(tf.constant(mask), connectivity).numpy()
+    wanted = cc3d.connected_components(mask, connectivity=connectivity)
+    roots = graph_components.roots(tf.constant(found)).numpy()
+    assert len(roots) == wanted.max()
+    np.testing.assert_array_equal(np.searchsorted(roots, found, side="right") * (found > 0), wanted)
+    np.testing.assert_array_equal(found.ravel()[roots - 1], roots)
+
+
+def test_a_winding_path_is_one_component():
+    mask = np.zeros((9, 9, 3), bool)
+    for row in range(0, 9, 2):
+        mask[row, :, 1] = True
+        mask[row + 1 : row + 2, -1 if row % 4 == 0 else 0, 1] = True
+    assert len(np.unique(graph_components.numbered(tf.constant(mask), 6))) == 2
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_of_equal_components_the_first_stays_whatever_the_order_of_memory(order):
+    labels = np.zeros((6, 7, 8), np.int16, order=order)
+    labels[0, 5, 1], labels[4, 0, 0] = 10, 10
+    steps = (Step("largest_component"),)
+    for found in (in_tensorflow(labels, steps), postprocess(labels, steps, small.LABELS, spacing_mm=SPACING_MM)):
+        assert np.argwhere(found).tolist() == [[0, 5, 1]]
+
+
+def test_size_and_shape_are_those_of_candidates():
+    mask = np.random.default_rng(3).random((9, 12, 10)) < 0.12
+    mask[2:7, 3:6, 4] = True
+    spacing = (0.7, 1.1, 2.3)
+    numbers = graph_components.numbered(tf.constant(mask))
+    found = graph_candidates.measured(numbers, tf.constant(spacing, tf.float64))
+    wanted = candidates(mask.astype(np.float32), np.diag([*spacing, 1.0]))
+    assert len(wanted) > 20
+    both = np.transpose([found.diameter_mm.numpy(), found.elongation.numpy()])
+    told = np.array([(one.diameter_mm, one.elongation) for one in wanted])
+    np.testing.assert_allclose(both[np.lexsort(both.T.round(9))], told[np.lexsort(told.T.round(9))], rtol=1e-9)
+
+
+@pytest.mark.parametrize("spacing", [0.9, float(np.float32(0.9)), 0.9 * (1 + 1e-9)])
+@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 4, 2), (3, 3, 6)])
+def test_what_lies_on_the_bound_is_kept(shape, spacing):
+    labels = np.zeros((8, 9, 10), np.int16)
+    labels[tuple(slice(1, 1 + n) for n in shape)] = 10
+    steps = (Step("select_candidates", {"diameter_mm": (0.5, 9.0), "elongation": 2.0}),)
+    spacing_mm = (spacing, 0.9, 0.9)
+    for found in (
+        in_tensorflow(labels, steps, spacing_mm),
+        postprocess(labels, steps, small.LABELS, spacing_mm=spacing_mm),
+    ):
+        np.testing.assert_array_equal(found, labels)
+
+
+def test_nothing_is_found_where_there_is_no_image(tmp_path):
+    folder = small.made(tmp_path, preprocessing=(), postprocessing=(Step("within_input"),))
+    out = zoo.export(folder, tmp_path / "served")
+    scan = small.scan((21, 18, 16), small.tilted())
+    data = np.asarray(scan.dataobj) / 30
+    data[8:12] = 0
+    scan = nibabel.Nifti1Image(data, scan.affine)
+    given = {"volume": tf.constant(data[..., None]), "spacing_mm": tf.zeros(3)}
+    given["affine"] = tf.constant(scan.affine, tf.float32)
+    found = tf.saved_model.load(str(out)).signatures["serving_default"](**given)
+    wanted = np.asanyarray(zoo.predict(folder, scan).dataobj)
+    assert not found["labels"].numpy()[data == 0].any() and len(np.unique(wanted)) > 1
+    assert np.mean(found["labels"].numpy() == wanted) >= 0.999
+    wanted = np.asanyarray(zoo.predict(folder, scan, probabilities=True).dataobj)
+    np.testing.assert_allclose(found["probabilities"], wanted, atol=1e-3)

@@ -1,0 +1,154 @@
+"""`zoo fit-normative` and `zoo predict` with a model of codes, from files to files."""
+
+import csv
+import json
+
+import keras
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import zoo
+from zoo.cli.main import app
+from zoo.normative import lesion_map, model
+from zoo.normative.detectors import Moments
+from zoo.synth.anatomy import common_space
+from zoo.synth.anatomy.labels import INDEX
+from zoo.tasks import epilepsy_lesions
+from zoo.training.run import model_card
+
+SHAPE = (40, 44, 48)
+
+
+def template():
+    x, y, z = np.indices(SHAPE)
+    radius = np.sqrt((x - 20) ** 2 + (y - 22) ** 2 + (z - 24) ** 2)
+    labels = np.where(radius < 16, INDEX["left_white"], 0)
+    return np.where((radius >= 13) & (radius < 16), INDEX["left_cortex"], labels).astype(np.uint8)
+
+
+def person(seed, lesion=None):
+    """T1 and FLAIR of a ball of two tissues, a little noisy; a lesion is a bright box."""
+    draw, labels = np.random.default_rng(seed), template()
+    images = []
+    for white, grey in ((3.0, 2.0), (1.5, 2.5)):
+        image = np.where(labels == INDEX["left_white"], white, grey) + draw.normal(0, 0.1, SHAPE)
+        if lesion is not None:
+            image[lesion] += 2.5
+        images.append((image * (labels > 0)).astype(np.float32))
+    return images
+
+
+def write(folder, name, images, affine=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for channel, image in zip(("T1w", "FLAIR"), images, strict=True):
+        files[channel] = folder / f"{name}{channel}.nii.gz"
+        nib.nifti1.Nifti1Image(image, common_space.AFFINE if affine is None else affine).to_filename(files[channel])
+    return files
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A small common space, a tiny network of codes with its own controls, and the command line."""
+    patch = pytest.MonkeyPatch()
+    folder = tmp_path_factory.mktemp("models")
+    patch.setattr(common_space, "SHAPE", SHAPE)
+    patch.setenv("ZOO_PATH", str(folder))
+    patch.setenv("ZOO_OFFLINE", "1")
+    keras.utils.set_random_seed(3)
+    task = epilepsy_lesions.TASK.replace(arguments={"filters": (4, 6, 8)}, code_size=8)
+    card = model_card.describe(task, {"source": "synthetic", "seed": 0, "steps": 1}, {"seconds": 1.0})
+    network = zoo.load("siamese", **card.arguments)
+    zoo.save(network, folder / card.name, card)
+    encode = lesion_map.codes_of(network, step=3)
+    where = model.places(template() > 0, step=3)
+    scans = [[nib.nifti1.Nifti1Image(one, common_space.AFFINE) for one in person(seed)] for seed in range(12)]
+    people = [lesion_map.in_common_space(pair, template())[0] for pair in scans]
+    codes = model.stack(encode, people, where)
+    model.fit(codes, where, Moments(), step=3, template=template()).write(folder / card.name / model.FILE)
+    yield lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+    patch.undo()
+
+
+def lesion_box():
+    mask = np.zeros(SHAPE, bool)
+    mask[22:30, 18:26, 20:28] = True
+    return mask
+
+
+def test_lesion_is_found_written_and_drawn(world, tmp_path):
+    files = write(tmp_path / "in", "p_", person(99, lesion_box()))
+    given = [f"{name}={path}" for name, path in files.items()]
+    result = world("predict", "siamese.epilepsy_lesions", *given, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    stem = tmp_path / "out" / "p_T1w"
+    z = nib.nifti1.load(f"{stem}_z.nii.gz")
+    np.testing.assert_array_equal(z.affine, common_space.AFFINE)
+    values = z.get_fdata()
+    assert values[lesion_box()].max() > 5 and np.all(values[template() == 0][:50] == 0)
+    rows = list(csv.DictReader((tmp_path / "out" / "p_T1w_clusters.csv").read_text().splitlines()))
+    centre = np.array([float(rows[0][f"{axis}_mm"]) for axis in "xyz"]) - common_space.AFFINE[:3, 3]
+    assert np.all(np.abs(centre - [26, 22, 24]) < 10)
+    ranks = nib.nifti1.load(f"{stem}_clusters.nii.gz").get_fdata()
+    assert ranks[lesion_box()].max() == 1 or 1 in ranks[lesion_box()]
+    assert (tmp_path / "out" / "p_T1w_clusters.png").stat().st_size > 5000
+
+
+def test_without_matplotlib_all_but_the_picture_is_written(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(lesion_map.importlib.util, "find_spec", lambda name: None)
+    files = write(tmp_path / "in", "p_", person(99, lesion_box()))
+    given = [f"{name}={path}" for name, path in files.items()]
+    result = world("predict", "siamese.epilepsy_lesions", *given, "--out", tmp_path / "out")
+    assert result.exit_code == 0 and "no picture: it needs matplotlib" in " ".join(result.output.split())
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".gz", ".csv"}
+
+
+def test_a_scanner_that_the_controls_do_not_know_is_told(world, tmp_path):
+    turned = [2.0 * (image > 0) - image for image in person(98)]
+    files = write(tmp_path / "in", "p_", turned)
+    given = [f"{name}={path}" for name, path in files.items()]
+    result = world("predict", "siamese.epilepsy_lesions", *given, "--out", tmp_path / "out", "--json")
+    row = (
+        json.loads(result.output)["cases"][0] if "cases" in json.loads(result.output) else json.loads(result.output)[0]
+    )
+    assert row["share_out"] > lesion_map.MOST_OUT and "Fit your own (zoo fit-normative)" in row["text"]
+
+
+def test_own_controls_by_the_command_line_and_after_a_stop(world, tmp_path):
+    for seed in range(10):
+        write(tmp_path / "controls" / f"sub-{seed:02d}", "", person(100 + seed))
+    out = tmp_path / "own.npz"
+    result = world("fit-normative", tmp_path / "controls", "--out", out, "--detector", "nearest")
+    assert result.exit_code == 0, result.output
+    assert "10 controls" in result.output
+    assert len(list((tmp_path / "own.work").glob("*.npy"))) == 10
+    first = out.read_bytes()
+    out.unlink()
+    (tmp_path / "own.work" / sorted(path.name for path in (tmp_path / "own.work").glob("*.npy"))[0]).unlink()
+    assert world("fit-normative", tmp_path / "controls", "--out", out, "--detector", "nearest").exit_code == 0
+    one, other = (model.Normative.read(path) for path in (out, out))
+    np.testing.assert_array_equal(one.calibration.mean, other.calibration.mean)
+    assert len(first) == pytest.approx(len(out.read_bytes()), rel=0.01)
+    files = write(tmp_path / "in", "p_", person(99, lesion_box()))
+    given = [f"{name}={path}" for name, path in files.items()]
+    result = world("predict", "siamese.epilepsy_lesions", *given, "--out", tmp_path, "--normative", out, "--json")
+    assert result.exit_code == 0 and '"clusters"' in result.output
+
+
+def test_bad_input_is_one_error(world, tmp_path):
+    files = write(tmp_path, "p_", person(1))
+    flair = nib.nifti1.Nifti1Image(person(1)[1][:-2], common_space.AFFINE)
+    flair.to_filename(files["FLAIR"])
+    given = [f"{name}={path}" for name, path in files.items()]
+    result = world("predict", "siamese.epilepsy_lesions", *given, "--out", tmp_path / "out")
+    assert result.exit_code == 1 and "FLAIR" in result.output and "grid" in result.output
+    result = world("predict", "siamese.epilepsy_lesions", *given, "--normative", tmp_path / "no.npz")
+    assert result.exit_code == 2 and "Make one with zoo fit-normative FOLDER" in result.output
+    files = write(tmp_path, "skull_", [image + 1 for image in person(1)])
+    result = world("predict", "siamese.epilepsy_lesions", *[f"{name}={path}" for name, path in files.items()])
+    assert result.exit_code == 1 and "brain cut out, but 84 ml" in result.output
+    write(tmp_path / "few" / "sub-1", "", person(1))
+    result = world("fit-normative", tmp_path / "few", "--out", tmp_path / "own.npz")
+    assert result.exit_code == 1 and "needs 10 controls or more, got 1" in result.output

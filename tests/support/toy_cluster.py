@@ -1,0 +1,17 @@
+"""The toy task as a member of a cluster: `TF_CONFIG=... python tests/toy_cluster.py OUT BATCH`."""
+
+import sys
+
+from support import toy
+from zoo.training import fit
+
+TASK = toy.TASK.replace(
+    arguments={"filters": (4, 8), "norm": "none"},
+    optimizer={"name": "sgd", "learning_rate": 0.05},
+    patch=(8, 12, 16),
+    batch_size=int(sys.argv[2]) if len(sys.argv) > 2 else 1,
+    steps=50,
+)
+
+if __name__ == "__main__":
+    fit.train(TASK, "synthetic", sys.argv[1], precision="float32")

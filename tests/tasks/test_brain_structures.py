@@ -1,0 +1,74 @@
+"""The task `brain_structures`: its classes, and samples of a made-up anatomy."""
+
+import nibabel
+import numpy as np
+import pytest
+
+from zoo.synth.anatomy import labels as scheme
+from zoo.synth.anatomy.sources import Anatomy
+from zoo.tasks import brain_structures as task
+
+
+def test_every_label_of_the_scheme_has_a_class():
+    table = task.class_table()
+    named = {label.name: task.CLASSES[table[label.index]] for label in scheme.LABELS}
+    assert (
+        named["left_cerebellum_white"] == named["left_cerebellum_cortex"] == named["left_dentate"] == "left_cerebellum"
+    )
+    assert named["right_red_nucleus"] == named["left_ventral_diencephalon"] == "brainstem"
+    assert named["skull"] == named["eye"] == named["background"] == "background"
+    assert named["left_putamen"] == "left_putamen" and named["right_putamen"] == "right_putamen"
+    assert set(named.values()) == set(task.CLASSES)
+
+
+def test_sides_are_partners_and_source_values_freesurfers():
+    labels = task.TASK.labels
+    for left, right in task.TASK.flip_pairs:
+        assert labels[left][0].replace("left", "right") == labels[right][0]
+    assert labels[task.CLASSES.index("left_hippocampus")] == ("left_hippocampus", 17)
+    assert labels[task.CLASSES.index("right_cerebellum")] == ("right_cerebellum", 47)
+    assert len({value for _, value in labels.values()}) == len(labels)
+
+
+@pytest.mark.parametrize("shape", [(10, 20, 30), (13, 9, 17)])
+def test_centring_cuts_and_pads_about_the_middle(shape):
+    labels = np.zeros(shape, np.uint8)
+    labels[shape[0] // 2, shape[1] // 2, shape[2] // 2] = 5
+    found = task.centred(labels, (16, 16, 16))
+    assert found.shape == (16, 16, 16) and found.sum() == 5
+    assert np.abs(np.argwhere(found)[0] - 8).max() <= 1
+
+
+def test_samples_are_functions_of_their_seed(monkeypatch):
+    blocks = np.zeros((1, 24, 24, 24), np.uint8)
+    blocks[0, 4:20, 4:20, 4:20] = scheme.INDEX["left_white"]
+    blocks[0, 8:16, 8:16, 8:16] = scheme.INDEX["left_putamen"]
+    monkeypatch.setattr(task, "label_maps", lambda: blocks)
+    sample = task.synthesis(task.TASK.replace(patch=(8, 16, 24)), "train")
+    (image, classes), (again, _), (other, _) = (sample(np.array(seed)) for seed in ([0, 1], [0, 1], [0, 2]))
+    assert image.shape == classes.shape == (8, 16, 24, 1)
+    np.testing.assert_array_equal(image, again)
+    assert np.abs(np.asarray(image) - np.asarray(other)).max() > 0.01
+    allowed = {task.CLASSES.index(name) for name in ("background", "left_white", "left_putamen")}
+    allowed |= {task.CLASSES.index(name) for name in ("right_white", "right_putamen")}
+    assert set(np.unique(classes)) <= allowed
+
+
+def test_test_cases_are_the_held_out_donors_in_every_contrast(monkeypatch, tmp_path):
+    brain = np.zeros((20, 24, 20), np.int16)
+    brain[4:16, 4:20, 4:16] = scheme.INDEX["left_cerebellum_cortex"]
+    asked = []
+
+    def donor(name, **options):
+        asked.append((name, options["allow_test"]))
+        return Anatomy(name, brain, np.eye(4), "test", (), ())
+
+    monkeypatch.setattr(task, "anatomy", donor)
+    cases = task.TASK.test_cases(tmp_path / "cases")
+    assert asked == [("donor_15496", True), ("donor_15697", True)]
+    assert [case.id for case in cases if case.subject == "donor_15697"] == [
+        f"15697_{name}" for name in ("t1", "t2", "flair", "pd", "inverted", "t1_5mm")
+    ]
+    truth = np.asanyarray(nibabel.load(cases[0].labels).dataobj)
+    assert set(np.unique(truth)) == {0, 8}  # FreeSurfer's left cerebellum
+    assert nibabel.load(cases[5].channels["image"]).shape == (20, 24, 4)

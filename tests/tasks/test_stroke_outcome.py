@@ -1,0 +1,207 @@
+"""The task `stroke_outcome`: tabular inputs, masks, its loss, and that everything that trains it can."""
+
+import json
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+import tensorflow as tf
+from support import toy_stroke
+from support.paths import SUPPORT
+
+from zoo.datasets import cases as data_cases
+from zoo.hub.tabular import encode
+from zoo.losses import binary_cross_entropy, negative_dice
+from zoo.models.parts.sizes import strides_by_spacing
+from zoo.synth.anatomy import territories
+from zoo.tasks import stroke_outcome as stroke
+from zoo.training import batches, fit, local_cluster, network
+from zoo.training.experiments import cross_validation, hyperparameter_search
+from zoo.training.run import model_card, run_folder
+
+
+@pytest.fixture
+def one_brain(monkeypatch):
+    codes = np.zeros((1, 40, 48, 44), np.uint8)
+    codes[0, 4:36, 4:44, 4:40] = 2 + territories.CODE * territories.TERRITORIES["middle_frontal"]
+    places = np.full((1, len(territories.OCCLUSIONS), 2, territories.NUM_PLACES, 3), 20, np.float32)
+    monkeypatch.setattr(territories, "coded", lambda names: (codes, places))
+
+
+def test_samples_have_the_vector_that_encoding_gives(one_brain):
+    task = stroke.TASK.replace(patch=(8, 16, 4))
+    (image, vector), labels = stroke.synthesis(task, "train")(tf.constant([0, 1]))
+    assert image.shape == (8, 16, 4, 6) and labels.shape == (8, 16, 4, 2) and vector.shape == (8,)
+    values = np.asarray(vector).reshape(4, 2)
+    assert not values[:, 1].any()  # nothing is missing
+    grades = {word: encode(stroke.TABULAR, {"tici": word})[2] for word in stroke.TICI}
+    assert min(abs(values[1, 0] - number) for number in grades.values()) < 1e-6
+    hours = values[0, 0] * stroke.TABULAR[0].sd + stroke.TABULAR[0].mean
+    assert 0.5 <= hours <= 24
+    image_alone, _ = stroke.synthesis(task.replace(tabular=()), "train")(tf.constant([0, 1]))
+    np.testing.assert_array_equal(image_alone, image)
+
+
+def test_augmenting_keeps_air_and_turns_all_alike():
+    image = np.zeros((6, 4, 2, 6), np.float32)
+    image[:2] = 1.0
+    labels = np.zeros((6, 4, 2, 2), np.int32)
+    labels[:2] = 1
+    flips = set()
+    for seed in range(12):
+        moved, marked = (np.asarray(each) for each in stroke.augment(image, labels, np.array([0, seed])))
+        np.testing.assert_array_equal((moved != 0).any(-1), marked[..., 0] > 0)
+        flips.add(bool(marked[-1].any()))
+    assert flips == {False, True}
+
+
+def test_strides_wait_for_thick_slices():
+    assert strides_by_spacing((1.2, 1.2, 6.5), 3) == ((2, 2, 1), (2, 2, 1), (2, 2, 2))
+    assert strides_by_spacing((1, 1, 1), 2) == ((2, 2, 2), (2, 2, 2))
+    assert strides_by_spacing((3, 1, 1.9), 1) == ((1, 2, 2),)
+
+
+def test_the_loss_is_the_sources_by_hand_and_padding_does_not_count():
+    logit = np.array([2.0, -1.0, 0.5, 7.0], np.float32)
+    p = 1 / (1 + np.exp(-logit[:3]))
+    y = np.array([1.0, 0.0, 1.0])
+    wanted = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)) - 2 * (y * p).sum() / (y.sum() + p.sum())
+    logits = np.stack([np.zeros(4), logit], -1).reshape(1, 4, 1, 1, 2).astype(np.float32)
+    labels = np.array([[1, 1], [0, 1], [1, 1], [1, 0]], np.int32).reshape(1, 4, 1, 1, 2)
+    assert float(stroke.loss(epsilon=0.0)(labels, logits)) == pytest.approx(wanted, abs=1e-6)
+    entropy = float(stroke.loss(dice=0.0)(labels, logits))
+    assert entropy == pytest.approx(float(binary_cross_entropy(labels[:, :3, ..., :1], logits[:, :3])[0]), abs=1e-6)
+
+
+def descend(loss, steps=300):
+    """Logits of one lesion voxel in eight and of the rest, learned over patches of which three in four are empty."""
+    import keras
+
+    weights = tf.Variable([np.log(0.01 / 0.99), 0.0])  # bias, and the weight of a feature that marks the lesion
+    optimizer = keras.optimizers.SGD(2.0)
+    feature = np.zeros((4, 8, 8, 8, 1), np.float32)
+    feature[0, :4, :4, :4] = 1.0
+    for _ in range(steps):
+        with tf.GradientTape() as tape:
+            cost = tf.reduce_mean(loss(feature, weights[0] + weights[1] * feature))
+        optimizer.apply([tape.gradient(cost, weights)], [weights])
+    return 1 / (1 + np.exp(-float(weights[0] + weights[1])))
+
+
+def test_cross_entropy_and_dice_escape_where_dice_alone_stays_at_a_small_constant():
+    both = descend(lambda y, z: binary_cross_entropy(y, z) + negative_dice(y, z))
+    alone = descend(negative_dice)
+    assert both > 0.9 and alone < 0.01
+
+
+def test_gaps_come_as_often_as_asked_and_repeat():
+    task = stroke.TASK.replace(tabular_dropout=0.2)
+    batch = ((np.zeros((2, 1, 1, 1, 6), np.float32), np.tile([1.5, 0.0], (2, 4)).astype(np.float32)), np.zeros((2, 1)))
+    endless = tf.data.Dataset.from_tensors(batch).repeat()
+    first, again = (
+        np.stack([x[1] for x, _ in batches._with_gaps(task, endless, 3, 0, (0, 1)).take(500).as_numpy_iterator()])
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(first, again)
+    missing = first.reshape(1000, 4, 2)[..., 1] > 0
+    assert set(map(tuple, first.reshape(-1, 2))) == {(1.5, 0.0), (0.0, 1.0)}
+    assert 0.15 < missing.all(1).mean() < 0.25
+    assert 0.23 < missing.mean() < 0.33  # 0.2 + 0.8 x 0.1
+    later = next(iter(batches._with_gaps(task, endless, 3, 7, (0, 1))))[0][1]
+    np.testing.assert_array_equal(later, first[7])
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory):
+    """Cases on three grids in the layout of ISLES 2017, with a table."""
+    return toy_stroke.write_cases(tmp_path_factory.mktemp("native"))
+
+
+def test_a_folder_of_native_grids_gives_padded_masked_batches_with_its_table(native, tmp_path):
+    task = toy_stroke.TASK.replace(synthesis=None, patch=(16, 16, 12), batch_size=4, tabular_dropout=0.0)
+    feed = batches.feed(task, native, seed=0, out=tmp_path)
+    (volume, vector), labels = next(iter(feed.training(0)))
+    assert volume.shape == (4, 16, 16, 12, 6) and labels.shape == (4, 16, 16, 12, 2) and vector.shape == (4, 8)
+    depth = np.asarray(labels)[:, 8, 8, :, 1].sum(1)
+    assert set(depth) <= {6, 8, 10}  # slices of the scans; the rest of each patch is padding
+    assert not np.asarray(volume)[np.asarray(labels)[..., 1] == 0].any()
+    assert np.asarray(vector)[:, 7].all()  # NIHSS is not in the table
+    assert np.asarray(vector)[:, 1].sum() == 0  # the time is
+    prior = feed.prior()
+    assert sum(prior) == pytest.approx(1) and 0.005 < prior[1] < 0.5
+
+
+def test_a_bad_table_names_the_case_and_the_value(native):
+    case = data_cases.cases(native)[0]
+    bad = type(case)(case.id, case.subject, case.channels, case.labels, {"time_to_reperfusion_h": -1.0})
+    with pytest.raises(ValueError, match=r"Case training_1: time_to_reperfusion_h is -1 h, and it goes from 0 to 24"):
+        batches.conditioned(toy_stroke.TASK, bad)
+
+
+def test_the_card_tells_the_tabular_inputs():
+    card = model_card.describe(stroke.TASK, {"source": "synthetic", "seed": 0, "steps": 1}, {"seconds": 60.0})
+    assert [one.name for one in card.input.tabular] == ["time_to_reperfusion_h", "tici", "age", "nihss"]
+    assert card.arguments["conditioning"] == 8 and card.input.spacing_mm is None and card.training.synthetic
+    assert card.input.tabular[1].grades["2b"] == 0.7
+
+
+def test_test_cases_are_whole_scans_on_their_grids(one_brain, monkeypatch, tmp_path):
+    monkeypatch.setattr(stroke, "GRIDS", (((16, 24, 8), (3.0, 2.0, 5.0)), ((20, 16, 6), (2.0, 3.0, 6.0))))
+    monkeypatch.setattr(stroke, "NUM_TEST", 3)
+    cases = stroke.test_cases(tmp_path)
+    shapes = [nibabel.load(case.channels["Tmax"]).shape for case in cases]
+    assert shapes == [(16, 24, 8), (16, 24, 8), (20, 16, 6)]
+    assert nibabel.load(cases[2].labels).header.get_zooms() == (2.0, 3.0, 6.0)
+    assert encode(stroke.TABULAR, cases[0].tabular)[1::2].sum() == 0
+    assert (tmp_path / "tabular.csv").read_text().startswith("case,time_to_reperfusion_h,tici,age,nihss\ntest_00,")
+    before = cases[0].labels.stat().st_mtime_ns
+    assert stroke.test_cases(tmp_path)[0].tabular == cases[0].tabular
+    assert cases[0].labels.stat().st_mtime_ns == before
+
+
+def test_both_published_forms_build():
+    narrow = {"filters": (2, 4, 8)}
+    for form in (stroke.MONTEIRO, stroke.PAPER):
+        model = network.build(stroke.TASK.replace(arguments={**form, **narrow}), 1)
+        assert [one.shape[-1] for one in model.inputs] == [6, 8]
+
+
+OPTIONS = fit.Options(steps=25, precision="float32")
+
+
+@pytest.mark.slow
+def test_folds_predict_every_case_with_its_own_table(native, tmp_path):
+    task = toy_stroke.TASK.replace(synthesis=None, validation_batches=1)
+    rows = cross_validation.cross_validate(task, native, tmp_path, folds=5, options=OPTIONS)
+    dice = next(row for row in rows if row["label"] == "infarct" and row["metric"] == "dice")
+    assert dice["n"] == 5
+    predicted = nibabel.load(tmp_path / cross_validation.OUT_OF_FOLD / "training_1_stroke_outcome.nii.gz")
+    assert predicted.shape == (20, 22, 6)
+
+
+@pytest.mark.slow
+def test_a_search_reaches_the_loss_and_goes_on(tmp_path):
+    space = {
+        "optimizer.learning_rate": hyperparameter_search.Between(1e-4, 1e-2, log=True),
+        "loss_arguments.dice": stroke.SEARCH["loss_arguments.dice"],
+    }
+    hyperparameter_search.search(toy_stroke.TASK, "synthetic", tmp_path, space=space, trials=1, options=OPTIONS)
+    best = hyperparameter_search.search(toy_stroke.TASK, "synthetic", tmp_path, space=space, trials=2, options=OPTIONS)
+    assert best.keys() == space.keys() and len((tmp_path / hyperparameter_search.TABLE).read_text().splitlines()) == 3
+    assert json.loads((tmp_path / "best.json").read_text())["settings"]["loss_arguments.dice"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("servers", [0, 1])
+def test_a_cluster_trains_it_and_survives_the_death_of_a_worker(tmp_path, monkeypatch, servers):
+    out, started = tmp_path / "run", []
+    begin = local_cluster._start
+    monkeypatch.setattr(local_cluster, "_start", lambda *args: started.append(begin(*args)) or started[-1])
+    killer = toy_stroke.killer(out, started, step=25)
+    command = [sys.executable, str(SUPPORT / "toy_stroke.py"), str(out)]
+    assert local_cluster.launch(command, workers=2, parameter_servers=servers) == 0
+    killer.join()
+    assert len(started) >= 3
+    assert run_folder.read_log(out / "log.csv")[-1]["step"] == 50
+    assert (out / "vnet.stroke_outcome" / "card.json").exists()

@@ -1,0 +1,122 @@
+"""Evaluation end to end: tables, report, a bad case, an interrupted run, a network that is right by construction."""
+
+import csv
+import json
+
+import keras
+import nibabel
+import numpy as np
+import pytest
+from support import toy
+
+import zoo
+from zoo.hub import card as cards
+from zoo.inference import structure_volumes
+from zoo.training.run import model_card
+from zoo.workflows import evaluate
+
+STEPS = ({"name": "resample", "spacing_mm": [1.0, 1.0, 1.0]},)
+TASK = toy.TASK.replace(arguments={"filters": (2, 4)}, preprocessing=STEPS, patch=(16, 16, 16))
+CONFIG = {"source": "synthetic", "seed": 0, "steps": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three cases on different grids; the third has labels on another grid."""
+    root = tmp_path_factory.mktemp("data")
+    for number, shape in enumerate([(16, 24, 32), (24, 16, 20), (20, 20, 20)]):
+        labels = np.zeros(shape, np.uint8)
+        labels[4:9, 5:10, 6 + number : 11 + number] = 7
+        image = labels / 7 * 4 - 2 + 0.1
+        folder = root / f"sub-{number:02d}"
+        folder.mkdir()
+        affine = np.diag([2.0, 1, 1, 1]) if number == 1 else np.eye(4)
+        nibabel.save(nibabel.Nifti1Image(image.astype("float32"), affine), folder / "T1w.nii.gz")
+        affine = np.diag([1.0, 1, 3, 1]) if number == 2 else affine
+        nibabel.save(nibabel.Nifti1Image(labels, affine), folder / "labels.nii.gz")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder whose network thresholds the image at 0: the answer is the truth."""
+    out = tmp_path_factory.mktemp("run")
+    model = zoo.load("unet3d", input_shape=(None, None, None, 1), num_classes=2, filters=(2, 4), dropout=0.1)
+    for weight in model.weights:
+        if "seed" not in weight.path:
+            weight.assign(keras.ops.ones_like(weight) if "variance" in weight.path else keras.ops.zeros_like(weight))
+    for name, layer in ((layer.name, layer) for layer in model.layers):
+        if "norm" in name:
+            layer.gamma.assign(keras.ops.ones_like(layer.gamma))
+        elif name in ("encoder_0_conv_0", "encoder_0_conv_1", "decoder_0_conv_0", "decoder_0_conv_1"):
+            kernel = np.zeros(layer.kernel.shape, "float32")
+            # The first channel is carried from layer to layer; the decoder finds it behind the up-sampled ones.
+            kernel[1, 1, 1, 4 if name == "decoder_0_conv_0" else 0, 0] = 1
+            layer.kernel.assign(kernel)
+    model.get_layer("logits").kernel.assign(np.array([-1.0, 1.0, 0.0, 0.0]).reshape(1, 1, 1, 2, 2))
+    model.get_layer("logits").bias.assign([0.5, -0.5])
+    task = TASK.replace(arguments={"filters": (2, 4), "dropout": 0.1})
+    (out / "config.json").write_text(json.dumps(CONFIG))
+    model_card.publish(model, task, out, progress={"seconds": 60})
+    return out
+
+
+@pytest.fixture(scope="module")
+def found(run, data):
+    return zoo.evaluate(TASK, run, data)
+
+
+def test_a_right_network_scores_one_on_every_grid(found):
+    assert {case: scores[7]["dice"] for case, scores in found.scores.items()} == {"sub-00": 1.0, "sub-01": 1.0}
+    assert found.scores["sub-01"][7]["volume_ml"] == pytest.approx(0.25)
+
+
+def test_a_bad_case_is_named_and_the_rest_finish(found):
+    assert list(found.failed) == ["sub-02"] and "mm" in found.failed["sub-02"]
+    rows = list(csv.DictReader((found.folder / "cases.csv").read_text().splitlines()))
+    assert [row["case"] for row in rows] == ["sub-00", "sub-01", "sub-02"] and rows[2]["error"]
+    summary = json.loads((found.folder / "summary.json").read_text())
+    assert summary["cases"] == 2 and "sub-02" in summary["failed"]
+
+
+def test_the_report_holds_everything(found):
+    page = (found.folder / "report.html").read_text()
+    for heading in ("Summary", "Distributions", "Calibration", "Every case and structure", "Left out", "Runtime"):
+        assert f"<h2>{heading}</h2>" in page
+    assert page.count("data:image/png;base64,") >= 3
+
+
+def test_an_interrupted_evaluation_goes_on(found, run, data, monkeypatch):
+    def only_the_bad_one(_, case, path, lesions):
+        assert case.id == "sub-02", f"{case.id} was measured again"
+        raise ValueError("still bad")
+
+    monkeypatch.setattr(evaluate, "_measure", only_the_bad_one)
+    again = zoo.evaluate(TASK, run, data)
+    assert again.scores == found.scores
+
+
+def test_refusals(run, data, tmp_path):
+    with pytest.raises(ValueError, match=r"Task 'ball' has no test cases of its own"):
+        zoo.evaluate(TASK, run, "synthetic")
+    with pytest.raises(ValueError, match=r"holds no finished unet3d.ball"):
+        zoo.evaluate(TASK, tmp_path, data)
+
+
+def test_volumes_and_asymmetry_by_hand(tmp_path):
+    labels = {
+        0: cards.Label("background", 0),
+        1: cards.Label("left_putamen", 12),
+        2: cards.Label("right_putamen", 51),
+        3: cards.Label("brainstem", 16),
+    }
+    card = type("Card", (), {"output": cards.Output("segmentation", "softmax", labels)})
+    array = np.zeros((16, 24, 32), np.uint8)
+    array[:3, 0, 0], array[0, :5, 1], array[0, 0, 2:10] = 12, 51, 16
+    image = nibabel.Nifti1Image(array, np.diag([1.0, 2.0, 3.0, 1.0]))
+    rows = {row["structure"]: row for row in structure_volumes.volumes(image, card)}
+    assert rows["left_putamen"]["volume_ml"] == pytest.approx(3 * 6 / 1000)
+    assert rows["right_putamen"]["asymmetry_percent"] == pytest.approx(200 * (3 - 5) / 8)
+    assert rows["brainstem"]["asymmetry_percent"] == "" and rows["brainstem"]["num_voxels"] == 8
+    text = structure_volumes.write_volumes(tmp_path / "v.csv", image, card).read_text().splitlines()
+    assert text[0].startswith("structure,value") and text[1] == "left_putamen,12,3,0.0180,-50.0000"

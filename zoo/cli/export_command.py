@@ -1,0 +1,86 @@
+"""`zoo export`: a trained model in a format that runs without zoo."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zoo.cli.terminal import Json, Model, UsageError, find_model, framework, tell
+
+RUNTIMES = ("keras", "onnx", "openvino", "litert", "tensorflow")
+
+
+def export(
+    model: Model,
+    folder: Annotated[Path, typer.Argument(help="Made by this; must not exist.")],
+    format: Annotated[
+        str, typer.Option(metavar="NAME", help="saved_model, onnx, openvino, litert or monai_bundle.")
+    ] = "saved_model",
+    patch: Annotated[str, typer.Option(metavar="N[,N,N]", help="Window in voxels; the card's if left out.")] = "",
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Average over left/right mirror images (SavedModel).")
+    ] = False,
+    overlap: Annotated[float, typer.Option(help="Shared part of neighbouring windows (SavedModel).")] = 0.5,
+    weights: Annotated[str, typer.Option(metavar="DTYPE", help="float32, float16 or int8 on disk.")] = "float32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model as SavedModel, ONNX, OpenVINO, LiteRT, MONAI.
+
+    A SavedModel takes a raw volume and gives labels on its grid, with TensorFlow
+    alone; ONNX, OpenVINO and LiteRT hold the network; a MONAI bundle is PyTorch.
+    """
+    home, size = find_model(model), _patch(patch)
+    if folder.exists() and not overwrite:
+        raise UsageError(f"{folder} exists. Pass --overwrite to replace it, or name another folder.")
+    with framework():
+        import zoo
+
+        zoo.export(
+            home,
+            folder,
+            format=format,
+            patch=size,
+            overlap=overlap,
+            mirror=mirror,
+            weights=weights,
+            overwrite=overwrite,
+        )
+    told = record(folder)
+    apart = "" if told["difference"] is None else f", {told['difference']:.1g} of the largest logit from Keras"
+    tell({**told, "folder": str(folder)}, f"{folder}: {told['format']}, {told['bytes'] / 1e6:.1f} MB{apart}", as_json)
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """What `export.json` in an export says."""
+    return json.loads(next(folder.rglob("export.json")).read_text())
+
+
+def _patch(text: str) -> tuple[int, ...] | None:
+    if not text:
+        return None
+    try:
+        sizes = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        sizes = ()
+    if len(sizes) not in (1, 3):
+        raise UsageError(f"--patch is one number or three, as 96 or 96,96,64; got {text!r}.")
+    return sizes * 3 if len(sizes) == 1 else sizes
+
+
+def settings_of(runtime: str, model: Path) -> dict[str, Any]:
+    """What `zoo.inference.predictor.Settings` needs for a runtime; the network is exported on first use.
+
+    Raises:
+        UsageError: there is no such runtime.
+    """
+    if runtime not in RUNTIMES:
+        from zoo import errors
+
+        raise UsageError(str(errors.unknown_choice("runtime", runtime, RUNTIMES)))
+    if runtime == "keras":
+        return {}
+    from zoo.exporters.export import runtime_file
+
+    return {"runtime": runtime, "network": runtime_file(model, runtime)}

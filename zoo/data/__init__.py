@@ -1,1 +1,0 @@
-"""From files to batches: readers, checks, folds, caches, the patch sampler and the tf.data pipeline."""

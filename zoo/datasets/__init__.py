@@ -1,0 +1,1 @@
+"""What a data set holds: cases, images, labels, splits; without TensorFlow."""

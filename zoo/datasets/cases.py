@@ -1,0 +1,130 @@
+"""A case is one set of images of one subject; readers list the cases of a data set without opening a voxel."""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+from zoo.errors import unknown_choice
+
+NIFTI = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files of one case.
+
+    Attributes:
+        id: unique in its data set ("sub-01_ses-02").
+        subject: whose brain it is; all cases of a subject go into the same fold.
+        channels: channel name -> file, in the order of the last tensor axis.
+        labels: file of the label map, None where there is none.
+        tabular: numbers and words about the case (age, time to treatment); what is missing is left out.
+        volumes: channel name -> index along the fourth axis, for channels that share a 4D file.
+    """
+
+    id: str
+    subject: str
+    channels: dict[str, Path]
+    labels: Path | None = None
+    tabular: dict[str, float | str] = field(default_factory=dict)
+    volumes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file of the case once: channels in order, then labels."""
+        found = [*self.channels.values(), *([self.labels] if self.labels else [])]
+        return list(dict.fromkeys(found))
+
+
+def readers() -> list[str]:
+    """Names of all readers: the files in `zoo/data/readers`."""
+    package = importlib.import_module("zoo.datasets.readers")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "layout")
+
+
+def cases(
+    source: str | Path,
+    *,
+    reader: str | None = None,
+    channels: Mapping[str, str] | None = None,
+    labels: str | None = None,
+) -> list[Case]:
+    """Lists the cases of a data set.
+
+    Args:
+        source: the data set's folder.
+        reader: name of its layout ("bids"); None looks at the files.
+        channels: channel name -> what the reader calls it: a pattern (folder), entities and a suffix (bids), a
+            modality (decathlon, isles2017, valdo). None takes every channel that there is.
+        labels: the same for the label map.
+
+    Returns:
+        The cases, sorted by id.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: no reader of that name, no layout or several recognised, or a channel is missing somewhere.
+    """
+    root = Path(source)
+    if not root.is_dir():
+        raise FileNotFoundError(f"There is no folder {root}. Name the folder that holds the data set.")
+    chosen = _reader(reader or detect(root))
+    return sorted(chosen.read(root, channels=channels, labels=labels), key=lambda case: case.id)
+
+
+def fitting(
+    source: str | Path, names: Sequence[str], *, reader: str | None = None, patterns: Mapping[str, str] | None = None
+) -> list[Case]:
+    """Lists the cases of a data set for a network of certain channels.
+
+    Args:
+        source: the data set's folder.
+        names: of the network's channels. Where there are several, a reader is asked for these; the plain folder, and
+            any for a single channel, gives what there is.
+        reader: name of its layout; None looks at the files.
+        patterns: channel name, or "labels" -> what the reader calls it, where that differs.
+
+    Returns:
+        The cases, sorted by id.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: as `cases`.
+    """
+    given = dict(patterns or {})
+    labels = given.pop("labels", None)
+    layout = (reader or detect(source)) if Path(source).is_dir() else "folder"
+    # A single channel may have any name; where a BIDS suffix has its own, images beside it are not asked for.
+    named = layout == "bids" and any(Path(source).rglob(f"*_{names[0]}.nii*"))
+    if layout != "folder" and (len(names) > 1 or named):
+        given = {name: given.get(name, name) for name in names}
+    return cases(source, reader=reader, channels=given or None, labels=labels)
+
+
+def detect(root: str | Path) -> str:
+    """Name of the reader whose layout a folder has; the plain folder where no other fits.
+
+    Raises:
+        ValueError: two layouts fit.
+    """
+    fitting = [name for name in readers() if _reader(name).fits(Path(root))]
+    if len(fitting) > 1:
+        raise ValueError(f"{root} could be {' or '.join(fitting)}. Choose with reader={fitting[0]!r}.")
+    return fitting[0] if fitting else "folder"
+
+
+def _reader(name: str) -> ModuleType:
+    if name not in readers():
+        raise unknown_choice("reader", name, readers())
+    return importlib.import_module(f"zoo.datasets.readers.{name}")
+
+
+def stem(path: Path) -> str:
+    """The name of a NIfTI file without .nii or .nii.gz."""
+    for suffix in NIFTI:
+        if path.name.endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name

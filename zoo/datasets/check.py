@@ -1,0 +1,274 @@
+"""Is this data set fit to train on? Every case is read once, and every fault is listed."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.datasets import splits as folds
+from zoo.datasets.cases import Case, cases, readers
+from zoo.datasets.images import read_labels
+from zoo.datasets.parallel import convert
+from zoo.volumes import image as images
+from zoo.volumes import nifti
+
+ERROR, WARNING = "error", "warning"
+PICTURE = 255  # white
+KINDS = ("layout", "unreadable", "channels", "geometry", "labels", "empty mask", "duplicate", "split")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault.
+
+    Attributes:
+        level: "error" (training would fail or mislead) or "warning" (look at it).
+        kind: one of `KINDS`.
+        case: id, or ids with commas, or empty where the whole data set is meant.
+        text: what is wrong, with its value.
+    """
+
+    level: str
+    kind: str
+    case: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found.
+
+    Attributes:
+        source: what was checked.
+        num_cases: cases listed.
+        num_subjects: subjects among them.
+        channels: channel name -> number of cases that have it.
+        shapes: "16 x 24 x 32" -> number of cases.
+        spacings_mm: "1 x 1 x 2.5" -> number of cases.
+        labels: label value -> number of cases that hold it.
+        findings: errors first.
+    """
+
+    source: str
+    num_cases: int = 0
+    num_subjects: int = 0
+    channels: dict[str, int] = field(default_factory=dict)
+    shapes: dict[str, int] = field(default_factory=dict)
+    spacings_mm: dict[str, int] = field(default_factory=dict)
+    labels: dict[int, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def num_errors(self) -> int:
+        """Number of findings that are errors; a command would end with 1 where there are any."""
+        return sum(finding.level == ERROR for finding in self.findings)
+
+    def plain(self) -> dict[str, Any]:
+        """The report as JSON has it."""
+        labels = {str(value): count for value, count in self.labels.items()}
+        return {**asdict(self), "labels": labels, "num_errors": self.num_errors}
+
+    def __str__(self) -> str:
+        tables: dict[str, Mapping[Any, int]] = {
+            "channels": self.channels,
+            "shapes": self.shapes,
+            "spacings (mm)": self.spacings_mm,
+            "label values": self.labels,
+        }
+        lines = [f"{self.source}: {self.num_cases} cases of {self.num_subjects} subjects"]
+        lines += [f"  {title}: {_counted(table)}" for title, table in tables.items() if table]
+        lines += [f"{_where(finding)}: {finding.text}" for finding in self.findings]
+        num_warnings = len(self.findings) - self.num_errors
+        return "\n".join([*lines, f"{self.num_errors} errors, {num_warnings} warnings"])
+
+
+def check(
+    source: str | Path | Sequence[Case],
+    *,
+    tolerance_mm: float = 0.1,
+    splits: str | Path | Sequence[folds.Split] | None = None,
+    reader: str | None = None,
+    channels: Mapping[str, str] | None = None,
+    labels: str | None = None,
+) -> Report:
+    """Checks a data set.
+
+    Looked at are: files that cannot be used; channels that only some cases have; files of a case on different grids;
+    label values that are no whole numbers, or that one case alone holds; empty label maps; the same voxels under two
+    names; cases without labels among labelled ones; subjects that both train and validate.
+
+    Args:
+        source: a folder, or cases.
+        tolerance_mm: how far the same voxel of two files of a case may lie apart.
+        splits: folds, or the file that holds them; None looks for `splits.json` in the folder.
+        reader: as `zoo.datasets.cases.cases` takes it; so are the next two.
+        channels: channel name -> what the reader calls it.
+        labels: what the reader calls the label map.
+
+    Returns:
+        The report; it never raises for what is wrong with the data.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no such file of splits.
+        ValueError: there is no reader of that name.
+    """
+    if not isinstance(source, str | Path):
+        listed, name = list(source), "the cases given"
+    else:
+        name = str(source)
+        try:
+            listed = cases(source, reader=reader, channels=channels, labels=labels)
+        except ValueError as error:
+            if reader is not None and reader not in readers():
+                raise
+            return Report(name, findings=[Finding(ERROR, "layout", "", str(error))])
+        default = Path(source) / "splits.json"
+        splits = default if splits is None and default.is_file() else splits
+    looks, faults = _look_at_all(listed)
+    findings = [*faults, *_channels(listed), *_geometry(looks, tolerance_mm), *_labels(looks, listed)]
+    findings += [*_duplicates(looks), *_splits(listed, splits)]
+    return _report(name, listed, looks, sorted(findings, key=lambda finding: finding.level))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is kept of a case after it was read: grids, hashes of the voxels, and label counts."""
+
+    case: Case
+    grids: dict[str, Any]
+    hashes: dict[str, str]
+    values: dict[float, int] | None
+
+
+class _Grid:
+    """Shape and affine of an image whose voxels may go."""
+
+    def __init__(self, image: images.Image) -> None:
+        self.shape, self.affine = image.shape, image.affine
+
+
+def _look_at_all(listed: Sequence[Case]) -> tuple[list[_Look], list[Finding]]:
+    looks, failures = convert(listed, _look, "Reading", quiet=True)
+    return looks, [Finding(ERROR, "unreadable", failure.case, failure.reason) for failure in failures]
+
+
+def _look(case: Case) -> _Look:
+    grids: dict[str, Any] = {}
+    hashes, values = {}, None
+    for name, path in case.channels.items():
+        image = images.read(path, ndim=4 if name in case.volumes else 3)
+        voxels = np.asanyarray(image.dataobj)
+        grids[name] = _Grid(image)
+        hashes[name] = _hash(voxels[..., case.volumes[name]] if name in case.volumes else voxels)
+    if case.labels:
+        mask = read_labels(case.labels)
+        grids["labels"] = _Grid(mask)
+        found, counts = np.unique(np.asanyarray(mask.dataobj), return_counts=True)
+        values = dict(zip(found.tolist(), counts.tolist(), strict=True))
+    return _Look(case, grids, hashes, values)
+
+
+def _hash(voxels: np.ndarray) -> str:
+    content = np.ascontiguousarray(voxels)
+    return hashlib.sha256(repr(content.shape).encode() + content.astype(np.float32).tobytes()).hexdigest()
+
+
+def _channels(listed: Sequence[Case]) -> Iterable[Finding]:
+    every = {name for case in listed for name in case.channels}
+    for case in listed:
+        missing = sorted(every - set(case.channels))
+        if missing:
+            yield Finding(ERROR, "channels", case.id, f"channels that others have are missing: {', '.join(missing)}")
+
+
+def _geometry(looks: Sequence[_Look], tolerance_mm: float) -> Iterable[Finding]:
+    for look in looks:
+        try:
+            images.check_same_grid(list(look.grids.values()), list(look.grids), tolerance_mm=tolerance_mm)
+        except ValueError as error:
+            yield Finding(ERROR, "geometry", look.case.id, str(error))
+
+
+def _labels(looks: Sequence[_Look], listed: Sequence[Case]) -> Iterable[Finding]:
+    holders: dict[float, list[str]] = defaultdict(list)
+    unlabelled = [case.id for case in listed if case.labels is None]
+    if unlabelled and len(unlabelled) < len(listed):
+        yield Finding(ERROR, "labels", ", ".join(unlabelled), "no label map, and other cases have one")
+    labelled = [look for look in looks if look.values is not None]
+    for look in labelled:
+        values = look.values or {}
+        if not any(values):
+            yield Finding(WARNING, "empty mask", look.case.id, "the label map holds nothing but 0")
+        yield from _values(look.case.id, values)
+        for value in values:
+            holders[value].append(look.case.id)
+    for value, ids in sorted(holders.items()):
+        if len(ids) == 1 and len(labelled) > 3:
+            yield Finding(WARNING, "labels", ids[0], f"label value {value:g} is in this case alone")
+
+
+def _values(case: str, values: Iterable[float]) -> Iterable[Finding]:
+    """What is odd about the values of one label map."""
+    if set(values) == {0, PICTURE}:
+        text = f"the label map is 0 and {PICTURE}, as a mask saved as a picture is; divide it by {PICTURE}"
+        yield Finding(WARNING, "labels", case, text)
+    broken = [value for value in values if value != int(value) or value < 0]
+    if broken:
+        text = f"label values that are not 0, 1, 2 and so on: {', '.join(f'{value:g}' for value in broken[:5])}"
+        yield Finding(ERROR, "labels", case, text)
+
+
+def _duplicates(looks: Sequence[_Look]) -> Iterable[Finding]:
+    owners: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for look in looks:
+        for name, digest in look.hashes.items():
+            owners[digest].append((look.case.id, name))
+    for pairs in owners.values():
+        if len(pairs) > 1:
+            ids = ", ".join(dict.fromkeys(key for key, _ in pairs))
+            names = ", ".join(f"{key}/{name}" for key, name in pairs)
+            yield Finding(ERROR, "duplicate", ids, f"the same voxels under {len(pairs)} names: {names}")
+
+
+def _splits(listed: Sequence[Case], given: str | Path | Sequence[folds.Split] | None) -> Iterable[Finding]:
+    if given is None:
+        return
+    subject_of = {case.id: case.subject for case in listed}
+    for number, split in enumerate(folds.read(given) if isinstance(given, str | Path) else given):
+        lost = sorted({*split.train, *split.validation} - set(subject_of))
+        if lost:
+            yield Finding(ERROR, "split", ", ".join(lost), f"fold {number} names cases that are not in the data")
+        sides = [{subject_of[key] for key in side if key in subject_of} for side in (split.train, split.validation)]
+        both = sides[0] & sides[1]
+        if both:
+            ids = [key for key, subject in subject_of.items() if subject in both]
+            text = f"subjects both train and validate in fold {number}: {', '.join(sorted(both))}"
+            yield Finding(ERROR, "split", ", ".join(ids), text)
+
+
+def _report(name: str, listed: Sequence[Case], looks: Sequence[_Look], findings: list[Finding]) -> Report:
+    grids = [next(iter(look.grids.values())) for look in looks]
+    spacings = [nifti.spacing_mm(grid.affine) for grid in grids]
+    values = Counter(int(value) for look in looks for value in (look.values or {}) if value == int(value))
+    return Report(
+        name,
+        len(listed),
+        len({case.subject for case in listed}),
+        dict(Counter(channel for case in listed for channel in case.channels)),
+        dict(Counter(" x ".join(str(size) for size in grid.shape[:3]) for grid in grids)),
+        dict(Counter(" x ".join(f"{size:.3g}" for size in spacing) for spacing in spacings)),
+        dict(sorted(values.items())),
+        findings,
+    )
+
+
+def _counted(table: Mapping[Any, int]) -> str:
+    return ", ".join(f"{key} ({count})" for key, count in table.items())
+
+
+def _where(finding: Finding) -> str:
+    return f"{finding.level}: {finding.kind}" + (f": {finding.case}" if finding.case else "")

@@ -1,0 +1,66 @@
+"""The Medical Segmentation Decathlon: `dataset.json`, `imagesTr`, `labelsTr`; channels along the fourth axis.
+
+Source: Antonelli et al., The Medical Segmentation Decathlon, Nature Communications 2022, 10.1038/s41467-022-30695-9.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.datasets.cases import Case, stem
+from zoo.datasets.layout import some
+from zoo.errors import unknown_choice
+
+FILE = "dataset.json"
+
+
+def fits(root: Path) -> bool:
+    """A dataset.json with a list of training files."""
+    return (root / FILE).is_file() and "training" in _description(root)
+
+
+def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str | None = None) -> list[Case]:
+    """Lists the training cases; the test cases of a Decathlon data set have no labels and are left out.
+
+    Args:
+        root: the folder with dataset.json.
+        channels: our channel name -> name in "modality" ("FLAIR"); None takes all under their own names.
+        labels: has no meaning here, since dataset.json names the label maps.
+
+    Raises:
+        ValueError: dataset.json cannot be read, a file it lists does not exist, or a modality that it does not have.
+    """
+    if labels is not None:
+        raise ValueError(f"labels={labels!r} was given, but dataset.json names the label maps. Leave it out.")
+    description = _description(root)
+    modalities = {name: int(index) for index, name in description.get("modality", {"0": "image"}).items()}
+    wanted = dict(channels or {name: name for name in modalities})
+    for name in wanted.values():
+        if name not in modalities:
+            raise unknown_choice("modality", name, modalities)
+    volumes = {ours: modalities[theirs] for ours, theirs in wanted.items()} if len(modalities) > 1 else {}
+    cases = [_case(root, entry, wanted, volumes) for entry in description["training"]]
+    return some(cases, root, "a list 'training' in dataset.json")
+
+
+def _case(root: Path, entry: Mapping[str, str], wanted: Mapping[str, str], volumes: dict[str, int]) -> Case:
+    image, label = (_file(root, entry, key) for key in ("image", "label"))
+    return Case(stem(image), stem(image), dict.fromkeys(wanted, image), label, volumes=dict(volumes))
+
+
+def _file(root: Path, entry: Mapping[str, str], key: str) -> Path:
+    if not isinstance(entry, dict) or key not in entry:
+        raise ValueError(f"An entry of 'training' in {root / FILE} has no {key!r}: {entry!r}. Add it.")
+    path = root / entry[key]
+    if not path.is_file():
+        raise ValueError(f"{root / FILE} lists {entry[key]!r}, and there is no such file. Unpack the data set again.")
+    return path
+
+
+def _description(root: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((root / FILE).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{root / FILE} is not JSON ({error}). Unpack the data set again.") from error
+    return content if isinstance(content, dict) else {}

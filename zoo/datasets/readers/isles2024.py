@@ -1,0 +1,80 @@
+"""ISLES 2024: CT perfusion maps of the first session, the final infarct of the second, clinical tables beside them.
+
+`derivatives/sub-stroke0001/ses-01/perfusion-maps/sub-stroke0001_ses-01_space-ncct_tmax.nii.gz` and
+`.../ses-02/sub-stroke0001_ses-02_space-ncct_lesion-msk.nii.gz`, all on the grid of the plain CT; in some releases the
+names are `sub-strokecase0001` and `ses-0001`. Tables lie in `phenotype`, one row a file, by subject or by session.
+Source: Riedel et al., ISLES'24, 2024, arXiv 2408.11142.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from zoo.datasets.cases import Case, stem
+from zoo.datasets.layout import Cells, nifti_files, one, row_of, some
+from zoo.datasets.stroke_columns import with_known_names
+from zoo.errors import unknown_choice
+
+MAPS = ("Tmax", "CBF", "CBV", "MTT")
+OTHERS = ("CTA", "NCCT")
+LABELS = "lesion-msk"
+_SUBJECT = re.compile(r"sub[-_]stroke(?:case)?\d+")
+
+
+def fits(root: Path) -> bool:
+    """Perfusion maps among the derivatives of strokes."""
+    return any(root.glob("derivatives/sub*stroke*/ses-*/perfusion-maps"))
+
+
+def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str | None = None) -> list[Case]:
+    """Lists one case a subject.
+
+    Args:
+        root: the folder that holds `derivatives` (and `phenotype`, `raw_data`).
+        channels: our channel name -> "Tmax", "CBF", "CBV", "MTT", "CTA" or "NCCT", in any case; None takes the maps.
+        labels: the mask, "lesion-msk" when None; subjects without it have no labels.
+
+    Raises:
+        ValueError: no subject, an image that the data set does not have, or one missing or doubled for a subject.
+    """
+    wanted = dict(channels or {name: name for name in MAPS})
+    known = {name.lower() for name in (*MAPS, *OTHERS)}
+    for name in wanted.values():
+        if name.lower() not in known:
+            raise unknown_choice("ISLES 2024 image", name, (*MAPS, *OTHERS))
+    folders = sorted(path for path in (root / "derivatives").iterdir() if _SUBJECT.fullmatch(path.name))
+    cases = [_case(root, folder.name, wanted, labels or LABELS) for folder in folders]
+    return some(cases, root, "derivatives/sub-stroke0001 and so on")
+
+
+def _case(root: Path, subject: str, wanted: Mapping[str, str], labels: str) -> Case:
+    derived, raw = root / "derivatives" / subject, root / "raw_data" / subject
+    first = [path for path in nifti_files(derived) + nifti_files(raw) if _session(path) == 1]
+    files = {ours: one(_ending(first, name), f"channel {name!r}", subject, ADVICE) for ours, name in wanted.items()}
+    masks = _ending(nifti_files(derived), labels)
+    mask = one(masks, f"label map {labels!r}", subject, ADVICE) if masks else None
+    return Case(subject, subject, files, mask, with_known_names(_clinical(root, subject)))
+
+
+ADVICE = "Keep one of them."
+
+
+def _ending(paths: list[Path], suffix: str) -> list[Path]:
+    """Files of a suffix: those on the grid of the plain CT where there are any."""
+    named = [path for path in paths if stem(path).lower().endswith(f"_{suffix.lower()}")]
+    return [path for path in named if "_space-ncct_" in path.name] or named
+
+
+def _session(path: Path) -> int:
+    """Number of the session folder; file names in some releases have another."""
+    found = [re.fullmatch(r"ses-0*(\d+)", part) for part in path.parts]
+    return next((int(match[1]) for match in found if match), 0)
+
+
+def _clinical(root: Path, subject: str) -> Cells:
+    """Every table of a subject, the first session first."""
+    row: Cells = {}
+    for path in sorted((root / "phenotype").glob("**/*.csv"), key=_session):
+        if path.name.startswith(f"{subject}_"):
+            row |= row_of(path)
+    return row

@@ -1,0 +1,118 @@
+"""The hardware at hand: its number format, its compiler, its free memory."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import keras
+
+from zoo.errors import unknown_choice
+
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+def policy(precision: str = "auto") -> str:
+    """The Keras dtype policy for a precision.
+
+    Args:
+        precision: "auto" (bfloat16 where the hardware has it, else float32), "float32" or "bfloat16".
+
+    Raises:
+        ValueError: another word; the nearest match is named.
+    """
+    if precision == "auto":
+        return POLICIES["bfloat16" if has_fast_bfloat16() else "float32"]
+    if precision not in POLICIES:
+        raise unknown_choice("precision", precision, ["auto", *POLICIES])
+    return POLICIES[precision]
+
+
+def use_jit(jit: bool | str = "auto") -> bool:
+    """Whether XLA compiles: on a GPU or TPU yes; on a CPU no, where oneDNN's 3D convolutions are far quicker.
+
+    Raises:
+        ValueError: neither a bool nor "auto".
+    """
+    if isinstance(jit, bool):
+        return jit
+    if jit != "auto":
+        raise ValueError(f'jit must be True, False or "auto", got {jit!r}. Pass "auto" to let the hardware decide.')
+    return bool(accelerators())
+
+
+def accelerators() -> list[str]:
+    """Names of the GPUs and TPUs that the backend sees."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Physical, not logical: looking must not start the runtime, or its threads could no longer be set.
+        return [device.name for kind in ("GPU", "TPU") for device in tf.config.list_physical_devices(kind)]
+    return [device for device in keras.distribution.list_devices() if not device.startswith("cpu")]
+
+
+def has_fast_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether bfloat16 has its own hardware here: compute capability >= 8.0, AVX-512-bf16 or AMX.
+
+    Args:
+        cpuinfo: where Linux describes the processor; elsewhere the answer is no.
+    """
+    if accelerators():
+        return all(capability >= (8, 0) for capability in _capabilities())
+    path = Path(cpuinfo)
+    lines = path.read_text().splitlines() if path.exists() else []
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
+    return not BFLOAT16_FLAGS.isdisjoint(flags)
+
+
+def _capabilities() -> list[tuple[int, int]]:
+    """Compute capability of every GPU; on a TPU, and where the backend does not tell, one that has bfloat16."""
+    if keras.backend.backend() != "tensorflow":
+        return [(8, 0)]
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    return [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
+
+
+def free_bytes() -> int:
+    """Free bytes of the first accelerator, else of the machine."""
+    return _gpu_bytes() if accelerators() and shutil.which("nvidia-smi") else machine_bytes()
+
+
+def machine_bytes() -> int:
+    """Free bytes of the machine, or of its container; half the RAM where the system does not tell."""
+    path = Path("/proc/meminfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    limits = [limit for limit in (_cgroup_room(),) if limit is not None]
+    return min(available + limits, default=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+
+
+def _gpu_bytes() -> int:
+    """TensorFlow takes a whole GPU at its start, so what counts is the total less what this process uses."""
+    asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    total = int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()[0]) * 2**20
+    if keras.backend.backend() != "tensorflow":
+        return total
+    import tensorflow as tf
+
+    return total - tf.config.experimental.get_memory_info("GPU:0")["current"]
+
+
+def _cgroup_room() -> int | None:
+    """What a container may still take, None where there is no limit."""
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if not limit.exists() or not used.exists() or limit.read_text().strip() == "max":
+        return None
+    return max(int(limit.read_text()) - int(used.read_text()), 0)
+
+
+def processor() -> str:
+    """Returns the processor's name."""
+    path = Path("/proc/cpuinfo")
+    match = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.exists() else None
+    return match[1].strip() if match else platform.processor()

@@ -1,0 +1,1 @@
+"""SavedModels that read and write whole volumes."""

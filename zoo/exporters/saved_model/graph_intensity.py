@@ -1,0 +1,175 @@
+"""The intensity steps of a card as a TensorFlow graph, tested against `zoo.volumes.intensity`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from zoo.hub.card import Card
+from zoo.inference.preprocessing import ROUNDING
+from zoo.volumes import intensity, susceptibility_units
+
+
+class Line(NamedTuple):
+    """`(clip(x, low, high) - offset) * scale` as scalars; where `keep_zero`, a voxel that is 0 stays 0."""
+
+    low: tf.Tensor
+    high: tf.Tensor
+    offset: tf.Tensor
+    scale: tf.Tensor
+    keep_zero: bool = False
+
+
+def normalise(card: Card, volume: tf.Tensor, steps: Sequence[dict[str, Any]]) -> tf.Tensor:
+    """Carries out intensity steps, each channel alone, measured on the whole volume.
+
+    Args:
+        card: names the channels.
+        volume: (x, y, z, channels) float32 on the network's grid.
+        steps: as `zoo.volumes.intensity.measure` takes them.
+
+    Returns:
+        The same shape, float32.
+    """
+    if not steps:
+        return volume
+    channels = []
+    for index, channel in enumerate(card.input.channels):
+        array = volume[..., index]
+        line = Line(*(tf.constant(number, tf.float32) for number in (-np.inf, np.inf, 0, 1)))
+        for step in intensity.of_channel(steps, channel.name):
+            settings = {key: value for key, value in step.items() if key != "name"}
+            array, line = MEASURES[step["name"]](array, line, **settings)
+        channels.append(_apply(array, line))
+    return tf.stack(channels, -1)
+
+
+def varies(volume: tf.Tensor, masked: bool) -> tf.Tensor:
+    """Whether any channel has more than one value where its spread is measured: there is a brain."""
+    inside = volume != 0 if masked else tf.ones_like(volume, tf.bool)
+    least = tf.reduce_min(tf.where(inside, volume, np.inf), [0, 1, 2])
+    most = tf.reduce_max(tf.where(inside, volume, -np.inf), [0, 1, 2])
+    return tf.reduce_any(most - least > ROUNDING * tf.maximum(tf.abs(least), tf.abs(most)))
+
+
+def percentile(array: tf.Tensor, inside: tf.Tensor, percent: float) -> tf.Tensor:
+    """`numpy.percentile` of the values inside, without sorting them: two order statistics and the line between.
+
+    Args:
+        array: float32, any shape.
+        inside: bool, the same shape; not empty.
+        percent: in 0..100.
+
+    Returns:
+        A float32 scalar.
+    """
+    count = tf.reduce_sum(tf.cast(inside, tf.int64))
+    place = tf.cast(count - 1, tf.float64) * (percent / 100)
+    below = tf.cast(tf.floor(place), tf.int64)
+    keys = _keys(array)
+    low = _ranked(keys, inside, below)
+    high = _ranked(keys, inside, tf.minimum(below + 1, count - 1))
+    share = tf.cast(place - tf.floor(place), tf.float32)
+    return low + (high - low) * share
+
+
+def _keys(array: tf.Tensor) -> tf.Tensor:
+    """Whole numbers in the order of the float32 values that they stand for (IEEE 754)."""
+    bits = tf.bitcast(array + 0.0, tf.int32)
+    return tf.where(bits < 0, tf.bitwise.bitwise_xor(bits, 0x7FFFFFFF), bits)
+
+
+def _ranked(keys: tf.Tensor, inside: tf.Tensor, rank: tf.Tensor) -> tf.Tensor:
+    """The value with `rank` values before it, found by halving the range of keys 32 times."""
+    low, high = tf.constant(-(2**31), tf.int64), tf.constant(2**31 - 1, tf.int64)
+    for _ in range(32):
+        middle = (low + high) // 2
+        enough = tf.math.count_nonzero(inside & (keys <= tf.cast(middle, tf.int32))) > rank
+        low, high = tf.where(enough, low, middle + 1), tf.where(enough, middle, high)
+    key = tf.cast(low, tf.int32)
+    return tf.bitcast(tf.where(key < 0, tf.bitwise.bitwise_xor(key, 0x7FFFFFFF), key), tf.float32)
+
+
+def _apply(array: tf.Tensor, line: Line) -> tf.Tensor:
+    mapped = (tf.clip_by_value(array, line.low, line.high) - line.offset) * line.scale
+    return tf.where(array == 0, tf.zeros_like(array), mapped) if line.keep_zero else mapped
+
+
+def _clip(array: tf.Tensor, line: Line, low: float = -np.inf, high: float = np.inf) -> tuple[tf.Tensor, Line]:
+    return array, _clipping(tf.constant(low, tf.float32), tf.constant(high, tf.float32))
+
+
+def _clip_percentiles(
+    array: tf.Tensor, line: Line, low: float = 0.5, high: float = 99.5, mask: str | None = None
+) -> tuple[tf.Tensor, Line]:
+    inside = array != 0
+    inside = inside | ~tf.reduce_any(inside) if mask else tf.ones_like(inside)
+    return array, _clipping(*(percentile(array, inside, percent) for percent in (low, high)))
+
+
+def _clipping(low: tf.Tensor, high: tf.Tensor) -> Line:
+    return Line(low, high, tf.constant(0, tf.float32), tf.constant(1, tf.float32))
+
+
+def _z_score(array: tf.Tensor, line: Line, mask: str | None = None) -> tuple[tf.Tensor, Line]:
+    """Sums of planes in float32, of the volume in float64."""
+    inside = array != 0 if mask else tf.ones_like(array, tf.bool)
+    clipped = tf.clip_by_value(array, line.low, line.high)
+    num = tf.maximum(tf.cast(tf.math.count_nonzero(inside), tf.float64), 1)
+    mean = _sum(tf.where(inside, clipped, 0)) / num
+    apart = tf.where(inside, clipped - tf.cast(mean, tf.float32), 0)
+    deviation = tf.sqrt(_sum(tf.square(apart)) / num)
+    scale = tf.where(deviation > 0, 1 / deviation, 1)
+    return array, line._replace(
+        offset=tf.cast(mean, tf.float32), scale=tf.cast(scale, tf.float32), keep_zero=mask is not None
+    )
+
+
+def _sum(array: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(tf.reduce_sum(array, [1, 2]), tf.float64))
+
+
+def _range(array: tf.Tensor, line: Line, low: float | None = None, high: float | None = None) -> tuple[tf.Tensor, Line]:
+    ends = tf.reduce_min(array), tf.reduce_max(array)
+    given = [
+        tf.clip_by_value(end, line.low, line.high) if own is None else tf.constant(own, tf.float32)
+        for end, own in zip(ends, (low, high), strict=True)
+    ]
+    width = given[1] - given[0]
+    return array, line._replace(offset=given[0], scale=tf.where(width > 0, 1 / width, 1))
+
+
+def _maximum(array: tf.Tensor, line: Line) -> tuple[tf.Tensor, Line]:
+    most = tf.clip_by_value(tf.reduce_max(array), line.low, line.high)
+    return array, line._replace(offset=tf.zeros_like(most), scale=tf.where(most > 0, 1 / most, 1))
+
+
+def _susceptibility(array: tf.Tensor, line: Line) -> tuple[tf.Tensor, Line]:
+    """Refuses what is no masked map in ppm, at the bounds of `zoo.volumes.susceptibility_units`."""
+    inside = array != 0
+    zeros = 1 - tf.reduce_mean(tf.cast(inside, tf.float32))
+    safe = inside | ~tf.reduce_any(inside)
+    spread = (percentile(array, safe, 99.0) - percentile(array, safe, 1.0)) / 2
+    checks = [
+        tf.debugging.Assert(
+            (spread >= susceptibility_units.PPM_AT_LEAST) & (spread <= susceptibility_units.PPM_AT_MOST),
+            ["The susceptibility map must be in ppm: half its spread is about 0.1, got", spread],
+        ),
+        tf.debugging.Assert(
+            zeros > susceptibility_units.MASKED,
+            ["The susceptibility map must be 0 outside the brain; share of zeros:", zeros],
+        ),
+    ]
+    with tf.control_dependencies(checks):
+        return tf.identity(array), line
+
+
+MEASURES: dict[str, Callable[..., tuple[tf.Tensor, Line]]] = {
+    "clip": _clip,
+    "clip_percentiles": _clip_percentiles,
+    "z_score": _z_score,
+    "range": _range,
+    "maximum": _maximum,
+    "susceptibility": _susceptibility,
+}

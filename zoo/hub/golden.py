@@ -1,0 +1,135 @@
+"""The golden output of a trained model: a small seeded input and what the network makes of it, in float32."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.hub import safetensors_file
+from zoo.hub.card import Card, Golden
+from zoo.hub.download import sha256
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    Arrays = dict[str, np.ndarray]
+    Inputs = list[np.ndarray]
+
+FILE = "golden.npz"
+TOLERANCE = 1e-4
+_LOW_PRECISION = 0.1
+_SEED = 20260101
+
+
+@contextlib.contextmanager
+def float32_on_cpu() -> Iterator[None]:
+    """Builds and runs networks in float32 on the CPU, so that a golden output is the same everywhere."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        with keras.device("cpu:0"):
+            yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def draw_inputs(model: "keras.Model", card: Card) -> "Inputs":
+    """Seeded normal noise, one array an input; open sizes are small and differ where that keeps the file small.
+
+    Args:
+        model: a built model.
+        card: its divisor fixes the sizes.
+
+    Returns:
+        Float32 arrays `(1, x, y, z, channels)`, or `(1, n)` where an input is a vector.
+    """
+    import numpy as np
+
+    divisor = card.input.divisor
+    more = (0, 1, 2) if max(divisor) <= 8 else (0, 0, 1)
+    sizes = [by * (-(-16 // by) + extra) for by, extra in zip(divisor, more, strict=True)]
+    draw = np.random.default_rng(_SEED)
+    shapes = [[own or size for own, size in zip(one.shape[1:], [*sizes, 1], strict=False)] for one in model.inputs]
+    return [draw.standard_normal((1, *shape)).astype("float32") for shape in shapes]
+
+
+def run(model: "keras.Model", inputs: "Inputs") -> "Arrays":
+    """The network's outputs in inference mode as float32 arrays, named output_0, output_1, ... in Keras' order."""
+    import keras
+
+    tensors = [keras.ops.convert_to_tensor(array, "float32") for array in inputs]
+    given = keras.tree.flatten(model(tensors if len(tensors) > 1 else tensors[0], training=False))
+    results = [keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")) for one in given]
+    return {f"output_{i}": array for i, array in enumerate(results)}
+
+
+def difference(found: "Arrays", wanted: "Arrays") -> float:
+    """Largest difference of all outputs, each as a fraction of its largest wanted value; NaN where one is NaN.
+
+    Raises:
+        ValueError: number or shapes of the outputs differ.
+    """
+    import numpy as np
+
+    shapes, right = ([array.shape for array in side.values()] for side in (found, wanted))
+    if shapes != right:
+        raise ValueError(f"the network's outputs are {shapes}, the golden ones {right}")
+    with np.errstate(invalid="ignore"):
+        parts = [np.abs(found[key] - wanted[key]).max() / (np.abs(wanted[key]).max() or 1) for key in wanted]
+    return float(np.max(parts))
+
+
+def same_function(model: "keras.Model", twin: "keras.Model", inputs: "Inputs") -> None:
+    """Refuses a twin with equal weights that is another function (another activation, say).
+
+    Raises:
+        ValueError: the outputs differ by more than 1e-4 of the largest value (0.1 where `model` computes in less
+            than float32).
+    """
+    layers = safetensors_file.all_layers(model)
+    exact = all(layer.compute_dtype in (None, "float32") for layer in layers)
+    limit = TOLERANCE if exact else _LOW_PRECISION
+    worst = difference(run(model, inputs), run(twin, inputs))
+    if not worst <= limit:
+        raise ValueError(
+            f"The model's output differs by {worst:.2g} of its largest value from that of the card's builder and "
+            f"arguments, over {limit:g}. Put the arguments that built the model on the card."
+        )
+
+
+def write(path: Path, inputs: "Inputs", outputs: "Arrays") -> Golden:
+    """Writes inputs and outputs as a compressed npz without pickle; refuses NaN and Inf.
+
+    Raises:
+        ValueError: an output is not finite.
+    """
+    import numpy as np
+
+    bad = [name for name, array in outputs.items() if not np.isfinite(array).all()]
+    if bad:
+        raise ValueError(f"{', '.join(bad)} of the network is NaN or Inf. Train anew, or pass dtype='float32'.")
+    named = {f"input_{i}": np.asarray(array, "float32") for i, array in enumerate(inputs)}
+    np.savez_compressed(path, allow_pickle=False, **named, **outputs)
+    return Golden(path.name, path.stat().st_size, sha256(path))
+
+
+def read(path: Path) -> "tuple[Inputs, Arrays]":
+    """Inputs in order and outputs by name.
+
+    Raises:
+        ValueError: not such an npz.
+    """
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is not a golden npz ({error}). Fetch or save the model anew.") from error
+    outputs = {name: array for name, array in arrays.items() if name.startswith("output_")}
+    return [arrays[f"input_{i}"] for i in range(len(arrays) - len(outputs))], outputs

@@ -1,0 +1,156 @@
+"""Weights of a Keras model as safetensors, keyed by the path of their variable and never by position."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import errors, files
+from zoo.hub import card
+from zoo.hub.card import Weights
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    Arrays = dict[str, np.ndarray]
+
+
+def variables(model: "keras.Model") -> dict[str, Any]:
+    """Variables by a path that depends on the layers' names alone: not on the model's name, nor on the backend.
+
+    A nested model adds its own name; states of random generators and of metrics are no weights.
+
+    Raises:
+        ValueError: two variables share a path, so that a file could not tell them apart.
+    """
+    named: dict[str, Any] = {}
+    seen: set[int] = set()
+    for path, variable in _walk(model, ""):
+        if id(variable) in seen:
+            continue
+        if path in named:
+            raise ValueError(f"Two weights of {model.name!r} are called {path!r}. Give each layer its own name.")
+        seen.add(id(variable))
+        named[path] = variable
+    return named
+
+
+def all_layers(model: "keras.Model") -> list[Any]:
+    """Every layer, those of nested models in place of these."""
+    import keras
+
+    parts = [all_layers(one) if isinstance(one, keras.Model) else [one] for one in model.layers]
+    return [layer for part in parts for layer in part]
+
+
+def _walk(model: "keras.Model", prefix: str) -> Iterator[tuple[str, Any]]:
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _walk(layer, f"{prefix}{layer.name}/")
+        else:
+            for variable in layer.weights:
+                yield f"{prefix}{_from_layer(layer.name, variable.path)}", variable
+    for variable in model.weights:  # those that a subclass holds outside its layers
+        yield f"{prefix}{_from_layer(model.name, variable.path).split('/', 1)[-1]}", variable
+
+
+def _from_layer(layer: str, path: str) -> str:
+    """The part of a variable's path that begins at its layer: what surrounds it varies with how it was built."""
+    parts = path.split("/")
+    return "/".join(parts[parts.index(layer) :] if layer in parts else [layer, *parts])
+
+
+def write_weights(model: "keras.Model", file: str | os.PathLike, dtype: str = "float32") -> Weights:
+    """Writes all weights as safetensors, atomically, keyed by variable path.
+
+    Args:
+        model: a built model.
+        file: ends in `.safetensors`; replaced where it exists.
+        dtype: "float32" or "float16", for floating-point weights; whole numbers keep their own.
+
+    Returns:
+        File name, bytes, sha256 and dtype, as a card holds them.
+    """
+    import numpy as np
+    import safetensors.numpy
+
+    if dtype not in card.DTYPES:
+        raise errors.unknown_choice("dtype", dtype, card.DTYPES)
+    path = Path(file)
+    with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite, for the caller to see
+        stored = {
+            key: array.astype(dtype) if array.dtype == "float32" else array for key, array in arrays(model).items()
+        }
+    content = safetensors.numpy.save(stored)
+    files.write_whole(path, content)
+    return Weights(path.name, len(content), hashlib.sha256(content).hexdigest(), dtype)
+
+
+def arrays(model: "keras.Model") -> "Arrays":
+    """Copies of all weights by variable path: float32, or their own kind where they hold whole numbers."""
+    import keras
+    import numpy as np
+
+    found = {}
+    for path, variable in variables(model).items():
+        dtype = "float32" if keras.backend.is_float_dtype(variable.dtype) else variable.dtype
+        tensor = keras.ops.cast(keras.ops.copy(variable), dtype)  # a tensor: NumPy warns of TensorFlow variables
+        found[path] = np.array(keras.ops.convert_to_numpy(tensor))
+    return found
+
+
+def read_weights(model: "keras.Model", file: str | os.PathLike, *, sha256: str | None = None) -> None:
+    """Reads weights into a model by variable path; nothing is assigned unless all names and shapes match.
+
+    Args:
+        model: a built model.
+        file: safetensors, as `write_weights` makes it.
+        sha256: what the file must have, in hexadecimal; None leaves it unchecked.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not safetensors, another sha256, or names and shapes that differ; all are named.
+    """
+    stored = _read_arrays(Path(file), sha256)
+    named = variables(model)
+    faults = _differences({path: tuple(v.shape) for path, v in named.items()}, stored)
+    if faults:
+        raise ValueError(f"{file} does not fit {model.name!r}: {'; '.join(faults)}. Build the model that wrote it.")
+    for path, variable in named.items():
+        variable.assign(stored[path])
+
+
+def _read_arrays(file: Path, wanted: str | None) -> "Arrays":
+    import safetensors
+    import safetensors.numpy
+
+    if not file.is_file():
+        raise FileNotFoundError(f"There are no weights at {file}. Fetch or save the trained model anew.")
+    content = file.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if wanted is not None and found != wanted:
+        raise ValueError(f"{file} has sha256 {found}, the card says {wanted}. Delete the folder and fetch it anew.")
+    try:
+        return safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(f"{file} is not safetensors ({error}). Fetch or save the trained model anew.") from error
+
+
+def _differences(shapes: dict[str, tuple], stored: "Arrays") -> list[str]:
+    faults = [f"{path} is missing in the file" for path in shapes if path not in stored]
+    faults += [f"{path} is not in the model" for path in stored if path not in shapes]
+    faults += [
+        f"{path} is {tuple(stored[path].shape)} in the file, {shape} in the model"
+        for path, shape in shapes.items()
+        if path in stored and tuple(stored[path].shape) != shape
+    ]
+    return faults
+
+
+def count(model: "keras.Model") -> int:
+    """Number of weights, trained or not, shared ones once."""
+    return sum(array.size for array in arrays(model).values())

@@ -1,0 +1,143 @@
+"""Writes trained-model folders, whole or not at all."""
+
+import dataclasses
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.files import write_whole
+from zoo.hub import card_file, golden, safetensors_file
+from zoo.hub.card import Attached, Card, Weights
+from zoo.hub.download import sha256
+from zoo.hub.model_readme import readme
+from zoo.hub.safetensors_file import read_weights, write_weights
+from zoo.hub.trained_models import WEIGHTS, build
+
+if TYPE_CHECKING:
+    import keras
+
+
+def save(
+    model: "keras.Model",
+    folder: str | os.PathLike,
+    card: Card,
+    *,
+    dtype: str = "auto",
+    golden_input: "golden.Inputs | None" = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a trained-model folder, whole or not at all, and fills what is measured into its card.
+
+    The network is built again from the card's builder and arguments, takes over the weights, and must give the
+    output of `model`: what is saved can be loaded. Half-precision weights are kept when the output allows.
+
+    Args:
+        model: the trained network; left as it is.
+        folder: ends in the card's name.
+        card: without `parameters`, `weights` and `golden`, or with old ones that are replaced.
+        dtype: on disk; "auto" takes float16 where the golden output moves by less than 1e-4 of its largest value.
+        golden_input: float32 arrays `(1, x, y, z, channels)`, one for each input; None draws small seeded noise.
+        overwrite: whether a folder that exists is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder exists and `overwrite` is False.
+        ValueError: the card has faults, or does not describe `model`.
+    """
+    card_file.check(card, complete=False)
+    folder = Path(folder)
+    if folder.name != card.name:
+        raise ValueError(f"The folder must be called {card.name!r} as on the card, got {folder.name!r}. Rename one.")
+    if folder.exists() and not overwrite:
+        raise FileExistsError(f"{folder} exists. Pass overwrite=True to replace it, or give the card another tag.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    part.mkdir()
+    try:
+        _write_all(model, part, card, dtype, golden_input)
+        _replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def attach(folder: str | os.PathLike, file: str) -> Card:
+    """Puts a file that lies in a trained-model folder on its card: it is then fetched and verified with the weights.
+
+    Args:
+        folder: of the trained model.
+        file: plain name of a file in it, such as "normative.npz".
+
+    Returns:
+        The card as it is now.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    folder = Path(folder)
+    path = folder / file
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {file} in {folder}. Write it first, then attach it.")
+    card = card_file.read(folder)
+    others = tuple(one for one in card.attached if one.file != file)
+    card = dataclasses.replace(card, attached=(*others, Attached(file, path.stat().st_size, sha256(path))))
+    card_file.write(card, folder)
+    write_whole(folder / "README.md", readme(card).encode())
+    return card
+
+
+def _replace(part: Path, folder: Path) -> None:
+    """Renames `part` to `folder`; what was there comes back if that fails."""
+    if not folder.exists():
+        part.rename(folder)
+        return
+    old = part.with_name(f"{part.name}.old")
+    folder.rename(old)
+    try:
+        part.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_all(model: Any, part: Path, card: Card, dtype: str, inputs: "golden.Inputs | None") -> None:
+    path = part / WEIGHTS
+    with golden.float32_on_cpu():
+        twin = _twin(model, path, card)
+        given = golden.draw_inputs(twin, card) if inputs is None else inputs
+        golden.same_function(model, twin, given)
+        weights = _write_smallest(twin, path, given) if dtype == "auto" else write_weights(twin, path, dtype)
+        read_weights(twin, path, sha256=weights.sha256)
+        stored = golden.write(part / golden.FILE, given, golden.run(twin, given))
+    parameters = safetensors_file.count(twin)
+    filled = dataclasses.replace(card, parameters=parameters, weights=weights, golden=stored, attached=())
+    card_file.write(filled, part)
+    (part / "README.md").write_text(readme(filled), encoding="utf-8")
+
+
+def _twin(model: Any, path: Path, card: Card) -> "keras.Model":
+    """The network of the card with the weights of `model`, carried over in the file `path`."""
+    twin = build(card.builder, card.arguments)
+    try:
+        write_weights(model, path)
+        read_weights(twin, path)
+    except ValueError as error:
+        raise ValueError(f"builder and arguments of card {card.name!r} do not make this model: {error}") from error
+    return twin
+
+
+def _write_smallest(twin: Any, path: Path, inputs: "golden.Inputs") -> Weights:
+    """Float16 where the output allows it, else float32."""
+    exact, full = golden.run(twin, inputs), safetensors_file.arrays(twin)
+    half = write_weights(twin, path, "float16")
+    read_weights(twin, path)
+    if golden.difference(golden.run(twin, inputs), exact) < golden.TOLERANCE:
+        return half
+    for name, variable in safetensors_file.variables(twin).items():
+        variable.assign(full[name])
+    return write_weights(twin, path)

@@ -1,0 +1,90 @@
+"""Turns a Keras model into a function from window to logits: folded, in the chosen precision, compiled once a shape."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import keras
+import numpy as np
+
+from zoo.devices import policy, use_jit
+from zoo.inference.batch_norm_folding import fold_batch_norm
+
+
+class Forward(Protocol):
+    """Windows in, logits out; tabular values beside them where the network takes some."""
+
+    def __call__(self, windows: np.ndarray, conditioning: Sequence[float] | None = None) -> np.ndarray:
+        """(batch, x, y, z, channels) float32 to (batch, x, y, z, num_classes) float32."""
+        ...
+
+
+Windowed = Callable[[np.ndarray], np.ndarray]
+
+
+def prepare(model: keras.Model, *, precision: str = "float32", jit: bool | str = "auto") -> Forward:
+    """Makes a network ready for many windows.
+
+    Tabular values are an input of the compiled function, so that other values do not compile anew.
+
+    Args:
+        model: a Keras model whose first input is the volume; of several outputs the first counts.
+        precision: "float32", "bfloat16" or "auto" (bfloat16 where the hardware has it).
+        jit: "auto" (XLA on GPU and TPU, a plain graph on a CPU), True or False.
+
+    Returns:
+        A function from (batch, x, y, z, channels) float32, and the tabular values of a network that takes them, to
+        (batch, x, y, z, num_classes) float32; each new shape compiles once. It raises what `check_conditioning` does.
+
+    Raises:
+        ValueError: an unknown precision or jit, or bfloat16 for a model that is not functional.
+    """
+    copy = fold_batch_norm(model, precision=policy(precision))
+    if copy is model and policy(precision) != "float32":
+        raise ValueError(
+            f"{model.name!r} is no functional model, so it cannot be copied in {precision}. "
+            'Build it so (keras.Model(inputs, outputs)), or pass precision="float32".'
+        )
+
+    def run(windows, *values):
+        beside = [keras.ops.repeat(value, windows.shape[0], axis=0) for value in values]
+        return keras.ops.cast(
+            keras.tree.flatten(copy([windows, *beside] if beside else windows, training=False))[0], "float32"
+        )
+
+    compiled = _compile(run, use_jit(jit))
+
+    def forward(windows: np.ndarray, conditioning: Sequence[float] | None = None) -> np.ndarray:
+        values = check_conditioning(model, conditioning)
+        given = [windows] if values is None else [windows, values]
+        return keras.ops.convert_to_numpy(compiled(*map(keras.ops.convert_to_tensor, given)))
+
+    return forward
+
+
+def check_conditioning(model: keras.Model, values: Sequence[float] | None) -> np.ndarray | None:
+    """The tabular values as (1, n) float32; None where the network takes none.
+
+    Raises:
+        ValueError: tabular values where the network takes none, or the reverse, or another number of them.
+    """
+    wanted = [int(one.shape[-1]) for one in (getattr(model, "inputs", None) or [])[1:]]
+    given = [] if values is None else [len(values)]
+    if wanted != given:
+        raise ValueError(
+            f"{model.name!r} takes {sum(wanted)} tabular values beside the volume, got {sum(given)}. "
+            f"Pass conditioning with {sum(wanted)} numbers." if wanted else
+            f"{model.name!r} takes no tabular values, got {sum(given)}. Leave conditioning out."
+        )  # fmt: skip
+    return None if values is None else np.asarray([values], np.float32)
+
+
+def _compile(run: Callable, jit: bool) -> Callable:
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(run, jit_compile=jit, reduce_retracing=False)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(run)
+    return run

@@ -1,0 +1,34 @@
+"""Which label becomes which when left and right swap."""
+
+import re
+from collections.abc import Mapping
+
+from zoo.hub.card import Label
+
+_OTHER = {"left": "right", "right": "left", "lh": "rh", "rh": "lh", "l": "r", "r": "l"}
+_WORD = re.compile(r"[A-Za-z]+")
+
+
+def partners(labels: Mapping[int, Label]) -> tuple[int, ...]:
+    """The channel that each channel turns into under a left/right flip, by the words in the names.
+
+    A side is a word of its own: left/right, lh/rh or l/r, in any case ("Left-Thalamus", "thalamus_l").
+
+    Args:
+        labels: of a card, by channel index from 0.
+
+    Raises:
+        ValueError: a label has a side and no partner.
+    """
+    index_of = {label.name.lower(): index for index, label in labels.items()}
+    found = []
+    for index in sorted(labels):
+        name = labels[index].name.lower()
+        other = _WORD.sub(lambda word: _OTHER.get(word.group(), word.group()), name)
+        if other not in index_of:
+            raise ValueError(
+                f"Label {labels[index].name!r} has a side, and there is no label {other!r}. Name its partner so, "
+                "or predict without mirroring along axis 0."
+            )
+        found.append(index_of[other])
+    return tuple(found)

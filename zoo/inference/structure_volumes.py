@@ -1,0 +1,62 @@
+"""How large each structure of a label map is, and how left differs from right."""
+
+import csv
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+
+from zoo import files
+from zoo.hub.card import Card
+from zoo.inference.left_right import partners
+from zoo.volumes.image import Image, spacing_mm
+
+COLUMNS = ("structure", "value", "num_voxels", "volume_ml", "asymmetry_percent")
+Row = dict[str, str | int | float]
+
+
+def volumes(image: Image, card: Card) -> list[Row]:
+    """Volume of each structure that a trained model finds.
+
+    The asymmetry of a sided structure is `200 (left - right) / (left + right)`, in percent, the same on both rows;
+    empty where there is no partner or neither side was found.
+
+    Args:
+        image: what `zoo.predict` returned for that model: the card's source values on a grid in mm.
+        card: of the model.
+
+    Returns:
+        One row a label but the background: structure, value, num_voxels, volume_ml, asymmetry_percent.
+    """
+    labels = np.asanyarray(image.dataobj)
+    voxel_ml = float(np.prod(spacing_mm(image.affine))) / 1000
+    found = dict(zip(*(part.tolist() for part in np.unique(labels, return_counts=True)), strict=True))
+    counts = {index: found.get(label.value, 0) for index, label in card.output.labels.items()}
+    other = partners(card.output.labels)
+    rows: list[Row] = []
+    for index, label in card.output.labels.items():
+        if label.value == 0:
+            continue
+        row: Row = {"structure": label.name, "value": label.value, "num_voxels": counts[index]}
+        partner = index if other is None else int(other[index])
+        rows.append(
+            row | {"volume_ml": counts[index] * voxel_ml, "asymmetry_percent": _asymmetry(index, partner, counts)}
+        )
+    return rows
+
+
+def _asymmetry(index: int, partner: int, counts: dict[int, int]) -> float | str:
+    left, right = (counts[side] for side in sorted((index, partner)))
+    return "" if partner == index or left + right == 0 else 200 * (left - right) / (left + right)
+
+
+def write_volumes(path: str | os.PathLike, image: Image, card: Card) -> Path:
+    """Writes the table of `volumes`, whole or not at all: CSV, or with .tsv as BIDS has it, empty cells as n/a."""
+    text, tabs = io.StringIO(), os.fspath(path).endswith(".tsv")
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n", delimiter="\t" if tabs else ",")
+    table.writeheader()
+    for row in volumes(image, card):
+        cells = {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()}
+        table.writerow({key: "n/a" if tabs and value == "" else value for key, value in cells.items()})
+    return files.write_whole(path, text.getvalue().encode())

@@ -1,0 +1,1 @@
+"""Normative models: codes of healthy brains, outlier detectors, lesion maps."""

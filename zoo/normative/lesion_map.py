@@ -1,0 +1,289 @@
+"""From T1 and FLAIR to a map of outliers: normalisation, codes, z, clusters, pictures; and the same for controls."""
+
+import dataclasses
+import importlib.util
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import nibabel
+import numpy as np
+from scipy import stats
+
+from zoo.datasets.cases import Case
+from zoo.evaluation import clusters as detection
+from zoo.hub import trained_models
+from zoo.hub.card import Card
+from zoo.inference.inputs import Images, read_channels
+from zoo.inference.predictor import Predictor, Settings
+from zoo.normative import model as normative
+from zoo.normative.detectors import Progress
+from zoo.normative.encoding import codes_of
+from zoo.normative.model import Normative
+from zoo.reporting.projection import write_projection
+from zoo.synth.anatomy import common_space
+from zoo.synth.anatomy.common_space import Normalisation
+from zoo.synth.anatomy.sources import from_freesurfer
+from zoo.volumes import image as volumes
+from zoo.volumes.image import Image
+from zoo.volumes.local_normalisation import flatten
+
+MODEL, PARCELLATION = "siamese.epilepsy_lesions", "unet3d.brain_structures"
+LEAST_CONTROLS = 10
+SAME_MM = 0.01
+MOST_OUT = 0.1  # of the brain; where more lies out, the controls are of another scanner or other people
+MOST_OF_TEMPLATE = 1.3  # a brain that is larger than this many templates still has its skull on
+GROUPS = ("group", "diagnosis", "participant_type")
+HEALTHY = ("control", "controls", "healthy", "hc", "volunteer")
+Tell = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class LesionMap:
+    """What was found in one person.
+
+    Attributes:
+        z: normal deviates on the grid of the first channel, 0 where nothing is known.
+        clusters: least likely first; their places are in that image's world coordinates.
+        scan: the first channel.
+        out: share of the brain that lies over the threshold; p of it in a healthy one.
+    """
+
+    z: Image
+    clusters: tuple[detection.Cluster, ...]
+    scan: Image
+    out: float = 0.0
+
+    @property
+    def told(self) -> str:
+        """How many clusters; and that they mean nothing, where most of the brain is unlike the controls."""
+        count = f"{len(self.clusters)} cluster{'' if len(self.clusters) == 1 else 's'}"
+        if self.out < MOST_OUT:
+            return count
+        return (
+            f"{count}, but {self.out:.0%} of the brain lies out: the controls are of another scanner or population. "
+            "Fit your own (zoo fit-normative)"
+        )
+
+    def write(self, folder: str | os.PathLike, name: str) -> list[pathlib.Path]:
+        """Writes NAME_z.nii.gz, NAME_clusters.nii.gz, NAME_clusters.csv and, where matplotlib is, NAME_clusters.png."""
+        home = pathlib.Path(folder)
+        home.mkdir(parents=True, exist_ok=True)
+        values = volumes.array(self.z)
+        ranks = detection.rank_map(self.clusters, values.shape)
+        written = [
+            volumes.write(home / f"{name}_z.nii.gz", values.astype(np.float32), self.scan),
+            volumes.write(home / f"{name}_clusters.nii.gz", ranks, self.scan),
+            detection.write_clusters(self.clusters, home / f"{name}_clusters.csv"),
+        ]
+        if importlib.util.find_spec("matplotlib") is None:
+            return written
+        shown = volumes.on_grid_of(self.scan, np.where(ranks > 0, values, 0).astype(np.float32))
+        picture = home / f"{name}_clusters.png"
+        threshold = float(stats.norm.isf(detection.P))
+        return [
+            *written,
+            write_projection(picture, self.scan, shown, threshold=threshold, title=f"{name}: {self.told}"),
+        ]
+
+
+class Finder:
+    """A network and a normative model, for as many people as there are.
+
+    Args:
+        model: name or folder of a trained model whose output are codes.
+        fitted: file of a normative model; None for the one beside the weights.
+        precision: "float32", "bfloat16" or "auto".
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no such model, or one that gives no codes.
+    """
+
+    def __init__(
+        self, model: str | os.PathLike = MODEL, *, fitted: str | os.PathLike | None = None, precision: str = "auto"
+    ) -> None:
+        folder = trained_models.find(model)
+        self.card = trained_models.card(folder)
+        self.normative = Normative.read(fitted if fitted is not None else folder / normative.FILE)
+        self.encode = codes_of(trained_models.load(folder), step=self.normative.step, precision=precision)
+
+    def __call__(
+        self, images: Images, *, p: float = detection.P, top: int | None = None, tell: Tell = lambda _: None
+    ) -> LesionMap:
+        """Finds what controls do not have.
+
+        Args:
+            images: T1 and FLAIR of one grid; on the grid of the common space itself they are taken as normalised.
+            p: share of healthy voxels that pass the threshold.
+            top: how many clusters are kept; None for all.
+            tell: is told each stage.
+
+        Raises:
+            ValueError: images that cannot be used, or on different grids.
+        """
+        scans = _read(images, self.card)
+        person, way = in_common_space(scans, self.normative.template, tell=tell)
+        tell("codes and outliers")
+        coarse = self.normative.z_map(self.encode(person))
+        z = way.back(_fine(coarse, self.normative), _ras_shape(scans[0]))
+        z = np.asarray(volumes.from_ras(z, scans[0]), np.float32)
+        found = detection.clusters(z, scans[0].affine, p=p, top=top)
+        judged = coarse[tuple(self.normative.places.T)]
+        return LesionMap(volumes.on_grid_of(scans[0], z), found, scans[0], float(np.mean(judged > stats.norm.isf(p))))
+
+
+def _read(images: Images, card: Card) -> list[Image]:
+    scans = read_channels(images, card)
+    volumes.check_same_grid(scans, [channel.name for channel in card.input.channels])
+    return scans
+
+
+def _ras_shape(scan: Image) -> tuple[int, ...]:
+    return volumes.to_ras(volumes.array(scan), scan.affine)[0].shape
+
+
+def _fine(coarse: np.ndarray, model: Normative) -> np.ndarray:
+    """A map of codes' places on every voxel of the common space, linear between them."""
+    from scipy import ndimage
+
+    places = np.indices(model.shape, np.float32) / model.step
+    return ndimage.map_coordinates(coarse, places, np.float32, order=1, mode="nearest")
+
+
+def in_common_space(
+    scans: Sequence[Image], template: np.ndarray, *, tell: Tell = lambda _: None
+) -> tuple[np.ndarray, Normalisation]:
+    """One person's images in the common space, brain cut out and made flat; and the way there.
+
+    Args:
+        scans: of one grid, the T1 first.
+        template: label map of the common space.
+        tell: is told each stage.
+
+    Returns:
+        (*SHAPE, channels) float32, and the way from the common space to the scan turned to RAS+.
+
+    Raises:
+        ValueError: they lie on the grid of the common space with the skull on.
+    """
+    arrays, affines = zip(*(volumes.to_ras(volumes.array(scan), scan.affine) for scan in scans), strict=True)
+    if arrays[0].shape == common_space.SHAPE and np.allclose(affines[0], common_space.AFFINE, atol=SAME_MM):
+        way, inside = common_space.by_affine(affines[0]), np.any([array != 0 for array in arrays], axis=0)
+        if inside.sum() > MOST_OF_TEMPLATE * np.sum(np.asarray(template) > 0):
+            raise ValueError(
+                f"Images on the template's grid have their brain cut out, but {inside.sum() / 1000:.0f} ml of these "
+                "are not 0. Cut it out (zoo predict unet3d.brain_mask), or give the images on their own grid."
+            )
+    else:
+        tell("brain structures")
+        parcels = Predictor(PARCELLATION, settings=Settings(precision="auto"))(scans[0])
+        codes, _ = volumes.to_ras(np.asanyarray(parcels.dataobj).astype(np.int32), scans[0].affine)
+        tell("normalisation")
+        labels = from_freesurfer(codes).astype(np.uint8)
+        way = common_space.normalise(labels, template)
+        inside = way.carry(labels, order=0) > 0
+        arrays = tuple(way.carry(np.asarray(array, np.float32)) for array in arrays)
+    return flatten(np.stack(arrays, axis=-1), inside), way
+
+
+def check_controls(cases: Sequence[Case], channels: Sequence[str]) -> None:
+    """Refuses a folder that is no set of controls.
+
+    Raises:
+        ValueError: fewer than ten, another spacing in one of them, channels on different grids, a patient among them.
+    """
+    if len(cases) < LEAST_CONTROLS:
+        raise ValueError(
+            f"A normative model needs {LEAST_CONTROLS} controls or more, got {len(cases)}: outliers of fewer mean "
+            "nothing. Add controls, or use the model that is shipped."
+        )
+    first: tuple[str, np.ndarray] | None = None
+    for case in cases:
+        _check_healthy(case)
+        scans = [nibabel.nifti1.load(case.channels[name]) for name in channels]
+        volumes.check_same_grid(scans, [f"{name} of {case.id}" for name in channels])
+        spacing = volumes.spacing_mm(scans[0].affine)
+        if first is None:
+            first = case.id, spacing
+        elif not np.allclose(spacing, first[1], atol=0.05):
+            raise ValueError(
+                f"Controls of one model share a spacing: {first[0]} has {np.round(first[1], 2).tolist()} mm, {case.id} "
+                f"{np.round(spacing, 2).tolist()} mm. Fit one model a protocol, or resample them alike."
+            )
+
+
+def _check_healthy(case: Case) -> None:
+    """A lesion that is outlined, or a word in the table, says that this is a patient."""
+    told = next((str(case.tabular[name]) for name in GROUPS if name in case.tabular), HEALTHY[0])
+    outlined = case.labels is not None and bool(np.any(np.asanyarray(nibabel.nifti1.load(case.labels).dataobj) != 0))
+    if outlined or told.lower() not in HEALTHY:
+        why = f"a lesion is outlined in {case.labels}" if outlined else f"its table says {told!r}"
+        raise ValueError(
+            f"{case.id} is a patient ({why}); among the controls it would make its own lesion normal. Take it out."
+        )
+
+
+def fit_normative(
+    cases: Sequence[Case],
+    out: str | os.PathLike,
+    *,
+    model: str | os.PathLike = MODEL,
+    detector: str = "moments",
+    settings: Mapping[str, float] | None = None,
+    step: int = 3,
+    precision: str = "auto",
+    tell: Tell = lambda _: None,
+    progress: Progress | None = None,
+) -> Normative:
+    """Fits a site's own normative model.
+
+    Each control's codes and each finished block of voxels are kept beside the result until it is written, so that the
+    same call goes on where it was stopped.
+
+    Args:
+        cases: controls with the channels of the model.
+        out: the npz file.
+        model: name or folder of a trained model; its normative model gives the template.
+        detector: "moments", "mahalanobis", "nearest", "centre" or "one_class".
+        settings: of the detector, as {"nu": 0.03}.
+        step: voxels from code to code; 3 is quickest, 1 is every voxel.
+        precision: of the network.
+        tell: is told each stage.
+        progress: called with the voxels done and all of them.
+
+    Raises:
+        ValueError: as `check_controls`; or no such detector.
+    """
+    chosen = normative.detector(detector, **dict(settings or {}))
+    folder = trained_models.find(model)
+    card = trained_models.card(folder)
+    check_controls(cases, [channel.name for channel in card.input.channels])
+    template = Normative.read(folder / normative.FILE).template
+    encode = codes_of(trained_models.load(folder), step=step, precision=precision)
+    where = normative.places(_tissue(template), step=step)
+    out = pathlib.Path(out)
+    work = out.with_suffix(".work")
+    work.mkdir(parents=True, exist_ok=True)
+    latents = []
+    for number, case in enumerate(cases, start=1):
+        tell(f"control {number} of {len(cases)}: {case.id}")
+        path = work / f"{case.id}-step{step}.npy"
+        if not path.is_file():
+            person, _ = in_common_space(_read(case.channels, card), template, tell=tell)
+            part = path.with_suffix(".part.npy")
+            np.save(part, normative.gather(encode(person), where).astype(np.float16), allow_pickle=False)
+            part.replace(path)
+        latents.append(np.load(path, mmap_mode="r"))
+    shards = work / "-".join([detector, f"step{step}", *(case.id for case in cases)])[:200]
+    found = normative.fit(
+        np.stack(latents), where, chosen, step=step, template=template, shards=shards, progress=progress
+    )
+    found.write(out)
+    return found
+
+
+def _tissue(template: np.ndarray) -> np.ndarray:
+    from zoo.synth.epilepsy import brain
+
+    return np.asarray(brain(template))

@@ -1,0 +1,1 @@
+"""tf.data: cached cases, sampled patches, batches."""

@@ -1,0 +1,135 @@
+"""Prepared cases in one buffer of memory that tf.data reads without a copy."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import tensorflow as tf
+
+from zoo.datasets.cases import Case
+from zoo.datasets.parallel import Failure, convert
+from zoo.pipeline.cache_index import ALIGNMENT, Block, Entry, padded
+from zoo.pipeline.prepare import KEPT, Prepared, Reading, prepare
+from zoo.volumes import image as images
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A filled buffer: its entries, the cases left out, the voxels (bytes,) uint8 and the places (n,) int32."""
+
+    entries: list[Entry]
+    failures: list[Failure]
+    buffer: tf.Tensor
+    places: tf.Tensor
+
+
+def available() -> int:
+    """Free memory in bytes: of the machine, or what the container's limit leaves."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    group = Path("/sys/fs/cgroup")
+    try:
+        return min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        return free
+
+
+def estimate(cases: Sequence[Case], reading: Reading) -> list[int]:
+    """Bytes that each case will take, from the headers of its files; 0 where a header cannot be read."""
+    return [sum(_sizes(case, reading)) for case in cases]
+
+
+def fill(cases: Sequence[Case], reading: Reading, sizes: Sequence[int]) -> Filled:
+    """Prepares cases into one buffer.
+
+    Args:
+        cases: what to read.
+        reading: how; the channels are named.
+        sizes: what `estimate` gave.
+    """
+    starts = np.cumsum([0, *sizes])
+    buffer = _aligned(int(starts[-1]))
+    room = {case.id: (int(start), size) for case, start, size in zip(cases, starts, sizes, strict=False)}
+
+    def work(case: Case) -> tuple[Entry, dict[int, np.ndarray]]:
+        prepared = prepare(case, reading)
+        return _lay(case, prepared, buffer, room[case.id]), prepared.places
+
+    results, failures = convert(cases, work, "Reading cases into memory")
+    entries, places = _join(results)
+    shared = tf.experimental.dlpack.from_dlpack(buffer.__dlpack__())
+    return Filled(entries, failures, shared, tf.constant(places))
+
+
+def _aligned(size: int) -> np.ndarray:
+    """Memory that is taken page by page, when it is written."""
+    raw = np.empty(size + 2 * ALIGNMENT, np.uint8)
+    first = -raw.ctypes.data % ALIGNMENT
+    return raw[first : first + size + ALIGNMENT]
+
+
+def _lay(case: Case, prepared: Prepared, buffer: np.ndarray, room: tuple[int, int]) -> Entry:
+    at, size = room
+    arrays = [*prepared.channels, *([] if prepared.labels is None else [prepared.labels])]
+    if sum(padded(array.nbytes) for array in arrays) > size:
+        raise ValueError(f"{case.id} is larger than its headers told. Were its files changed meanwhile? Run again.")
+    blocks = []
+    for array in arrays:
+        buffer[at : at + array.nbytes] = array.reshape(-1).view(np.uint8)
+        blocks.append(Block(array.dtype.name, at))
+        at += padded(array.nbytes)
+    num = len(prepared.channels)
+    labels = blocks[num] if prepared.labels is not None else None
+    shape = prepared.channels[0].shape
+    return Entry(case.id, shape, tuple(blocks[:num]), tuple(prepared.lines), labels, tabular=prepared.tabular)
+
+
+def _join(results: Sequence[tuple[Entry, dict[int, np.ndarray]]]) -> tuple[list[Entry], np.ndarray]:
+    """The places of all cases in one array, and the entries that point into it."""
+    entries, at = [], 0
+    for entry, places in results:
+        spans = {}
+        for index, voxels in places.items():
+            spans[index] = (at, len(voxels))
+            at += len(voxels)
+        entries.append(Entry(**{**vars(entry), "places": spans}))
+    every = [voxels for _, places in results for voxels in places.values()]
+    return entries, np.concatenate([np.zeros(0, np.int32), *every])
+
+
+def _sizes(case: Case, reading: Reading) -> list[int]:
+    names = [name for name in reading.channels or () if name in case.channels]
+    files = [(case.channels[name], name in case.volumes) for name in names]
+    try:
+        sizes = [_size(path, reading) for path, _ in files]
+        return sizes + ([_size(case.labels, reading, is_label=True)] if case.labels else [])
+    except Exception:  # reading the case will say what is wrong with it, in better words
+        return []
+
+
+def _size(path: Path, reading: Reading, is_label: bool = False) -> int:
+    image: Any = nibabel.load(path)
+    shape, dtype = image.shape[:3], image.header.get_data_dtype().newbyteorder("=")
+    scaled = image.header.get_slope_inter() not in ((None, None), (1, 0))
+    if reading.spacing_mm is not None:
+        axes = np.argsort(nibabel.io_orientation(image.affine)[:, 0])  # array axes in the order x, y, z
+        spacing = images.spacing_mm(image.affine)[axes]
+        if not np.allclose(spacing, reading.spacing_mm, rtol=1e-3):
+            shape, scaled = images.resampled_shape([shape[axis] for axis in axes], spacing, reading.spacing_mm), True
+    return padded(int(np.prod(shape)) * _width(dtype, scaled, is_label))
+
+
+def _width(dtype: np.dtype, scaled: bool, is_label: bool) -> int:
+    """Bytes a voxel at most; label maps of any dtype are kept in one or two."""
+    if is_label:
+        return 1 if dtype.itemsize == 1 else 2
+    if scaled or dtype.name not in (*KEPT, "int8"):
+        return 4
+    return 2 if dtype.name == "int8" else dtype.itemsize

@@ -1,0 +1,216 @@
+"""Prepared cases on disk: one TFRecord shard a case, raw bytes, and a manifest of what lies where.
+
+The first record of a shard is its entry as JSON; then one record an array: channels, labels, places, each filled up so
+that the next begins where memory is aligned and the file can be mapped. Since a shard describes itself, the manifest
+can be lost, or never written, without harm: what a killed run left is taken over.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import struct
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from zoo import files
+from zoo.datasets.cases import Case
+from zoo.datasets.parallel import Failure, convert
+from zoo.pipeline.cache_index import Block, Entry, from_plain, padded
+from zoo.pipeline.prepare import FORMAT, Prepared, Reading, key, prepare
+
+MANIFEST = "manifest.json"
+HEAD, FOOT = 12, 4  # bytes that TFRecord puts before and after a record: length and checksums
+_OLD_S = 3600  # a part older than that belongs to no living run
+
+
+def digest(value: Any) -> str:
+    """Sixteen hexadecimal digits for a value that JSON holds."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fill(cases: Sequence[Case], reading: Reading, folder: Path) -> tuple[list[Entry], list[Failure]]:
+    """Prepares cases into shards, those left out that are there already.
+
+    Args:
+        cases: what to read.
+        reading: how; the channels are named.
+        folder: made when missing.
+
+    Returns:
+        The entries, in the order of the cases, and the cases that were left out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    known = _manifest(folder)
+    fresh: list[str] = []
+
+    def work(case: Case) -> Entry:
+        mark = key(case, reading)
+        path = folder / f"{_safe(case.id)}-{mark[:16]}.tfrecord"
+        entry = _present(path, known)
+        if entry is None:
+            fresh.append(case.id)
+            entry = write(path, case, prepare(case, reading))
+            _drop_stale(path)
+        return entry
+
+    entries, failures = convert(cases, work, f"Writing cases to {folder}")
+    _write_manifest(folder, reading, entries, failures)
+    print(f"{folder}: {len(entries) - len(fresh)} cases taken from the cache, {len(fresh)} written.", file=sys.stderr)
+    return entries, failures
+
+
+def write(path: Path, case: Case, prepared: Prepared) -> Entry:
+    """Writes one shard under another name, then renames it; returns its entry."""
+    header, arrays = _describe(case, prepared)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+            writer.write(header)
+            for array in arrays:
+                writer.write(array.tobytes().ljust(_length(array), b"\0"))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return read_entry(path)
+
+
+def read_entry(path: Path) -> Entry:
+    """The entry in the first record of a shard, its places counted from the start of the file.
+
+    Raises:
+        ValueError: it is not a whole shard.
+    """
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            file.read(HEAD - 8)
+            plain = json.loads(file.read(length) if length < path.stat().st_size else b"")
+        if plain.pop("format") != FORMAT or plain["num_bytes"] + HEAD + length + FOOT != path.stat().st_size:
+            raise ValueError("its size is not what it tells")
+        return _moved(from_plain(plain), HEAD + length + FOOT, path)
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a whole shard ({error!r}). Delete it and read the case again.") from error
+
+
+def verify(entry: Entry) -> None:
+    """Reads a whole shard and holds each record against its checksum.
+
+    Raises:
+        ValueError: the shard is damaged.
+    """
+    try:
+        for _ in tf.data.TFRecordDataset(entry.file):
+            pass
+    except tf.errors.OpError as error:
+        reason = re.search(r"(?:corrupted|truncated) record[^\[]*", error.message)
+        what = reason[0].strip() if reason else error.message
+        raise ValueError(f"{entry.file} is damaged ({what}). Delete it and read the case again.") from error
+
+
+def _describe(case: Case, prepared: Prepared) -> tuple[bytes, list[np.ndarray]]:
+    """The header record, its places counted from the end of itself, and the arrays of the other records."""
+    images = [*prepared.channels, *([] if prepared.labels is None else [prepared.labels])]
+    arrays = [*images, *prepared.places.values()]
+    ends = np.cumsum([HEAD + _length(array) + FOOT for array in arrays]).tolist()
+    begins = [HEAD, *(end + HEAD for end in ends[:-1])]
+    blocks = [Block(array.dtype.name, at) for array, at in zip(images, begins, strict=False)]
+    num = len(prepared.channels)
+    spans = zip(prepared.places.items(), begins[len(images) :], strict=True)
+    entry = Entry(
+        case.id,
+        prepared.channels[0].shape,
+        tuple(blocks[:num]),
+        tuple(prepared.lines),
+        None if prepared.labels is None else blocks[num],
+        {index: (at, len(voxels)) for (index, voxels), at in spans},
+        prepared.tabular,
+        num_bytes=ends[-1],
+    )
+    header = json.dumps({"format": FORMAT, **dataclasses.asdict(entry)}).encode()
+    before = HEAD + len(header) + FOOT + HEAD  # of the first array
+    return header.ljust(len(header) + padded(before) - before), arrays
+
+
+def _length(array: np.ndarray) -> int:
+    """Bytes of an array's record, so that each array begins a multiple of the alignment after the one before."""
+    return padded(HEAD + array.nbytes + FOOT) - HEAD - FOOT
+
+
+def _moved(entry: Entry, by: int, path: Path) -> Entry:
+    def move(block: Block) -> Block:
+        return Block(block.dtype, block.at + by)
+
+    return dataclasses.replace(
+        entry,
+        channels=tuple(map(move, entry.channels)),
+        labels=entry.labels and move(entry.labels),
+        places={index: (at + by, count) for index, (at, count) in entry.places.items()},
+        file=str(path.absolute()),
+        num_bytes=entry.num_bytes + by,
+    )
+
+
+def _present(path: Path, known: dict[str, Entry]) -> Entry | None:
+    """The entry of a shard that is there and whole."""
+    if not path.is_file():
+        return None
+    entry = known.get(path.name)
+    if entry and entry.num_bytes == path.stat().st_size:
+        return dataclasses.replace(entry, file=str(path.absolute()))
+    try:
+        return read_entry(path)
+    except ValueError:
+        return None
+
+
+def _manifest(folder: Path) -> dict[str, Entry]:
+    """Entries by file name; none where the manifest is missing, damaged or of another format."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            return {}
+        return {name: from_plain({**entry, "file": ""}) for name, entry in content["shards"].items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _write_manifest(folder: Path, reading: Reading, entries: Sequence[Entry], failures: Sequence[Failure]) -> None:
+    present = {name: entry for name, entry in _manifest(folder).items() if (folder / name).is_file()}
+    present |= {Path(entry.file).name: entry for entry in entries}
+    content = {
+        "format": FORMAT,
+        "reading": reading.options,
+        "shards": {name: dataclasses.asdict(present[name]) for name in sorted(present)},
+        "left_out": {failure.case: failure.reason for failure in failures},
+    }
+    files.write_whole(folder / MANIFEST, json.dumps(content, indent=1).encode())
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+
+
+def _drop_stale(path: Path) -> None:
+    """Deletes the shards that the same case left under other keys."""
+    stem = path.name[: -len("-0123456789abcdef.tfrecord")]
+    for other in path.parent.glob(f"{stem}-*.tfrecord"):
+        if other != path and re.fullmatch(re.escape(stem) + r"-[0-9a-f]{16}\.tfrecord", other.name):
+            print(f"{other.name} is stale and was replaced.", file=sys.stderr)
+            other.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Deletes parts that killed runs left."""
+    for part in folder.glob(".*.part"):
+        if time.time() - part.stat().st_mtime > _OLD_S:
+            part.unlink(missing_ok=True)

@@ -1,0 +1,235 @@
+"""What a report says of lesions: which were found, by size and region, at how many false ones; pictures of the rest."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from zoo.evaluation import lesions
+from zoo.evaluation.lesions import Detections, Froc, Lesion, Matching
+from zoo.reporting.report import Picture, Section, png
+
+SIZES_MM = (3.0, 5.0, 8.0, 15.0)
+SHOWN = 48  # thumbnails of each kind: more make a page that nobody looks through
+POOLED = (
+    "sensitivity", "precision", "f1", "dice_of_hits", "panoptic_quality", "segmentation_quality", "recognition_quality",
+)  # fmt: skip
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class LesionCase:
+    """The lesions of one label in one case.
+
+    Attributes:
+        case: its name.
+        label: name of the label.
+        matching: of the lesions that are there and those that were drawn; `region` of each is a key of `regions`.
+        affine: (4, 4), voxels to mm.
+        detections: candidates for the FROC curve; None where probabilities were not kept.
+        regions: value -> name; empty where regions are not known.
+    """
+
+    case: str
+    label: str
+    matching: Matching
+    affine: np.ndarray
+    detections: Detections | None = None
+    regions: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+    def region(self, lesion: Lesion) -> str:
+        """Name of the region of a lesion; "unknown" without regions."""
+        return self.regions.get(lesion.region, "outside") if self.regions else "unknown"
+
+    def centre_mm(self, lesion: Lesion) -> tuple[float, float, float]:
+        """Centre of a lesion in the world of its scan."""
+        x, y, z = (self.affine @ [*lesion.centre, 1.0])[:3].tolist()
+        return x, y, z
+
+
+Draw = Callable[[LesionCase, Lesion], bytes]
+
+
+def pooled(matchings: Sequence[Matching]) -> Matching:
+    """All lesions of all cases as if of one; of `matches` only counts whether there are any."""
+    ious = itertools.chain.from_iterable(one.ious.values() for one in matchings)
+    return Matching(
+        reference=tuple(lesion for one in matchings for lesion in one.reference),
+        prediction=tuple(lesion for one in matchings for lesion in one.prediction),
+        ious={(number, number): iou for number, iou in enumerate(ious)},
+    )
+
+
+def summary(cases: Sequence[LesionCase]) -> Row:
+    """Scores over the lesions of all cases together, so that each lesion counts alike."""
+    found = lesions.metrics_of_matching(pooled([one.matching for one in cases]))
+    counts = {name: int(found[name]) for name in ("lesions", "found", "detections", "false_positives")}
+    rates = {"fp_per_image": counts["false_positives"] / len(cases)} | {name: found[name] for name in POOLED}
+    return {"label": cases[0].label, "images": len(cases), **counts, **rates}
+
+
+def rows(cases: Sequence[LesionCase]) -> list[Row]:
+    """One row for each lesion that is there and each false one, for a table of all."""
+    return [
+        _row(one, lesion, outcome)
+        for one in cases
+        for outcome in ("found", "missed", "false")
+        for lesion in _of(one, outcome)
+    ]
+
+
+def _of(one: LesionCase, outcome: str) -> list[Lesion]:
+    side = one.matching.prediction if outcome == "false" else one.matching.reference
+    return [lesion for lesion in side if bool(lesion.matches) == (outcome == "found")]
+
+
+def _row(one: LesionCase, lesion: Lesion, outcome: str) -> Row:
+    x, y, z = one.centre_mm(lesion)
+    return {
+        "case": one.case,
+        "label": one.label,
+        "outcome": outcome,
+        "x_mm": x,
+        "y_mm": y,
+        "z_mm": z,
+        "diameter_mm": lesion.diameter_mm,
+        "volume_mm3": 1000 * lesion.volume_ml,
+        "region": one.region(lesion),
+        "dice": lesion.dice if outcome == "found" else math.nan,
+    }
+
+
+def sections(cases: Sequence[LesionCase], draw: Draw, *, sizes_mm: Sequence[float] = SIZES_MM) -> list[Section]:
+    """The parts of a report about one label's lesions.
+
+    Args:
+        cases: of one label.
+        draw: makes a PNG around a lesion of a case.
+        sizes_mm: edges of the diameter bins.
+    """
+    note = (
+        "Each connected piece is one lesion. It is found where one voxel of it was drawn; a drawn piece that touches "
+        "none is false. All lesions count alike, whatever case they are of."
+    )
+    return [
+        Section(f"Lesions: {cases[0].label}", note, _upright(summary(cases))),
+        *_froc(cases),
+        Section(f"{cases[0].label}: by diameter", "In mm, of the ball of the same volume.", by_size(cases, sizes_mm)),
+        *_by_region(cases),
+        _gallery(cases, "missed", draw),
+        _gallery(cases, "false", draw),
+    ]
+
+
+def _upright(row: Row) -> list[Row]:
+    """One row as a table of two columns, which a narrow screen can show."""
+    words = {"fp_per_image": "false positives an image", "f1": "F1", "dice_of_hits": "Dice of hits"}
+    told = {name: words.get(name, name.replace("_", " ")) for name in row}
+    return [{"measure": told[name], "value": value} for name, value in row.items() if name != "label"]
+
+
+def by_size(cases: Sequence[LesionCase], edges_mm: Sequence[float] = SIZES_MM) -> list[Row]:
+    """Sensitivity and false positives in bins of diameter."""
+    found = lesions.sensitivity_by([one.matching for one in cases], lesions.size_bin(edges_mm))
+    return [_group(_bin(row["group"]), row, "diameter, mm") for row in found]
+
+
+def _bin(group: Any) -> str:
+    low, high = group
+    return f"{low:g} to {high:g}" if high < math.inf else f"from {low:g}"
+
+
+def by_region(cases: Sequence[LesionCase]) -> list[Row]:
+    """Sensitivity and false positives in each region, by name."""
+    totals: dict[str, dict[str, float]] = {}
+    for one in cases:
+        for row in lesions.sensitivity_by([one.matching], one.region):
+            total = totals.setdefault(str(row["group"]), dict.fromkeys(("lesions", "found", "false_positives"), 0.0))
+            for name in total:
+                total[name] += float(row[name])  # type: ignore[arg-type]
+    return [_group(name.replace("_", " "), row, "region") for name, row in sorted(totals.items())]
+
+
+def _group(name: str, row: Mapping[str, Any], title: str) -> Row:
+    there, found = int(row["lesions"]), int(row["found"])
+    shares = {"sensitivity": found / there if there else math.nan, "false": int(row["false_positives"])}
+    return {title: name, "lesions": there, "found": found, **shares}
+
+
+def _by_region(cases: Sequence[LesionCase]) -> list[Section]:
+    known = any(one.regions for one in cases)
+    return [Section(f"{cases[0].label}: by region", "Where the centre lies.", by_region(cases))] if known else []
+
+
+def _froc(cases: Sequence[LesionCase]) -> list[Section]:
+    images = [one.detections for one in cases if one.detections is not None]
+    if len(images) < len(cases) or not sum(image.num_lesions for image in images):
+        return []
+    curve = lesions.froc(images)
+    at = [(f"{rate:g}", lesions.mean_sensitivity(curve, at=(rate,))) for rate in lesions.FALSE_POSITIVE_RATES]
+    table = [{"false lesions an image": name, "sensitivity": value} for name, value in at]
+    table.append({"false lesions an image": "mean of these", "sensitivity": lesions.mean_sensitivity(curve)})
+    note = (
+        "Candidates are pieces of the probability map above a low threshold, before any filter by size or shape; each "
+        "is as sure as its surest voxel. Sensitivity is the best that stays within a rate; nothing is interpolated."
+    )
+    return [Section(f"{cases[0].label}: FROC", note, table, [draw_froc(curve, _operating(cases))])]
+
+
+def _operating(cases: Sequence[LesionCase]) -> tuple[float, float]:
+    row = summary(cases)
+    return row["fp_per_image"], row["sensitivity"]
+
+
+def draw_froc(curve: Froc, point: tuple[float, float] | None = None) -> Picture:
+    """Sensitivity against false positives an image.
+
+    Args:
+        curve: from `zoo.evaluation.lesions.froc`.
+        point: false positives an image and sensitivity of the labels as they are drawn.
+    """
+    from matplotlib.figure import Figure
+
+    most = max(16.0, float(curve.false_positives[-1]))
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axis = figure.subplots()
+    x, y = np.append(curve.false_positives, most), np.append(curve.sensitivity, curve.sensitivity[-1])
+    axis.step(x, y, where="post", color="#2a6f97", linewidth=1.8)
+    if point is not None:
+        axis.plot(*point, "o", color="#c1121f", markersize=7, label="labels as drawn")
+        axis.legend(frameon=False, loc="lower right")
+    ticks = [0, *lesions.FALSE_POSITIVE_RATES]
+    axis.set_xscale("symlog", linthresh=0.5, base=2)
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_xticks([], minor=True)
+    axis.set(xlabel="false lesions an image", ylabel="sensitivity", xlim=(0, 16.5), ylim=(0, 1.03))
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    caption = f"Mean sensitivity at 0.5, 1, 2, 4, 8 and 16 false lesions: {lesions.mean_sensitivity(curve):.3f}."
+    return Picture(png(figure), caption)
+
+
+def _gallery(cases: Sequence[LesionCase], outcome: str, draw: Draw) -> Section:
+    """Thumbnails of all missed or all false lesions, the largest first."""
+    found = [(one, lesion) for one in cases for lesion in _of(one, outcome)]
+    found.sort(key=lambda pair: -pair[1].volume_ml)
+    title = f"{cases[0].label}: {len(found)} {outcome}"
+    if not found:
+        return Section(title, "There is none.")
+    note = "Sagittal, coronal and axial through its centre, one row a channel. Yellow: reference; blue: prediction. "
+    note += "The largest first"
+    note += f"; {len(found) - SHOWN} smaller ones are not shown, lesions.csv has all." if len(found) > SHOWN else "."
+    shown = found[:SHOWN]
+    # Drawn case by case, so that the volumes of each are read once.
+    drawn = {place: draw(*shown[place]) for place in sorted(range(len(shown)), key=lambda place: shown[place][0].case)}
+    pictures = [Picture(drawn[place], _caption(one, lesion)) for place, (one, lesion) in enumerate(shown)]
+    return Section(title, note, thumbnails=pictures)
+
+
+def _caption(one: LesionCase, lesion: Lesion) -> str:
+    place = ", ".join(f"{value:.0f}" for value in one.centre_mm(lesion))
+    region = f", {one.region(lesion).replace('_', ' ')}" if one.regions else ""
+    return f"{one.case}: {lesion.diameter_mm:.1f} mm at ({place}) mm{region}"

@@ -1,0 +1,1 @@
+"""EEG source imaging: from a recording to places in the brain."""

@@ -1,0 +1,1 @@
+"""Label maps of whole brains and heads."""

@@ -1,0 +1,173 @@
+"""The common space of a cohort: one grid in which a voxel is the same place in every brain.
+
+It is MNI152NLin6Asym at 1 mm, cut to the brain with a margin. A brain is brought there by its label map: an affine
+through the centres of its structures, then a diffeomorphism that lays its tissues on the template's.
+"""
+
+import dataclasses
+import os
+import pathlib
+import uuid
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from zoo.synth.anatomy import completion
+from zoo.synth.anatomy.labels import NUM_LABELS, sides
+from zoo.synth.anatomy.sources import anatomy, cache_folder
+from zoo.volumes import registration
+
+SHAPE = (160, 200, 176)
+AFFINE = np.array([[1.0, 0, 0, -79], [0, 1, 0, -117], [0, 0, 1, -84], [0, 0, 0, 1]])
+TEMPLATE = "nibabies"  # the anatomy that lies in MNI152NLin6Asym itself
+VERSION = 2  # part of the cache's file names: raise it when the derivation changes
+COARSER = 2  # voxels of the space along the edge of one that registration looks at
+# The tissues that are laid on each other; sides apart where they are large. Indices of the scheme.
+DEEP = ("thalamus", "caudate", "putamen", "pallidum", "accumbens", "hippocampus", "amygdala")
+CEREBELLUM = ("cerebellum_cortex", "cerebellum_white", "dentate")
+TISSUES: tuple[tuple[int, ...], ...] = (
+    *((index,) for name in ("cortex", "white") for index in sides(name)),
+    tuple(index for index in sides("ventricle")),
+    tuple(index for name in DEEP[:1] for index in sides(name)),
+    tuple(index for name in DEEP[1:5] for index in sides(name)),
+    tuple(index for name in DEEP[5:] for index in sides(name)),
+    tuple(index for name in CEREBELLUM for index in sides(name)),
+    sides("brainstem"),
+    sides("csf"),
+)
+LEAST_SHARED = 8  # structures that two brains must share for an affine
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """The way between the common space and one brain's own grid.
+
+    Attributes:
+        matrix: (4, 4), voxels of the common space to voxels of the brain's grid, before the warp.
+        warp: what remains, on the common grid at `COARSER` mm.
+    """
+
+    matrix: np.ndarray
+    warp: registration.Warp
+
+    def carry(self, volume: np.ndarray, *, order: int = 1) -> np.ndarray:
+        """A volume of the brain's grid in the common space.
+
+        Args:
+            volume: (x, y, z) on the brain's own grid.
+            order: 1 trilinear, 0 nearest.
+
+        Returns:
+            `SHAPE`, float32, or of the volume's type where nearest; 0 outside.
+        """
+        places = np.indices(SHAPE, np.float32) + self._displacement(inverse=False)
+        return _sampled(volume, _through(self.matrix, places), order)
+
+    def back(self, volume: np.ndarray, shape: Sequence[int], *, order: int = 1) -> np.ndarray:
+        """A volume of the common space on the brain's own grid, whose shape is given; 0 outside."""
+        places = _through(np.linalg.inv(self.matrix), np.indices(tuple(shape), np.float32))
+        moved = registration.pulled_at(self._displacement(inverse=True), places)
+        return _sampled(volume, places + moved, order)
+
+    def _displacement(self, *, inverse: bool) -> np.ndarray:
+        return registration.resized(self.warp.displacement(inverse=inverse), SHAPE)
+
+
+def by_affine(affine: np.ndarray) -> Normalisation:
+    """For a brain that is in MNI space already: its affine says where it lies."""
+    still = np.zeros((3, *(size // COARSER for size in SHAPE)), np.float32)
+    return Normalisation(np.linalg.inv(affine) @ AFFINE, registration.Warp(still))
+
+
+def normalise(
+    labels: np.ndarray,
+    template: np.ndarray,
+    *,
+    settings: registration.Settings = registration.DEFAULT,
+) -> Normalisation:
+    """Finds the way from the common space to a brain's own grid.
+
+    Args:
+        labels: (x, y, z) of the scheme, on the brain's own grid.
+        template: `SHAPE`, the template's label map in the common space.
+        settings: of the registration.
+
+    Returns:
+        The normalisation.
+
+    Raises:
+        ValueError: the two share too few structures to be laid on each other.
+    """
+    matrix = _affine(labels, template)
+    aligned = ndimage.affine_transform(labels.astype(np.uint8), matrix[:3, :3], matrix[:3, 3], SHAPE, order=0)
+    return Normalisation(matrix, registration.register(maps(template), maps(aligned), settings))
+
+
+def maps(labels: np.ndarray) -> np.ndarray:
+    """How much of each tissue a voxel of `COARSER` mm holds: (tissues, x, y, z) float32 in 0 to 1."""
+    blocks = [length for size in labels.shape for length in (size // COARSER, COARSER)]
+    found = []
+    for members in TISSUES:
+        table = np.isin(np.arange(NUM_LABELS), members)
+        found.append(table[labels].reshape(blocks).mean(axis=(1, 3, 5), dtype=np.float32))
+    return np.stack(found)
+
+
+def atlas(chosen: Sequence[str], *, allow_test: bool = False) -> np.ndarray:
+    """Label maps of some anatomies in the common space, derived once and kept in the cache.
+
+    Args:
+        chosen: names of anatomies.
+        allow_test: lets held-out anatomies through.
+
+    Returns:
+        (anatomies, *SHAPE) uint8 of the scheme.
+
+    Raises:
+        ValueError: no such anatomy, or a held-out one without `allow_test`.
+        FileNotFoundError: the package that holds one is not installed.
+    """
+    return np.stack([_kept(name, allow_test) for name in chosen])
+
+
+def _kept(name: str, allow_test: bool) -> np.ndarray:
+    brain = anatomy(name, allow_test=allow_test)
+    path = cache_folder() / f"{name}-common-v{VERSION}.npz"
+    if not path.is_file():
+        way = by_affine(brain.affine) if name == TEMPLATE else normalise(brain.labels, _kept(TEMPLATE, False))
+        _write(path, way.carry(brain.labels.astype(np.uint8), order=0))
+    with np.load(path) as stored:
+        return stored["labels"]
+
+
+def _write(path: pathlib.Path, labels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.npz")
+    np.savez_compressed(part, labels=labels)
+    os.replace(part, path)
+
+
+def _affine(labels: np.ndarray, template: np.ndarray) -> np.ndarray:
+    """(4, 4) from voxels of the common space to those of a brain, by the centres of the structures that both have."""
+    target, source = completion.control_points(completion.centroids(template), completion.centroids(labels))
+    if len(target) < LEAST_SHARED:
+        raise ValueError(
+            f"A brain is laid on the template by at least {LEAST_SHARED} structures that both have, got {len(target)}. "
+            "Give a label map of the whole brain, or an image that is in MNI space already."
+        )
+    solved = np.linalg.lstsq(np.c_[target, np.ones(len(target))], source, rcond=None)[0]
+    matrix = np.eye(4)
+    matrix[:3] = solved.T
+    return matrix
+
+
+def _through(matrix: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """(3, x, y, z) places moved by a (4, 4) matrix, float32."""
+    moved = np.tensordot(matrix[:3, :3], places, axes=1) + matrix[:3, 3].reshape(3, 1, 1, 1)
+    return moved.astype(np.float32)
+
+
+def _sampled(volume: np.ndarray, places: np.ndarray, order: int) -> np.ndarray:
+    kind = volume.dtype if order == 0 else np.float32
+    return ndimage.map_coordinates(volume, places, kind, order=order, mode="constant")

@@ -1,0 +1,1 @@
+"""Synthetic scans with lacunes and what looks like them."""

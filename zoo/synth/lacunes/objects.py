@@ -1,0 +1,78 @@
+"""How lacunes and their look-alikes lie in a patch: the axis of each, and how deep a voxel is in it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from zoo.synth.lacunes.placement import KINDS, Brain
+
+Tensor = Any
+
+
+def axis_of(middle: Tensor, where: Sequence[Tensor], brain: Brain, turn: Tensor, one: Mapping[str, Tensor]) -> Tensor:
+    """The direction of an object's axis: from the middle of the brain outwards for tubes, else as drawn.
+
+    Args:
+        middle: (3,) int32, voxel of its centre.
+        where: where in the anatomy each voxel lies, three of (x, y, z) float32.
+        brain: the anatomy.
+        turn: (3, 3), from the patch to the anatomy.
+        one: of the object, what `zoo.synth.lacunes.scan.draw` drew.
+
+    Returns:
+        (3,) float32 of length 1.
+    """
+    _, y, z = where[0].shape
+    flat = (middle[0] * y + middle[1]) * z + middle[2]
+    source = ops.stack([ops.take(ops.reshape(axis, (-1,)), flat, axis=0) for axis in where])
+    outwards = ops.sum(turn * (source - brain.middle)[:, None], axis=0)  # the inverse of a turn is its transpose
+    outwards = outwards / ops.sqrt(ops.sum(ops.square(outwards)) + 1e-6) + 0.3 * one["direction"]
+    chosen = ops.where(one["kind"] == KINDS.index("perivascular"), outwards, one["direction"])
+    return chosen / ops.sqrt(ops.sum(ops.square(chosen)) + 1e-6)
+
+
+def depth(axes: Sequence[Tensor], middle: Tensor, one: Mapping[str, Tensor], direction: Tensor) -> Tensor:
+    """The depth under an object's surface: a rod whose ends are ellipsoids.
+
+    Args:
+        axes: number of each voxel along x, y and z.
+        middle: (3,) float32, voxel of its centre.
+        one: of the object, what `zoo.synth.lacunes.scan.draw` drew.
+        direction: (3,) of its axis.
+
+    Returns:
+        (x, y, z) float32 in mm, negative outside.
+    """
+    # Householder's mirror of the first axis onto the direction gives the other two.
+    first = ops.convert_to_tensor(np.array([1, 0, 0], np.float32))
+    normal = direction - first
+    frame = ops.eye(3) - 2 * normal[:, None] * normal[None] / ops.maximum(ops.sum(ops.square(normal)), 1e-6)
+    x, y, z = (axis - middle[number] for number, axis in enumerate(axes))
+    x, y, z = x[:, None, None], y[None, :, None], z[None, None, :]
+    along, second, third = (frame[0, k] * x + frame[1, k] * y + frame[2, k] * z for k in range(3))
+    along = ops.maximum(ops.abs(along) - one["half_mm"], 0.0)
+    radii = one["axes_mm"]
+    far = ops.sqrt(ops.square(along / radii[0]) + ops.square(second / radii[1]) + ops.square(third / radii[2]) + 1e-9)
+    steep = ops.sqrt(
+        ops.square(along / radii[0] ** 2)
+        + ops.square(second / radii[1] ** 2)
+        + ops.square(third / radii[2] ** 2)
+        + 1e-9
+    )
+    # Off the surface by (far - 1) over the gradient: exact for balls, and to second order for ovoids.
+    return (1.0 - far) * far / ops.maximum(steep, 1e-3)
+
+
+def middle(shape: Sequence[int], inner: Sequence[int]) -> Tensor:
+    """(x, y, z) bool, True in the middle.
+
+    Args:
+        shape: voxels.
+        inner: those of the middle.
+    """
+    found = np.zeros(tuple(shape), bool)
+    x, y, z = (slice((size - part) // 2, (size + part) // 2) for size, part in zip(shape, inner, strict=True))
+    found[x, y, z] = True
+    return ops.convert_to_tensor(found)

@@ -1,0 +1,192 @@
+"""Where in an anatomy lacunes may lie, where their mimics do, and where no lacune can be."""
+
+import dataclasses
+import functools
+import os
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import edt
+import numpy as np
+from keras import ops
+from scipy import ndimage
+
+from zoo.synth.anatomy import labels as scheme
+from zoo.synth.anatomy.labels import sides
+from zoo.synth.anatomy.sources import anatomy, cache_folder
+
+Tensor = Any
+KINDS = ("lacune", "perivascular", "sulcal", "hyperintensity", "impossible")
+# A voxel's zone has bit k set where a centre of kind k may lie; then the tissue that holds lacunes, and its contrary.
+TISSUE, IMPOSSIBLE = 32, 64
+REGIONS = ("background", "basal_ganglia", "white_matter", "thalamus", "pons", "elsewhere")
+NUM_PLACES = 512
+CLEAR_MM = 4.0  # between the centre of a lacune and cortex or fluid
+WALL_MM = 2.0  # as near to cortex or fluid there is no lacune
+PONS = (0.35, 0.75)  # of the height of the brainstem
+VERSION = 1  # part of the cache's file names: raise it when the zones change
+MARGIN = 4  # voxels of air around a brain
+
+
+@dataclasses.dataclass(frozen=True)
+class Brain:
+    """One anatomy in a graph.
+
+    Attributes:
+        codes: (x, y, z) uint8, class of the tissue as `zoo.synth.contrast` numbers them, 0 outside the brain; 1 mm.
+        zones: (x, y, z) uint8, bits as above.
+        ventricle_mm: (x, y, z) uint8, distance to the ventricles.
+        places: (2 x places, 3) float32 voxels: anywhere in the brain, then where lacunes may lie.
+        shares: (classes,) float32, share of the brain's voxels.
+        middle: (3,) float32 voxel, the centre of mass of the ventricles.
+        extent: (3,) float32, size of the brain in mm.
+    """
+
+    codes: Tensor
+    zones: Tensor
+    ventricle_mm: Tensor
+    places: Tensor
+    shares: Tensor
+    middle: Tensor
+    extent: Tensor
+
+
+@functools.cache
+def stacked(names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
+    """The fields of `Brain` of several anatomies, one after another along a first axis.
+
+    Args:
+        names: of the anatomies, held-out ones too: whoever calls decides what trains.
+
+    Raises:
+        ValueError: no such anatomy.
+        FileNotFoundError: a package with data is not installed, with the command that installs it.
+    """
+    shape = np.max([placed(name)[0].shape for name in names], axis=0)
+    return tuple(np.stack(field) for field in zip(*(on_grid(name, shape) for name in names), strict=True))
+
+
+def on_grid(name: str, shape: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """The fields of `Brain` of one anatomy, in the middle of a grid.
+
+    Args:
+        name: of the anatomy, held-out ones too.
+        shape: voxels; axes along which the brain is larger take its size.
+    """
+    return _fields(*(_centred(each, shape) for each in placed(name)))
+
+
+def labels_on_grid(name: str, shape: Sequence[int]) -> np.ndarray:
+    """The labels of the scheme of one brain, in the middle of a grid as `on_grid` has it."""
+    return _centred(placed(name)[0], shape)
+
+
+def tensors(names: Sequence[str]) -> tuple[Tensor, ...]:
+    """`stacked` as tensors."""
+    return tuple(ops.convert_to_tensor(field) for field in stacked(tuple(names)))
+
+
+def pick(brains: Sequence[Tensor], number: Tensor) -> Brain:
+    """One of several stacked anatomies."""
+    return Brain(*(ops.take(field, number, axis=0) for field in brains))
+
+
+def placed(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The brain of an anatomy with its zones, from the cache or derived and cached.
+
+    Args:
+        name: of the anatomy, held-out ones too.
+
+    Returns:
+        Three of (x, y, z) uint8, 1 mm, with a little air around: labels of the scheme, 0 outside the brain; zones; and
+        the distance to the ventricles in mm, at most 255.
+    """
+    path = cache_folder() / f"vascular-{name}-v{VERSION}.npz"
+    if path.is_file():
+        with np.load(path) as stored:
+            return stored["labels"], stored["zones"], stored["ventricle_mm"]
+    labels = np.pad(_cut(anatomy(name, allow_test=True).labels), MARGIN).astype(np.uint8)
+    ventricle = edt.edt(~np.isin(labels, sides("ventricle")))
+    found = {"labels": labels, "zones": zoned(labels), "ventricle_mm": np.minimum(ventricle, 255).astype(np.uint8)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.npz")
+    np.savez_compressed(temporary, **found)
+    os.replace(temporary, path)
+    return found["labels"], found["zones"], found["ventricle_mm"]
+
+
+def _cut(labels: np.ndarray) -> np.ndarray:
+    kept = np.isin(labels, (*scheme.BRAIN, scheme.INDEX["csf"]))
+    # Fluid wraps the brain loosely; what is far from tissue would not survive a brain extraction.
+    kept &= edt.edt(~np.isin(labels, scheme.BRAIN)) <= WALL_MM
+    box = ndimage.find_objects(kept.astype(np.uint8))[0]
+    return np.where(kept, labels, 0)[box]
+
+
+def _centred(volume: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    room = [max(int(wanted) - size, 0) for wanted, size in zip(shape, volume.shape, strict=True)]
+    return np.pad(volume, [(extra // 2, extra - extra // 2) for extra in room])
+
+
+def _fields(labels: np.ndarray, zones: np.ndarray, ventricle_mm: np.ndarray) -> tuple[np.ndarray, ...]:
+    codes = scheme.CLASSES[labels].astype(np.uint8)
+    luck = np.random.default_rng(0)
+    drawn = [
+        np.stack(np.unravel_index(luck.choice(np.flatnonzero(mask), NUM_PLACES), labels.shape), -1)
+        for mask in (codes > 0, zones & 1 > 0)
+    ]
+    shares = np.bincount(codes[codes > 0], minlength=int(scheme.CLASSES.max()) + 1) / (codes > 0).sum()
+    middle = [np.mean(axis) for axis in np.nonzero(np.isin(labels, sides("ventricle")))]
+    extent = [np.ptp(axis) + 1 for axis in np.nonzero(codes)]
+    as_float = (np.concatenate(drawn), shares, middle, extent)
+    return codes, zones, ventricle_mm, *(np.asarray(each, np.float32) for each in as_float)
+
+
+def zoned(labels: np.ndarray) -> np.ndarray:
+    """Zone of each voxel.
+
+    Args:
+        labels: (x, y, z) of the scheme, 1 mm.
+
+    Returns:
+        (x, y, z) uint8: bit k where the centre of kind k of `KINDS` may lie, `TISSUE` where a lacune may reach,
+        `IMPOSSIBLE` in cortex and fluid and within 2 mm of them.
+    """
+    region, brain = regions(labels), labels > 0
+    fluid = np.isin(labels, (*sides("ventricle"), scheme.INDEX["csf"]))
+    cortex = np.isin(labels, (*sides("cortex"), *sides("cerebellum_cortex")))
+    to_shell, to_fluid = edt.edt(~(fluid | cortex)), edt.edt(~fluid)
+    wall = edt.edt(~np.isin(labels, sides("ventricle")))
+    near_wall = (wall > 0) & (wall <= WALL_MM) & ~cortex
+    white = np.isin(labels, sides("white"))
+    candidates = np.isin(region, [REGIONS.index(name) for name in REGIONS[1:5]])
+    bits = (
+        candidates & (to_shell >= CLEAR_MM),
+        (white | (region == REGIONS.index("basal_ganglia"))) & (to_shell >= WALL_MM),
+        cortex & (to_fluid <= WALL_MM),
+        white & (to_shell >= WALL_MM),
+        cortex | near_wall,
+    )
+    zones = sum(bit.astype(np.uint8) << number for number, bit in enumerate(bits))
+    zones = zones + TISSUE * (brain & ~fluid & ~cortex) + IMPOSSIBLE * (brain & (to_shell <= WALL_MM))
+    return zones.astype(np.uint8)
+
+
+def regions(labels: np.ndarray) -> np.ndarray:
+    """Where a lesion lies, for tables: (x, y, z) uint8, indices into `REGIONS`.
+
+    The pons is the middle of the brainstem's height, which the label scheme does not part.
+    """
+    table = np.full(scheme.NUM_LABELS, REGIONS.index("elsewhere"), np.uint8)
+    table[0] = 0
+    groups = {"basal_ganglia": ("caudate", "putamen", "pallidum", "accumbens"), "thalamus": ("thalamus",)}
+    for region, structures in (groups | {"white_matter": ("white",)}).items():
+        table[[index for name in structures for index in sides(name)]] = REGIONS.index(region)
+    found = table[labels]
+    stem = labels == scheme.INDEX["brainstem"]
+    heights = np.flatnonzero(stem.any((0, 1)))
+    if len(heights):
+        low, high = (heights[0] + round(part * (len(heights) - 1)) for part in PONS)
+        found[:, :, low : high + 1][stem[:, :, low : high + 1]] = REGIONS.index("pons")
+    return found

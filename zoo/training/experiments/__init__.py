@@ -1,0 +1,1 @@
+"""Many runs of one task: cross-validation, hyper-parameter search, ablation studies."""

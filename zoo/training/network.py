@@ -1,0 +1,55 @@
+"""Builds and compiles the network of a task."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from zoo import registry
+from zoo.metrics import MeanDice
+from zoo.training.optimizers import compile_model, optimizer
+from zoo.training.task import Task
+
+
+def trained_part(model: keras.Model) -> keras.Model:
+    """Returns the network that a learner trains, or the model itself, which learns by one loss."""
+    return getattr(model, "network", model)
+
+
+@contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Sets the Keras dtype policy for a block of code."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def build(task: Task, steps: int, *, jit: bool = False) -> keras.Model:
+    """The task's network with fresh weights, compiled.
+
+    Args:
+        task: its builder, arguments, loss, metrics and optimiser are used.
+        steps: optimiser steps of the whole training, for the schedule.
+        jit: whether XLA compiles the step.
+    """
+    builder = registry.builder(task.builder)
+    registry.check_arguments(builder, task.builder_arguments)
+    model = builder(**task.builder_arguments)
+    if task.learner:
+        return task.learner(task, model, steps, jit)
+    compile_model(
+        model, task.loss(**task.loss_arguments), optimizer(task.optimizer, steps), metrics=_metrics(task), jit=jit
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def _metrics(task: Task) -> list[Any]:
+    """The task's own metrics, or the mean Dice of a segmentation that names none and is chosen by it."""
+    if task.metrics is not list or task.monitor != "dice" or task.kind != "segmentation":
+        return task.metrics()
+    return [MeanDice(task.num_logits, maps=(*(("mask",) if task.masked else ()), *task.maps))]

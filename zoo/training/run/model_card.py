@@ -1,0 +1,95 @@
+"""From a finished run to a trained-model folder with its card."""
+
+import json
+import math
+import pathlib
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from zoo.devices import accelerators
+from zoo.hub import card as cards
+from zoo.hub import safetensors_file, save
+from zoo.training.batches import SYNTHETIC
+from zoo.training.run import run_folder
+from zoo.training.task import Task
+
+VERSION = "1.0.0"
+HALF = 65504  # the largest number of float16
+
+
+def publish(model: keras.Model, task: Task, out: pathlib.Path, *, progress: Mapping[str, Any]) -> pathlib.Path:
+    """Writes `out/<builder>.<task>`, which `zoo.load` and `zoo.predict` take, from the weights in `model`.
+
+    Args:
+        model: the trained network.
+        task: what it learned.
+        out: the run folder.
+        progress: where the run stands, as the keeper tells it.
+
+    Returns:
+        The trained-model folder.
+    """
+    config = json.loads((out / "config.json").read_text())
+    # Half precision from the start: what is measured afterwards is measured with the weights that ship.
+    fits = all(np.abs(array).max(initial=0) < HALF for array in safetensors_file.arrays(model).values())
+    card = describe(task, config, progress)
+    return save.save(model, out / task.model_name, card, dtype="float16" if fits else "float32")
+
+
+def describe(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any]) -> cards.Card:
+    """The card of a run; what was measured on test data is added by `zoo.evaluate`."""
+    return cards.Card(
+        name=task.model_name,
+        version=VERSION,
+        builder=task.builder,
+        arguments=task.builder_arguments,
+        task=task.name,
+        description=task.description,
+        input=_input(task),
+        output=_output(task),
+        training=_training(task, config, progress),
+        licence="Apache-2.0",
+        intended_use=task.intended_use,
+        limits=task.limits or ("Not validated beyond the metrics on this card.",),
+        changelog={VERSION: "First weights."},
+        preprocessing=_steps(task.preprocessing),
+        postprocessing=_steps(task.postprocessing),
+        references=task.references,
+    )
+
+
+def _input(task: Task) -> cards.Input:
+    channels = tuple(cards.Channel(name, task.intensities.get(name, "any scale")) for name in task.channels)
+    return cards.Input(channels, task.patch, task.divisor, task.grid_mm, tabular=task.tabular, context=task.context)
+
+
+def _output(task: Task) -> cards.Output:
+    labels = {index: cards.Label(name, value) for index, (name, value) in task.labels.items()}
+    if task.num_logits == 1:
+        labels = {0: labels[1]}
+    return cards.Output(task.kind, task.activation, labels)
+
+
+def _steps(steps: tuple[Mapping[str, Any], ...]) -> tuple[cards.Step, ...]:
+    return tuple(cards.Step(step["name"], {k: v for k, v in step.items() if k != "name"}) for step in steps)
+
+
+def _training(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any]) -> cards.Training:
+    synthetic = config["source"] == SYNTHETIC
+    told = task.training_data if synthetic else {}
+    device = ", ".join(accelerators()) or f"CPU ({platform.machine()})"
+    return cards.Training(
+        data=told.get("data", f"real data in {pathlib.Path(config['source']).name}"),
+        data_licence=told.get("licence", "that of the data"),
+        synthetic=synthetic,
+        command=f"zoo train {task.name} --source {config['source']} --seed {config['seed']} --steps {config['steps']}",
+        commit=run_folder.commit().removesuffix("+changes") or None,
+        seed=config["seed"],
+        device=device,
+        steps=config["steps"],
+        minutes=math.ceil(progress["seconds"] / 6) / 10,
+    )

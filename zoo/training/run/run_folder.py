@@ -1,0 +1,113 @@
+"""The run folder: what was asked, what it ran on, what came out."""
+
+import csv
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zoo.files import write_whole
+
+PACKAGES = ("zoo3d", "keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "nibabel")
+FINGERPRINT = (
+    "task",
+    "source",
+    "seed",
+    "steps",
+    "batch_size",
+    "patch",
+    "precision",
+    "optimizer",
+    "arguments",
+    "start_from",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide the numbers, of Python and of the system."""
+    found = {"python": platform.python_version(), "system": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The commit of the checkout that zoo runs from, "+changes" when it differs; "" for an installed copy."""
+    here = pathlib.Path(__file__).parent
+    ask = lambda *words: subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True)
+    try:
+        head = ask("rev-parse", "--short=12", "HEAD")
+    except FileNotFoundError:
+        return ""
+    if head.returncode:
+        return ""
+    changed = ask("status", "--porcelain", "--untracked-files=no").stdout.strip()
+    return head.stdout.strip() + ("+changes" if changed else "")
+
+
+def open_run(out: pathlib.Path, config: Mapping[str, Any]) -> pathlib.Path:
+    """Makes the folder, or opens the one of the same run, and writes `config.json` and `versions.json`.
+
+    Raises:
+        ValueError: the folder belongs to a run with other settings; every difference is named.
+    """
+    path = out / "config.json"
+    plain = json.loads(json.dumps(dict(config)))
+    if path.exists():
+        before = json.loads(path.read_text())
+        differing = [key for key in FINGERPRINT if before.get(key) != plain.get(key)]
+        if differing:
+            told = "; ".join(f"{key} was {before.get(key)!r}, now {plain.get(key)!r}" for key in differing)
+            raise ValueError(
+                f"{out} holds another run: {told}. Repeat its settings to resume it, or choose a new folder."
+            )
+        return out
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "versions.json", json.dumps(versions() | {"commit": commit()}, indent=1).encode())
+    write_whole(path, json.dumps(plain, indent=1).encode())
+    return out
+
+
+def write_log(path: pathlib.Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Writes the whole log as CSV; rewritten at each checkpoint, so it never runs ahead of the weights."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [",".join(columns), *(",".join(_cell(row.get(key)) for key in columns) for row in rows)]
+    write_whole(path, ("\n".join(lines) + "\n").encode())
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.8g}"
+
+
+def read_log(path: pathlib.Path) -> list[dict[str, float]]:
+    """The log as a list of rows; empty cells are left out."""
+    with path.open(newline="") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def draw_curves(rows: Sequence[Mapping[str, float]], path: pathlib.Path) -> None:
+    """Draws one panel for the losses and one for every other metric, training beside validation, against steps."""
+    from matplotlib.figure import Figure
+
+    names = sorted(
+        {key.removeprefix("val_") for row in rows for key in row} - {"step", "epoch", "seconds", "learning_rate"}
+    )
+    names.sort(key=lambda name: name != "loss")
+    figure = Figure(figsize=(4.2 * max(len(names), 1), 3.2), layout="constrained")
+    for axis, name in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
+        for key, label in ((name, "training"), (f"val_{name}", "validation")):
+            points = [(row["step"], row[key]) for row in rows if key in row]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 30 else None)
+        axis.set(xlabel="step", title=name.replace("_", " "))
+        axis.legend(frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    temporary = path.with_name(f".{path.name}.tmp.png")
+    figure.savefig(temporary, dpi=110)
+    temporary.replace(path)

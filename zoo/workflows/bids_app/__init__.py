@@ -1,0 +1,1 @@
+"""The BIDS-App: plan, run, results, derivatives."""

@@ -1,0 +1,179 @@
+"""What a BIDS-App works on: which sessions of a data set, and which of their images go together into one result."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zoo.datasets.readers import bids
+from zoo.datasets.readers.bids import Name, Session, Survey, session_name
+from zoo.errors import unknown_choice
+from zoo.hub.card import Card
+from zoo.hub.tabular import Value
+
+ADVICE = "Name an entity that tells them apart: --pattern {channel}=run-1_{pattern}."
+DATATYPES = ("anat", "dwi", "func")  # where the standard knows segmentations
+NOT_IMAGES = {*bids.LABEL_SUFFIXES, "probseg", "bold", "sbref", "dwi", "epi"}  # what no network takes by itself
+_OWN = ("desc", "label", "res", "den")  # entities of a derivative, which a result of ours has its own of
+
+
+@dataclass(frozen=True)
+class Work:
+    """One result to make, in words that any process understands.
+
+    Attributes:
+        name: of the case ("sub-01_ses-02_run-1").
+        images: channel name -> file.
+        sources: the same files as BIDS URIs.
+        target: file of the result below the derivatives' folder, without its suffix and what stands after it
+            ("sub-01/ses-02/anat/sub-01_ses-02_run-1_desc-zooUnet3dBrainMask").
+        tabular: values beside the images.
+    """
+
+    name: str
+    images: dict[str, str]
+    sources: list[str]
+    target: str
+    tabular: dict[str, Value] = field(default_factory=dict)
+
+
+def described(name: str) -> str:
+    """The label by which the results of a model are told from others: "unet3d.brain_mask" is "zooUnet3dBrainMask"."""
+    return "zoo" + "".join(part.capitalize() for part in name.replace(".", "_").split("_"))
+
+
+def choose(
+    survey: Survey,
+    *,
+    participants: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+    shard: tuple[int, int] = (1, 1),
+) -> list[Session]:
+    """The sessions that are asked for, sorted.
+
+    Args:
+        survey: of the data set.
+        participants: labels, with or without "sub-"; none for all.
+        sessions: labels, with or without "ses-"; none for all.
+        shard: (k, n) takes every n-th of the chosen participants from the k-th on: the n shards of the same choice
+            share no participant and leave none out.
+
+    Raises:
+        ValueError: a label that is not in the data set, or a shard that is not one of 1 to n.
+    """
+    number, of = shard
+    if not 1 <= number <= of:
+        raise ValueError(f"A shard is K/N with K from 1 to N, got {number}/{of}.")
+    found = sorted(survey.sessions + survey.bare)
+    subjects = _known("participant", participants, "sub-", {subject for subject, _ in found})
+    wanted = _known("session", sessions, "ses-", {session for _, session in found if session})
+    kept = set(sorted(subjects)[number - 1 :: of])
+    return [one for one in found if one[0] in kept and (not sessions or one[1] in wanted)]
+
+
+def _known(kind: str, labels: Sequence[str], prefix: str, known: set[str]) -> set[str]:
+    chosen = {label.removeprefix(prefix) for label in labels}
+    for label in chosen - known:
+        raise unknown_choice(kind, label, known)
+    return chosen or known
+
+
+def patterns_of(survey: Survey, card: Card, given: Mapping[str, str]) -> dict[str, str]:
+    """Channel name -> entities and suffix: as given, or the channel's own name.
+
+    Args:
+        survey: of the data set.
+        card: of the model.
+        given: channel name -> entities and suffix, for some channels or all.
+
+    Raises:
+        ValueError: a channel that the model does not have; or a model of any contrast, and several contrasts there.
+    """
+    names = [channel.name for channel in card.input.channels]
+    for name in given:
+        if name not in names:
+            raise unknown_choice(f"channel of {card.name}", name, names)
+    patterns = {name: given.get(name, name) for name in names}
+    if len(names) > 1 or given or any(name.fits(names[0]) for name in survey.raw + survey.derived):
+        return patterns
+    suffixes = sorted({name.suffix for name in survey.raw} - NOT_IMAGES)
+    if len(suffixes) == 1:
+        return {names[0]: suffixes[0]}
+    there = f"has {', '.join(suffixes)}" if suffixes else "has none that a network takes"
+    raise ValueError(
+        f"{card.name} takes the channel {names[0]!r}, and the data set {there}. Say which is meant: "
+        f"--pattern {names[0]}={suffixes[0] if suffixes else 'T1w'}."
+    )
+
+
+def plan(
+    survey: Survey, sessions: Sequence[Session], card: Card, patterns: Mapping[str, str]
+) -> tuple[list[Work], dict[str, str]]:
+    """Every result that is to be made, and why some cannot be.
+
+    A model of one channel takes every image that fits, each run by itself; one of several channels takes one image for
+    each from a session.
+
+    Args:
+        survey: of the data set.
+        sessions: as `choose` returns them.
+        card: of the model.
+        patterns: as `patterns_of` returns them.
+
+    Returns:
+        The work; and name of a case -> what is wrong with it, in one line.
+    """
+    works: dict[str, Work] = {}
+    failed: dict[str, str] = {}
+    for session in sessions:
+        try:
+            for images in _sets(survey, session, patterns):
+                work = _work(survey, session, images, card)
+                if work.target in works:
+                    raise ValueError(_twice(works[work.target], work))
+                works[work.target] = work
+        except ValueError as error:
+            failed[session_name(session)] = str(error)
+    return list(works.values()), failed
+
+
+def _twice(first: Work, second: Work) -> str:
+    files = [Path(next(iter(one.images.values()))).name for one in (first, second)]
+    return f"{files[0]} and {files[1]} would give one result, {second.target}. Choose one: --pattern."
+
+
+def _sets(survey: Survey, session: Session, patterns: Mapping[str, str]) -> list[dict[str, Name]]:
+    """What goes into each result of a session: channel name -> image."""
+    found = {channel: survey.images(session, pattern) for channel, pattern in patterns.items()}
+    missing = [pattern for channel, pattern in patterns.items() if not found[channel]]
+    if missing:
+        held = sorted({name.suffix for name in survey.raw if name.session == session})
+        raise ValueError(
+            f"No {', '.join(missing)} in {session_name(session)}, which holds {', '.join(held) or 'no NIfTI image'}."
+        )
+    if len(found) == 1:
+        ((channel, images),) = found.items()
+        return [{channel: image} for image in images]
+    for channel, images in found.items():
+        if len(images) > 1:
+            names = ", ".join(image.path.name for image in images)
+            advice = ADVICE.format(channel=channel, pattern=patterns[channel])
+            raise ValueError(f"{session_name(session)} has {len(images)} images for {channel}: {names}. {advice}")
+    return [{channel: images[0] for channel, images in found.items()}]
+
+
+def _work(survey: Survey, session: Session, images: Mapping[str, Name], card: Card) -> Work:
+    first = next(iter(images.values()))
+    shared = {key: value for key, value in first.entities.items() if key not in _OWN}
+    for image in images.values():
+        shared = {key: value for key, value in shared.items() if image.entities.get(key) == value}
+    name = "_".join(f"{key}-{value}" for key, value in shared.items())
+    datatype = first.path.parent.name if first.path.parent.name in DATATYPES else "anat"
+    folder = "/".join([*session_name(session).split("_"), datatype])
+    row = survey.rows.get(f"sub-{session[0]}", {})
+    return Work(
+        name=name,
+        images={channel: str(image.path) for channel, image in images.items()},
+        sources=[f"bids:raw:{image.path.relative_to(survey.root).as_posix()}" for image in images.values()],
+        target=f"{folder}/{name}_desc-{described(card.name)}",
+        tabular={one.name: row[one.name] for one in card.input.tabular if one.name in row},
+    )

@@ -1,0 +1,263 @@
+"""`zoo.lesions`: every lesion that a trained model finds, one row each: where, how large, what shape, how sure."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from scipy import ndimage
+
+from zoo import files
+from zoo.datasets.cases import stem
+from zoo.errors import unknown_choice
+from zoo.evaluation.candidates import Candidate, candidates
+from zoo.hub import trained_models
+from zoo.hub.card import Card
+from zoo.hub.tabular import Value
+from zoo.inference.cohort import Writer
+from zoo.inference.inputs import Images, read_channels
+from zoo.inference.predict import progress_bar
+from zoo.inference.predictor import Predictor, Settings
+from zoo.volumes import image
+from zoo.volumes.components import label_components
+from zoo.volumes.image import Image
+
+STRUCTURES = "unet3d.brain_structures"
+UNKNOWN, OUTSIDE = "unknown", "outside"
+MEASURED = ("x_mm", "y_mm", "z_mm", "diameter_mm", "volume_mm3", "elongation", "region", "confidence")
+COLUMNS = ("case", "lesion", "label", *MEASURED)
+Row = dict[str, str | int | float]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """A label map that names places.
+
+    Attributes:
+        image: 3D labels; any grid, but in the same world coordinates as the scan.
+        names: value -> name; a value without one is called by its number.
+    """
+
+    image: Image
+    names: Mapping[int, str]
+
+    def value(self, place_mm: Sequence[float]) -> int:
+        """The label at a place in world mm; 0 where the map ends."""
+        voxel = np.rint(np.linalg.solve(self.image.affine, [*place_mm, 1.0])[:3]).astype(int)
+        if (voxel < 0).any() or (voxel >= self.image.shape).any():
+            return 0
+        return round(float(np.asanyarray(self.image.dataobj)[tuple(voxel)]))
+
+    def at(self, place_mm: Sequence[float]) -> str:
+        """Name of the region at a place in world mm; "outside" where the map has 0 or ends."""
+        value = self.value(place_mm)
+        return self.names.get(value, f"region {value}") if value else OUTSIDE
+
+
+def read_regions(path: str | os.PathLike) -> Regions:
+    """Reads a label map and its names: from a table beside it (`NAME.tsv` with index and name, as BIDS has it), or else
+    those of `unet3d.brain_structures`, whose values are FreeSurfer's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no 3D label map, or the table lacks a column.
+    """
+    path = Path(path)
+    found = image.read(path)
+    table = path.with_name(f"{stem(path)}.tsv")
+    return Regions(found, _named(table) if table.is_file() else _structure_names())
+
+
+def _structure_names() -> dict[int, str]:
+    return {label.value: label.name for label in trained_models.card(STRUCTURES).output.labels.values()}
+
+
+def _named(table: Path) -> dict[int, str]:
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    try:
+        return {int(row["index"]): row["name"] for row in rows}
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{table} must have the columns index (whole numbers) and name; {error!r}. Mend it.") from None
+
+
+def measure(
+    labels: Image, confidence: Image, card: Card, *, regions: Regions | None = None, only: Iterable[str] | None = None
+) -> list[Row]:
+    """Measures each lesion of a label map: each connected piece (26 neighbours) of a label.
+
+    Args:
+        labels: the card's source values.
+        confidence: probability of the label at each voxel, on the same grid.
+        card: of the model.
+        regions: that name where a lesion lies; None says "unknown".
+        only: labels by name; None takes all but background.
+
+    Returns:
+        A row a lesion, surest first: lesion (from 1), label, x_mm, y_mm, z_mm (centre of mass, weighted by probability,
+        in the scan's own world, RAS+), diameter_mm (of the ball of its volume), volume_mm3, elongation (longest over
+        shortest principal SD), region (at its centre) and confidence (mean probability over its voxels).
+
+    Raises:
+        ValueError: no such label.
+    """
+    names = {label.name: label.value for label in card.output.labels.values() if label.value}
+    chosen = list(names) if only is None else list(only)
+    for name in chosen:
+        if name not in names:
+            raise unknown_choice("label", name, names)
+    values, sure = np.asanyarray(labels.dataobj), np.asanyarray(confidence.dataobj)
+    found = [(name, one) for name in chosen for one in _pieces(values == names[name], sure, labels.affine)]
+    found.sort(key=lambda pair: -pair[1].confidence)
+    return [_row(number, name, one, regions) for number, (name, one) in enumerate(found, start=1)]
+
+
+def _pieces(mask: np.ndarray, sure: np.ndarray, affine: np.ndarray) -> list[Candidate]:
+    """Each piece measured in its own box, so that a large scan with small lesions costs one pass."""
+    numbered, _ = label_components(mask)
+    found: list[Candidate] = []
+    for number, box in enumerate(ndimage.find_objects(numbered), start=1):
+        moved = np.array(affine, float)
+        moved[:3, 3] = affine[:3] @ [*(side.start for side in box), 1.0]
+        # What a label won with is more than 0; the floor keeps a voxel whose probability was rounded away.
+        own = np.where(numbered[box] == number, np.maximum(sure[box], 1e-6), 0)
+        found += candidates(own, moved, threshold=0.0)
+    return found
+
+
+def _row(number: int, label: str, one: Candidate, regions: Regions | None) -> Row:
+    x, y, z = one.centre_mm
+    return {
+        "lesion": number,
+        "label": label,
+        "x_mm": x,
+        "y_mm": y,
+        "z_mm": z,
+        "diameter_mm": one.diameter_mm,
+        "volume_mm3": one.volume_mm3,
+        "elongation": one.elongation,
+        "region": UNKNOWN if regions is None else regions.at(one.centre_mm),
+        "confidence": one.confidence,
+    }
+
+
+def lesions(
+    model: str | os.PathLike | keras.Model,
+    images: Images,
+    *,
+    card: Card | None = None,
+    regions: str | os.PathLike | Regions | None = None,
+    labels: Sequence[str] | None = None,
+    out: str | os.PathLike | None = None,
+    settings: Settings | None = None,
+    tabular: Mapping[str, Value] | None = None,
+    progress: bool | None = None,
+) -> list[Row]:
+    """Finds the lesions of one scan.
+
+    Args:
+        model: name ("unet3d.lacunes") or folder of a trained model, or a Keras model with a card.
+        images: as `zoo.predict` takes them.
+        card: of a Keras model.
+        regions: names the place of each lesion: "unet3d.brain_structures" finds it in the first image; or a label map,
+            on any grid in the scan's world (`read_regions`). None: the region is "unknown".
+        labels: that are lesions, by name; None takes all but background.
+        out: also write the table there as CSV, whole or not at all.
+        settings: how to predict.
+        tabular: values beside the images, as `zoo.predict` takes them.
+        progress: show a bar on stderr; None when that is a terminal.
+
+    Returns:
+        The rows of `measure`.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: as `zoo.predict`; or a model that gives no labels, or no such label.
+    """
+    predictor, table = Predictor(model, card=card, settings=settings), LesionWriter(regions, labels)
+    with progress_bar(predictor.card.name, shown=progress) as tell:
+        _, rows = table.found(predictor, images, tabular=tabular, progress=tell)
+    if out is not None:
+        write_lesions(out, {_name(images): rows})
+    return rows
+
+
+def _name(images: Images) -> str:
+    one = next(iter(images.values())) if isinstance(images, Mapping) else images
+    one = one if isinstance(one, str | os.PathLike) or not isinstance(one, Sequence) else one[0]
+    return stem(Path(one)) if isinstance(one, str | os.PathLike) else ""
+
+
+class LesionWriter(Writer):
+    """Writes a label map, and beside it `SCAN_TAG_lesions.csv`; a map without its table is no whole result.
+
+    Args:
+        regions: as `lesions` takes it.
+        labels: as `lesions` takes them.
+    """
+
+    def __init__(self, regions: str | os.PathLike | Regions | None, labels: Sequence[str] | None) -> None:
+        self._labels = labels
+        self._finder = Predictor(STRUCTURES) if regions == STRUCTURES else None
+        self._regions: Regions | None = None
+        if isinstance(regions, Regions):
+            self._regions = regions
+        elif regions is not None and self._finder is None:
+            self._regions = read_regions(regions)
+
+    def found(self, predictor: Predictor, images: Images, **given: Any) -> tuple[Image, list[Row]]:
+        """The label map and the rows of a case; `given` as in `write`."""
+        conditioning = predictor.conditioning(given.get("tabular"))
+        ready = predictor.ready(images)
+        labels, confidence = predictor.predict_with_confidence(
+            ready, conditioning=conditioning, progress=given.get("progress")
+        )
+        del ready
+        regions = self._regions
+        if self._finder is not None:
+            regions = Regions(self._finder(read_channels(images, predictor.card)[0]), _structure_names())
+        return labels, measure(labels, confidence, predictor.card, regions=regions, only=self._labels)
+
+    def is_whole(self, target: Path) -> bool:
+        """Whether the map and its table are there."""
+        return super().is_whole(target) and table_of(target).is_file()
+
+    def write(self, predictor: Predictor, images: Images, target: Path, **given: Any) -> None:
+        """Writes the map, then its table, each whole or not at all."""
+        result, rows = self.found(predictor, images, **given)
+        table_of(target).unlink(missing_ok=True)  # an old table beside a new map would pass for its own
+        image.write(target, np.asanyarray(result.dataobj), result)
+        write_lesions(table_of(target), {stem(target): rows})
+
+
+def table_of(target: Path) -> Path:
+    """The table beside a label map."""
+    return target.with_name(f"{stem(target)}_lesions.csv")
+
+
+def read_lesions(path: str | os.PathLike) -> list[dict[str, str]]:
+    """The rows of a table, as text."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_lesions(path: str | os.PathLike, cases: Mapping[str, Iterable[Mapping[str, Any]]]) -> Path:
+    """Writes the lesions of all cases as one CSV, whole or not at all; a header alone where there is none.
+
+    Args:
+        path: of the CSV.
+        cases: name -> rows of `measure` or `read_lesions`.
+    """
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for case, rows in cases.items():
+        for row in rows:
+            shown = {key: f"{value:.3f}" if isinstance(value, float) else value for key, value in row.items()}
+            table.writerow(shown | {"case": case})
+    return files.write_whole(path, text.getvalue().encode())
