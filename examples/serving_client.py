@@ -66,7 +66,7 @@ def messages() -> dict[str, type]:
 
 
 def _add(message: descriptor_pb2.DescriptorProto, field: str, number: int, kind: str) -> None:
-    Field = descriptor_pb2.FieldDescriptorProto
+    Field = descriptor_pb2.FieldDescriptorProto  # noqa: N806 - a class
     if kind.startswith("{}"):
         entry = message.nested_type.add(name=f"{field.capitalize()}Entry")
         entry.options.map_entry = True

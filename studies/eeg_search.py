@@ -3,7 +3,8 @@
 Loss, its background weight, optimiser, rate, dilated or Gaussian targets, few or many data, by Optuna as
 `zoo.training.experiments.hyperparameter_search` runs it: 12 trials a network, 75 steps of 8 topographies each, poor
 ones pruned. Short, so that it ranks settings and says nothing about what a trained network reaches;
-the networks see the linear inverses alone. Writes `results/eeg_search.md` and the importances as pictures in `docs`. A search that was stopped goes on.
+the networks see the linear inverses alone. Writes `results/eeg_search.md` and importances as
+pictures in `docs`. A search that was stopped goes on.
 """
 
 import argparse

@@ -189,8 +189,8 @@ def _by_lesion(name: str, each: Sequence[Mapping[str, float]]) -> dict[str, str]
 def found_gates(rows: Rows, shuffles: Sequence[Mapping[str, float]], agreements: Any) -> list[Gate]:
     """The promises about the siamese network; those about others go below, by the names in `ENCODERS`."""
     own = rows[MAIN]
-    column = lambda key, some=own: [row[key] for row in some]
-    mean = lambda key, some=own: float(np.mean(column(key, some)))
+    column = lambda key, some=own: [row[key] for row in some]  # noqa: E731
+    mean = lambda key, some=own: float(np.mean(column(key, some)))  # noqa: E731
     within = "sensitivity_within_5"
     nodules = [f"{within}_heterotopia", f"{within}_flair"]
     drop = [1 - other["auprc"] / max(row["auprc"], 1e-9) for row, other in zip(own, shuffles, strict=True)]

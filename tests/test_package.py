@@ -31,7 +31,7 @@ def test_listing_models_and_the_command_line_load_no_framework(work, tmp_path):
 def test_public_names_are_found_and_others_refused():
     assert all(callable(getattr(zoo, name)) for name in zoo.__all__)
     with pytest.raises(AttributeError, match="module 'zoo' has no attribute 'laod'"):
-        zoo.laod
+        zoo.laod  # noqa: B018
 
 
 def test_no_module_bears_the_name_of_a_public_function():

@@ -208,7 +208,7 @@ def test_two_class_dice_by_hand():
 
 def test_balanced_weight_is_the_ratio_of_voxels_and_is_capped():
     y, logit = by_hand(0.25)
-    expected = lambda weight: -(10 * weight * np.log(0.25) + 110 * np.log(0.75)) / 120
+    expected = lambda weight: -(10 * weight * np.log(0.25) + 110 * np.log(0.75)) / 120  # noqa: E731
     assert losses.binary_cross_entropy(y, logit, positive_weight=None).numpy() == pytest.approx(
         [expected(11)], rel=1e-5
     )

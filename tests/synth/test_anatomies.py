@@ -223,7 +223,7 @@ def test_what_a_donor_outlines_itself_comes_through_unchanged(name):
 def check_orientation(found):
     assert found.labels.dtype == np.int16
     np.testing.assert_allclose(found.affine[:3, :3], np.eye(3), atol=1e-3)
-    centre = lambda name: np.argwhere(found.labels == labels.INDEX[name]).mean(0)
+    centre = lambda name: np.argwhere(found.labels == labels.INDEX[name]).mean(0)  # noqa: E731
     assert (centre("left_putamen") - centre("right_putamen"))[0] < -30
     if "brainstem" in found.volumes_ml:
         assert (centre("brainstem") - centre("left_thalamus"))[2] < -10

@@ -154,7 +154,7 @@ def test_signals_come_from_relaxation():
 def test_compiled_equals_eager(brain):
     ranges = Vascular(lacunes=(1, 1), positive=1.0, perivascular=(1, 1), sulcal=(0, 0), hyperintensities=(0, 0),
                       impossible=(0, 0))  # fmt: skip
-    paint = lambda seed: scan.apply(brain, scan.draw(seed, ranges), (24, 24, 24))
+    paint = lambda seed: scan.apply(brain, scan.draw(seed, ranges), (24, 24, 24))  # noqa: E731
     eager = paint(tf.constant([1, 1]))
     compiled = tf.function(paint, jit_compile=True)(tf.constant([1, 1]))
     for one, other in zip(eager, compiled, strict=True):

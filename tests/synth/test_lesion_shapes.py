@@ -77,7 +77,7 @@ def test_a_territory_holds_its_lesion():
 
 def test_soft_edges_are_as_wide_as_said():
     sharp, soft = (one(radius_mm=(6, 6), elongation=1.0, softness_mm=(width, width)) for width in (0.01, 3.0))
-    between = lambda mask: ((mask > 0.1) & (mask < 0.9)).sum()
+    between = lambda mask: ((mask > 0.1) & (mask < 0.9)).sum()  # noqa: E731
     assert between(soft) > 5 * max(between(sharp), 1)
     assert soft[16, 20, 24 + 6] == pytest.approx(0.5, abs=1e-3)
 

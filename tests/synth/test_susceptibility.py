@@ -99,7 +99,7 @@ def test_veins_are_bright_tubes():
 def test_compiled_and_eager_agree():
     ranges = susceptibility.Susceptibility(spacing_mm=1.5, padding=1.0, veins=2)
     brain = blocks((20, 24, 18))
-    make = lambda seed: susceptibility.apply(brain, susceptibility.draw(seed, brain.shape, ranges), ranges)
+    make = lambda seed: susceptibility.apply(brain, susceptibility.draw(seed, brain.shape, ranges), ranges)  # noqa: E731
     seed = tf.constant([4, 2])
     eager, compiled = np.array(make(seed)), np.array(tf.function(make, jit_compile=True)(seed))
     border = (eager != 0) != (compiled != 0)  # a voxel whose depth is the threshold to rounding

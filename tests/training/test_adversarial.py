@@ -66,7 +66,7 @@ def test_objectives_by_hand():
     hinge, wasserstein, plain = (objective(name) for name in ("hinge", "wasserstein", "nonsaturating"))
     assert float(hinge.critic(real, fake)) == pytest.approx((0 + 1.5) / 2 + (0 + 1.5) / 2)
     assert float(wasserstein.critic(real, fake)) == pytest.approx(-1.25 - 0.75)
-    softplus = lambda x: np.log1p(np.exp(x))
+    softplus = lambda x: np.log1p(np.exp(x))  # noqa: E731
     assert float(plain.critic(real, fake)) == pytest.approx(softplus(-real).mean() + softplus(fake).mean(), rel=1e-5)
     assert float(plain.generator(fake)) == pytest.approx(softplus(-fake).mean(), rel=1e-5)
     assert float(hinge.generator(fake)) == float(wasserstein.generator(fake)) == pytest.approx(1.25)
@@ -79,14 +79,14 @@ def test_the_gradient_penalty_of_a_linear_critic_is_exact(length):
     weights = np.random.default_rng(0).normal(size=(24, 1)).astype(np.float32)
     weights *= length / np.linalg.norm(weights)
     real, fake = np.random.default_rng(1).normal(size=(2, 5, 2, 3, 4)).astype(np.float32)
-    linear = lambda x: tf.matmul(tf.reshape(x, (5, 24)), weights)
+    linear = lambda x: tf.matmul(tf.reshape(x, (5, 24)), weights)  # noqa: E731
     found = gradient_penalty(linear, tf.constant(real), tf.constant(fake), np.full((5, 1, 1, 1), 0.3, np.float32))
     assert float(found) == pytest.approx((length - 1) ** 2, abs=3e-6)
 
 
 def test_the_gradient_penalty_looks_between_real_and_fake():
     real, fake = np.full((2, 3), 1.0, np.float32), np.full((2, 3), 3.0, np.float32)
-    square = lambda x: tf.reduce_sum(x**2, axis=1, keepdims=True) / 2
+    square = lambda x: tf.reduce_sum(x**2, axis=1, keepdims=True) / 2  # noqa: E731 - the slope is x itself
     mix = np.array([[0.0], [0.5]], np.float32)
     found = gradient_penalty(square, tf.constant(real), tf.constant(fake), mix)
     assert float(found) == pytest.approx(np.mean([(np.sqrt(3) - 1) ** 2, (2 * np.sqrt(3) - 1) ** 2]), rel=1e-5)
@@ -138,7 +138,7 @@ def test_what_is_hidden_changes_nothing():
     under = np.asarray(model.part("paste")([hole, 0 * context, position])) > 1e-6
     elsewhere = np.where(under, -5.0, context).astype(np.float32)
     assert under.any() and not under.all()
-    fill = lambda p, c: np.asarray(model.fill(tf.constant(p), tensors((c, position)), tf.constant(hole))[0])
+    fill = lambda p, c: np.asarray(model.fill(tf.constant(p), tensors((c, position)), tf.constant(hole))[0])  # noqa: E731
     usual = fill(patch, context)
     np.testing.assert_array_equal(fill(other, context), usual)
     np.testing.assert_array_equal(fill(patch, elsewhere), usual)
@@ -153,7 +153,7 @@ def test_ablations_take_away_what_they_say(sight):
         film.kernel.assign(0.1 + 0 * film.kernel)  # an untrained place changes nothing
     (context, position), patch = toy.context_batch()
     hole = tf.constant(np.zeros((toy.BATCH, *toy.PATCH, 1), np.float32))
-    fill = lambda c, p: np.asarray(model.fill(tf.constant(patch), tensors((c, p)), hole)[0])
+    fill = lambda c, p: np.asarray(model.fill(tf.constant(patch), tensors((c, p)), hole)[0])  # noqa: E731
     usual = fill(context, position)
     assert (fill(context + 1, position) != usual).any() == sight.context
     assert (fill(context, position + 0.3) != usual).any() == sight.position

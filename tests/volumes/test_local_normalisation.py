@@ -26,7 +26,7 @@ def test_scale_goes_and_a_slow_bias_almost():
     slow = np.exp(0.1 * np.linspace(-1, 1, images.shape[0]))[:, None, None, None]
     plain, flat = flatten(images, inside), flatten(1000 * images, inside)
     np.testing.assert_allclose(flat, plain, atol=1e-4)
-    alike = lambda one, other: np.corrcoef(one[inside][:, 0], other[inside][:, 0])[0, 1]
+    alike = lambda one, other: np.corrcoef(one[inside][:, 0], other[inside][:, 0])[0, 1]  # noqa: E731
     left, before = 1 - alike(plain, flatten(images * slow, inside)), 1 - alike(images, images * slow)
     assert left < before / 2 and left < 0.05
 

@@ -45,7 +45,7 @@ class BidsCommand(TyperCommand):
         return super().parse_args(ctx, words)
 
 
-def bids(
+def bids(  # noqa: PLR0913 - the choices of a command, each an option
     bids_dir: Annotated[Path, typer.Argument(metavar="BIDS_DIR", help="A BIDS data set.")],
     out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="For the derivatives.")],
     level: Annotated[str, typer.Argument(metavar="participant", help="The level of analysis; there is one.")],
@@ -53,11 +53,11 @@ def bids(
         str,
         typer.Option(metavar="NAME", autocompletion=complete_trained, help="A trained model: its name or its folder."),
     ],
-    participant_label: Annotated[Labels, typer.Option(metavar="LABEL", help="One or several; all if left out.")] = [],
-    session_label: Annotated[Labels, typer.Option(metavar="LABEL", help="One or several; all if left out.")] = [],
+    participant_label: Annotated[Labels, typer.Option(metavar="LABEL", help="One or several; all if left out.")] = [],  # noqa: B006
+    session_label: Annotated[Labels, typer.Option(metavar="LABEL", help="One or several; all if left out.")] = [],  # noqa: B006
     pattern: Annotated[
         Labels, typer.Option(metavar="CHANNEL=NAME", help="Which images: T1w=acq-high_T1w, image=FLAIR.")
-    ] = [],
+    ] = [],  # noqa: B006
     shard: Annotated[str, typer.Option(metavar="K/N", help="Every N-th participant from the K-th on.")] = "1/1",
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Processes, or workers of a cluster.")] = 1,
     address: Annotated[str, typer.Option(metavar="RAY", help="Of a Ray cluster; local starts one here.")] = "",

@@ -11,7 +11,7 @@ from zoo.cli.terminal import Json, Model, UsageError, find_model, framework, tel
 RUNTIMES = ("keras", "onnx", "openvino", "litert", "tensorflow")
 
 
-def export(
+def export(  # noqa: PLR0913 - the choices of a command, each an option
     model: Model,
     folder: Annotated[Path, typer.Argument(help="Made by this; must not exist.")],
     format: Annotated[

@@ -105,7 +105,7 @@ def info(
 
 
 @app.command()
-def predict(
+def predict(  # noqa: PLR0913 - the choices of a command, each an option
     model: Model,
     scans: Annotated[
         list[str],

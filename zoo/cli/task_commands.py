@@ -76,7 +76,7 @@ def _total(row: dict[str, Any]) -> float:
     return sum(value for name, value in row["volumes_ml"].items() if name not in ("csf", "skull", "scalp"))
 
 
-def train(
+def train(  # noqa: PLR0913 - the choices of a command, each an option
     task: Task = "",
     source: Source = "synthetic",
     out: Out = None,
@@ -88,7 +88,7 @@ def train(
     start_from: Annotated[str | None, typer.Option(metavar="MODEL", help="Trained model or run to go on from.")] = None,
     local_workers: Worker = 0,
     parameter_servers: Servers = 0,
-    pattern: Pattern = [],
+    pattern: Pattern = [],  # noqa: B006 - typer reads it, nothing writes to it
 ) -> None:
     """Train a task, or go on with a run that was stopped.
 
@@ -164,7 +164,7 @@ def evaluate(
     out: Out = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over left/right mirror images.")] = False,
     device: Device = "auto",
-    pattern: Pattern = [],
+    pattern: Pattern = [],  # noqa: B006 - typer reads it, nothing writes to it
     as_json: Json = False,
 ) -> None:
     """Measure a trained model on labelled cases; write a report.

@@ -163,7 +163,7 @@ def mmd(samples: np.ndarray, others: np.ndarray, *, bandwidth: float | None = No
         bandwidth = float(np.sqrt(np.median(distance[np.triu_indices(len(joined), 1)]))) or 1.0
     kernel = np.exp(-distance / (2 * bandwidth**2))
     n, m = len(x), len(y)
-    within = lambda part, count: (part.sum() - np.trace(part)) / (count * (count - 1))
+    within = lambda part, count: (part.sum() - np.trace(part)) / (count * (count - 1))  # noqa: E731
     return float(within(kernel[:n, :n], n) + within(kernel[n:, n:], m) - 2 * kernel[:n, n:].mean())
 
 

@@ -67,7 +67,7 @@ class Report:
         return asdict(self)
 
 
-def predict_many(
+def predict_many(  # noqa: PLR0913 - the choices a caller has, each by name
     model: str | os.PathLike | keras.Model,
     cases: Cases,
     out: str | os.PathLike,

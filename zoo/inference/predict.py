@@ -15,7 +15,7 @@ from zoo.volumes import image
 from zoo.volumes.image import Image
 
 
-def predict(
+def predict(  # noqa: PLR0913 - the choices of a command, each an option
     model: str | os.PathLike | keras.Model,
     images: Images,
     *,

@@ -18,7 +18,7 @@ SLAB = 8  # planes blended at once: few enough that their temporaries stay in ca
 ACTIVATIONS = ("linear", "relu", "sigmoid", "softmax", "softplus", "tanh")
 
 
-def sliding_window(
+def sliding_window(  # noqa: PLR0913 - the choices a caller has, each by name
     network: keras.Model | Windowed,
     volume: np.ndarray,
     *,

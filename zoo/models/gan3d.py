@@ -41,7 +41,7 @@ class Plan:
     spectral_norm: bool
 
 
-def gan3d(
+def gan3d(  # noqa: PLR0913 - one network of many parts, each option by name
     input_shape: Sequence[int] = (32, 32, 32, 1),
     code_size: int = 128,
     *,

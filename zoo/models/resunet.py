@@ -13,7 +13,7 @@ RATES = (1, 2, 4)
 NO_STEP = (1, 1, 1)
 
 
-def resunet(
+def resunet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by name
     input_shape: Sequence[int | None] = (None, None, None, 1),
     num_classes: int = 2,
     *,

@@ -19,7 +19,7 @@ from zoo.models.parts.sizes import (
 PAPER = ((32, 64), (64, 128), (128, 256), (256, 512))
 
 
-def unet3d(
+def unet3d(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by name
     input_shape: Sequence[int | None] = (None, None, None, 1),
     num_classes: int = 2,
     *,

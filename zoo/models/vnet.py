@@ -12,7 +12,7 @@ VARIANTS = ("paper", "released")
 KERNEL = 5
 
 
-def vnet(
+def vnet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by name
     input_shape: Sequence[int | None] = (None, None, None, 1),
     num_classes: int = 2,
     *,

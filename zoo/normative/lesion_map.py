@@ -224,7 +224,7 @@ def _check_healthy(case: Case) -> None:
         )
 
 
-def fit_normative(
+def fit_normative(  # noqa: PLR0913 - the choices a caller has, each by name
     cases: Sequence[Case],
     out: str | os.PathLike,
     *,

@@ -121,7 +121,7 @@ class Normative:
 
     @classmethod
     def _of(cls, told: dict[str, Any], arrays: dict[str, np.ndarray]) -> "Normative":
-        part = lambda start: {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
+        part = lambda start: {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}  # noqa: E731
         settings = dict(told["settings"])
         detector = DETECTORS[settings.pop("detector")](**settings)
         null = np.empty((told["controls"], len(arrays["places"])), np.float32)  # its numbers are in the calibration

@@ -104,7 +104,7 @@ def dataset(
     table = Table(cases, portable=stream.service is not None)
     plan = sampler.plan(cases.counts, cases.ids, sampling or Sampling())
     samples = _numbers(stream, batch_size, None if patch else len(cases.entries))
-    draw = lambda number: (number, *_sample(table, plan, number, seed=seed, patch=patch, stream=stream))
+    draw = lambda number: (number, *_sample(table, plan, number, seed=seed, patch=patch, stream=stream))  # noqa: E731
     samples = _mapped(samples, tf.autograph.experimental.do_not_convert(draw), stream)  # quicker to trace
     if augment is not None:
         views = 2 if stream.context else 1

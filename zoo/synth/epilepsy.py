@@ -111,13 +111,13 @@ def draw(seed: Tensor, shape: Sequence[int], *, kind: Tensor | str = "control", 
             raise unknown_choice("lesion", kind, KINDS)
         kind = KINDS.index(kind)
     number = ops.cast(kind, "int32")
-    half = lambda bounds: (bounds[0] / 2, bounds[1] / 2)
+    half = lambda bounds: (bounds[0] / 2, bounds[1] / 2)  # noqa: E731
     radii = [ranges.radius_mm] * len(KINDS)
     radii[KINDS.index("blurred_junction")] = ranges.blur_radius_mm
     radii[KINDS.index("heterotopia")] = half(ranges.nodule_mm)
     radii[KINDS.index("context")] = half(ranges.body_mm)
     low, high = ops.unstack(ops.take(ops.convert_to_tensor(np.array(radii, np.float32)), number, axis=0), 2)
-    one = lambda stream, bounds: seeds.uniform(seed, (), stream, low=bounds[0], high=bounds[1])
+    one = lambda stream, bounds: seeds.uniform(seed, (), stream, low=bounds[0], high=bounds[1])  # noqa: E731
     return {
         "kind": number,
         "geometry": geometry.draw(seeds.fold(seed, 301), shape, ranges.people),

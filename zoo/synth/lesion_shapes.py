@@ -98,7 +98,7 @@ def draw(seed: Tensor, lesions: Lesions) -> Params:
         raise unknown_choice("lesion shape", lesions.shape, SHAPES)
     least, most = lesions.count
     count = least + ops.floor((most - least + 1) * seeds.uniform(seed, (), 61))
-    each = lambda stream, bounds: seeds.uniform(seed, (most,), stream, low=bounds[0], high=bounds[1])
+    each = lambda stream, bounds: seeds.uniform(seed, (most,), stream, low=bounds[0], high=bounds[1])  # noqa: E731
     stretch = math.log(lesions.elongation) * seeds.uniform(seed, (most, 3), 63, low=-0.5, high=0.5)
     direction = seeds.normal(seed, (most, 3), 64)
     length = each(65, lesions.length_mm)

@@ -103,8 +103,8 @@ def draw(seed: Tensor, perfusion: Perfusion = Perfusion(), *, grades: Sequence[f
     Returns:
         Scalars and small tensors; `time_h`, `recanalised`, `age` and `nihss` are what a table would hold.
     """
-    pick = lambda count, stream: ops.cast(seeds.uniform(seed, (), stream) * count, "int32")
-    between = lambda limits, stream: seeds.uniform(seed, (), stream, low=limits[0], high=limits[1])
+    pick = lambda count, stream: ops.cast(seeds.uniform(seed, (), stream) * count, "int32")  # noqa: E731
+    between = lambda limits, stream: seeds.uniform(seed, (), stream, low=limits[0], high=limits[1])  # noqa: E731
     shares = np.cumsum([often for often, _ in OCCLUSIONS.values()], dtype=np.float32)
     luck = seeds.uniform(seed, (), 1) * float(shares[-1])
     occlusion = ops.sum(ops.cast(luck >= ops.convert_to_tensor(shares[:-1]), "int32"))

@@ -116,8 +116,8 @@ def draw(seed: Tensor, shape: Shape, ranges: Susceptibility = Susceptibility()) 
         field, `inversion` () 0 to 2, `threshold`, `smoothness_mm2`, `direct_noise_ppm` (), `rim` (grid) ppm,
         `erosion` (), `to_fluid` () 0 or 1, `resolution_mm` and `blur` (3,), `seed` () of the noise.
     """
-    u = lambda stream, size=(): seeds.uniform(seed, size, stream)
-    between = lambda bounds, part: bounds[0] + (bounds[1] - bounds[0]) * part
+    u = lambda stream, size=(): seeds.uniform(seed, size, stream)  # noqa: E731
+    between = lambda bounds, part: bounds[0] + (bounds[1] - bounds[0]) * part  # noqa: E731
     radians = dipole.radians_per_ppm(
         ops.take(
             ops.convert_to_tensor(ranges.field_t, "float32"), ops.cast(u(61) * len(ranges.field_t), "int32"), axis=0

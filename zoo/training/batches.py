@@ -73,7 +73,7 @@ def _synthetic_feed(task: Task, seed: int) -> Feed:
 
     def find(model: Any, step: int) -> hard_mining.Hard:
         settings, sample = _mining(task), _sample(task, "train")
-        number_of = lambda number: sample(tf.constant([_base(seed, "train"), number], tf.int32))
+        number_of = lambda number: sample(tf.constant([_base(seed, "train"), number], tf.int32))  # noqa: E731
         looked_at = hard_mining.window(step, task.batch_size, MINED * settings.num)
         return hard_mining.hard_numbers(model, settings, number_of, looked_at)
 
@@ -293,7 +293,7 @@ def _numbers(size: int, start: int, stop: int | None, shard: Shard) -> tf.data.D
 
 
 def _numbers_by_clock() -> tf.data.Dataset:
-    microseconds = lambda _: tf.cast(tf.timestamp() * 1e6, tf.int64) % tf.int32.max
+    microseconds = lambda _: tf.cast(tf.timestamp() * 1e6, tf.int64) % tf.int32.max  # noqa: E731
     return tf.data.Dataset.range(tf.int64.max).map(microseconds)
 
 

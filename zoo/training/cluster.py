@@ -192,7 +192,7 @@ def _synchronous_epoch(model: keras.Model, loop: Loop, keeper: Keeper) -> Callab
 
 def _asynchronous_epoch(model: keras.Model, loop: Loop, keeper: Keeper) -> Callable[[int], dict[str, float]]:
     coordinator = tf.distribute.coordinator.ClusterCoordinator(loop.strategy)
-    make = lambda: loop.strategy.distribute_datasets_from_function(lambda _: loop.feed.training(0, None))
+    make = lambda: loop.strategy.distribute_datasets_from_function(lambda _: loop.feed.training(0, None))  # noqa: E731
     iterator, step = iter(coordinator.create_per_worker_dataset(make)), _compiled_step(model, loop.strategy)
 
     def run_epoch(steps: int) -> dict[str, float]:

@@ -43,7 +43,7 @@ class Plan:
         return self.epochs * self.steps_per_epoch
 
 
-def train(
+def train(  # noqa: PLR0913 - the choices of a command, each an option
     task: Task,
     source: str | pathlib.Path,
     out: str | pathlib.Path,

@@ -146,7 +146,7 @@ def _row(number: int, label: str, one: Candidate, regions: Regions | None) -> Ro
     }
 
 
-def lesions(
+def lesions(  # noqa: PLR0913 - the choices a caller has, each by name
     model: str | os.PathLike | keras.Model,
     images: Images,
     *,

@@ -16,13 +16,13 @@ parser.add_argument("--threads", type=int, required=True)
 given = parser.parse_args()
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-import keras
-import numpy as np
-import tensorflow as tf
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
-import zoo
-from zoo import devices
-from zoo.training import optimizers
+import zoo  # noqa: E402
+from zoo import devices  # noqa: E402
+from zoo.training import optimizers  # noqa: E402
 
 tf.config.threading.set_intra_op_parallelism_threads(given.threads)
 keras.utils.set_random_seed(0)

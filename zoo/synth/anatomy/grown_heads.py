@@ -58,7 +58,7 @@ def _frame(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _face(random: np.random.Generator, labels: np.ndarray) -> np.ndarray:
     middle, size = _frame(labels)
-    jitter = lambda: random.uniform(0.9, 1.1, 3)
+    jitter = lambda: random.uniform(0.9, 1.1, 3)  # noqa: E731
     face = _ellipsoid(labels.shape, middle + size * [0, 0.30, -0.45], size * [0.40, 0.30, 0.55] * jitter())
     nape = _ellipsoid(labels.shape, middle + size * [0, -0.12, -0.62], size * [0.36, 0.36, 0.50] * jitter())
     return face | nape

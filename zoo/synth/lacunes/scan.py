@@ -192,7 +192,7 @@ def _all_objects(seed: Tensor, vascular: Vascular, *, around: bool) -> Params:
 def _objects(seed: Tensor, kind: str, vascular: Vascular) -> Params:
     """The objects of one kind; those beyond the drawn number are not present."""
     least, most = vascular.counts[KINDS.index(kind)]
-    each = lambda stream, limits: seeds.uniform(seed, (most,), stream, low=limits[0], high=limits[1])
+    each = lambda stream, limits: seeds.uniform(seed, (most,), stream, low=limits[0], high=limits[1])  # noqa: E731
     count = least + ops.floor((most - least + 1) * seeds.uniform(seed, (), 1))
     present = ops.cast(ops.arange(most, dtype="float32") < count, "float32")
     if kind == "lacune":

@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
 def commit() -> str:
     """The commit of the checkout that zoo runs from, "+changes" when it differs; "" for an installed copy."""
     here = pathlib.Path(__file__).parent
-    ask = lambda *words: subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True)
+    ask = lambda *words: subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True)  # noqa: E731
     try:
         head = ask("rev-parse", "--short=12", "HEAD")
     except FileNotFoundError:
