@@ -13,7 +13,7 @@ from zoo.cli.main import app
 COMMANDS = typer.main.get_command(app).commands
 COMPLETING = """
 import sys
-from zoo.cli import main
+from zoo.cli.main import main
 sys.argv = ["zoo"]
 try:
     main()

@@ -47,9 +47,9 @@ def cache_folder() -> Path:
 
 def places() -> list[Path]:
     """The folders that exist and may hold trained models, in the order of the search."""
-    here = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     given = [Path(one).expanduser() for one in os.environ.get("ZOO_PATH", "").split(os.pathsep) if one]
-    candidates = [*given, here.parent / "pretrained", here / "pretrained", cache_folder()]
+    candidates = [*given, package.parent / "pretrained", package / "pretrained", cache_folder()]
     return [folder for folder in candidates if os.path.isdir(folder)]
 
 

@@ -83,7 +83,7 @@ def write_report(
         import jinja2
     except ImportError as error:
         raise ImportError("The report needs jinja2 and matplotlib: pip install 'zoo3d[report]'.") from error
-    source = importlib.resources.files("zoo.evaluation").joinpath("report.html").read_text(encoding="utf-8")
+    source = importlib.resources.files("zoo.reporting").joinpath("report.html").read_text(encoding="utf-8")
     page = jinja2.Environment(autoescape=True).from_string(source)
     filled = [section for section in sections if section.table or section.figures or section.thumbnails or section.note]
     text = page.render(

@@ -46,7 +46,7 @@ def write(model: keras.Model, card: Card, patch: Sequence[int], folder: Path) ->
     _json(folder / "models" / "graph.json", graph)
     content: dict[str, Any] = dict(arrays)
     np.savez(folder / "models" / "model.npz", **content)
-    shutil.copyfile(Path(__file__).with_name("monai_network.py"), folder / "scripts" / "network.py")
+    shutil.copyfile(Path(__file__).with_name("architecture.py"), folder / "scripts" / "network.py")
     files.write_whole(folder / "scripts" / "__init__.py", b'"""The network of this bundle."""\n')
 
 
