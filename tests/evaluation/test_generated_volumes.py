@@ -49,7 +49,7 @@ def test_ms_ssim_by_independent_code():
 
 
 def test_ms_ssim_is_monais():
-    """Numbers of MONAI 1.6.1, `monai.metrics.MultiScaleSSIMMetric`; made by tools/make_metric_fixtures."""
+    """Numbers of MONAI 1.6.1, `monai.metrics.MultiScaleSSIMMetric`; made by tests/fixtures/make_metrics.py."""
     stored = json.loads((FIXTURES / "metrics" / "ms_ssim.json").read_text())
     for case in stored["cases"]:
         a = volumes(1, tuple(case["shape"]), seed=case["seed"])

@@ -1,4 +1,4 @@
-"""Models saved by the real TensorFlow Addons 0.23 give the same numbers here (`tools/make_addons_fixtures`)."""
+"""Models saved by the real TensorFlow Addons 0.23 give the same numbers here (`tests/fixtures/make_addons.py`)."""
 
 import keras
 import numpy as np
