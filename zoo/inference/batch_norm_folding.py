@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from zoo.models.parts.wiring import source_layers
+
 FOLDABLE = (layers.Conv3D, layers.Conv3DTranspose, layers.Dense)
 
 
@@ -123,23 +125,11 @@ def _wiring(model: keras.Model) -> _Wiring:
     found = _Wiring()
     for layer in config["layers"]:
         found.calls[layer["name"]] = len(layer["inbound_nodes"])
-        for source in _sources(layer["inbound_nodes"]):
+        for source in source_layers(layer["inbound_nodes"]):
             found.readers.setdefault(source, []).append(layer["name"])
     names = {layer.name for layer in model.layers}
     found.outputs = {name for name in _leaves(config["output_layers"]) if name in names}
     return found
-
-
-def _sources(nested: Any) -> Iterator[str]:
-    """Names of the layers that made the tensors in the serialised arguments of calls."""
-    if isinstance(nested, dict):
-        if nested.get("class_name") == "__keras_tensor__":
-            yield nested["config"]["keras_history"][0]
-            return
-        nested = list(nested.values())
-    if isinstance(nested, list | tuple):
-        for entry in nested:
-            yield from _sources(entry)
 
 
 def _leaves(nested: Any) -> Iterator[Any]:

@@ -20,6 +20,7 @@ from zoo.errors import unknown_choice
 from zoo.hub.card import Card, Step
 from zoo.inference.batch_norm_folding import fold_batch_norm
 from zoo.inference.preprocessing import split
+from zoo.models.parts.wiring import source_layers
 
 PASSED = ("SizeCheck", "Dropout", "Folded")
 ACTIVATIONS = ("linear", "relu", "elu", "sigmoid", "softplus", "tanh")
@@ -61,7 +62,7 @@ def layers(model: keras.Model, card: Card) -> tuple[dict[str, Any], dict[str, np
         if entry["class_name"] == "InputLayer":
             continue
         layer = model.get_layer(entry["name"])
-        record = {"name": layer.name, "inputs": list(_sources(entry["inbound_nodes"])), **_record(layer, card)}
+        record = {"name": layer.name, "inputs": list(source_layers(entry["inbound_nodes"])), **_record(layer, card)}
         listed.append(record)
         for weight in layer.weights:
             arrays[f"{layer.name}.{weight.name}"] = _laid_out(layer, keras.ops.convert_to_numpy(weight))
@@ -299,18 +300,6 @@ def _after(card: Card) -> list[dict[str, Any]]:
         {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir",
          "output_postfix": card.name.split(".")[1]},
     ]  # fmt: skip
-
-
-def _sources(nested: Any) -> Iterator[str]:
-    """Names of the layers that made the tensors in the serialised arguments of a call, in order."""
-    if isinstance(nested, dict):
-        if nested.get("class_name") == "__keras_tensor__":
-            yield nested["config"]["keras_history"][0]
-            return
-        nested = list(nested.values())
-    if isinstance(nested, list | tuple):
-        for entry in nested:
-            yield from _sources(entry)
 
 
 def _sources_of_outputs(nested: Any) -> list[str]:

@@ -1,9 +1,10 @@
 """How much of the input one output voxel sees: the halo that a sliding window needs."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
+
+from zoo.models.parts.wiring import source_layers
 
 Field = tuple[float, float]  # edge in input voxels, input voxels from one voxel to the next
 
@@ -27,7 +28,7 @@ def receptive_field(model: keras.Model, layer: str | None = None) -> tuple[int, 
     wanted = model.layers[-1].name if layer is None else layer
     model.get_layer(wanted)
     fields: dict[str, list[Field]] = {}
-    sources = {entry["config"]["name"]: list(_sources(entry["inbound_nodes"])) for entry in _entries(model)}
+    sources = {entry["config"]["name"]: list(source_layers(entry["inbound_nodes"])) for entry in _entries(model)}
     for each in model.layers:  # in the order of the graph
         seen = [fields[name] for name in sources[each.name]] or [[(1.0, 1.0)] * 3]
         widest = [max(options) for options in zip(*seen, strict=True)]
@@ -38,18 +39,6 @@ def receptive_field(model: keras.Model, layer: str | None = None) -> tuple[int, 
 
 def _entries(model: keras.Model) -> list[dict[str, Any]]:
     return model.get_config()["layers"]
-
-
-def _sources(node: Any) -> Iterator[str]:
-    """Names of the layers whose outputs a layer takes, wherever the configuration nests them."""
-    if isinstance(node, dict) and "keras_history" in node:
-        yield node["keras_history"][0]
-    elif isinstance(node, dict):
-        for part in node.values():
-            yield from _sources(part)
-    elif isinstance(node, list | tuple):
-        for part in node:
-            yield from _sources(part)
 
 
 def _through(layer: keras.layers.Layer, axis: int, edge: float, distance: float) -> Field:
