@@ -1,47 +1,96 @@
 """NIfTI files as bytes: parsed whole into memory, and written whole or not at all."""
 
 import gzip
-import os
-import uuid
+import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedWriter, BytesIO
 from pathlib import Path
+from typing import IO, Any
 
 import nibabel
 import numpy as np
 
+from zoo import files
+
+from zoo.volumes import header
+
 GZIP_LEVEL = 1  # on scans level 9 takes many times as long to save a few per cent
 
+HEADER_BYTES = 540  # of NIfTI-2, the longest
+MGH_VERSION = b"\x00\x00\x00\x01"
+MOST_PACKED = 1040  # gzip packs at most 1,032 bytes into one
+MOST_AFTER = 2**20  # bytes tolerated behind the voxels: some programs pad their files
+Stored = tuple[tuple[int, ...], np.dtype, int]  # shape, dtype, offset in bytes
 BLOCK = (4, 64)  # rows along y and z that are turned at once
 
 
 def load(path: Path) -> nibabel.Nifti1Image:
-    """Parses a NIfTI file; `zoo.volumes.image.read` does this and then checks what the image holds.
+    """Parses a NIfTI or FreeSurfer file; `zoo.volumes.image.read` does this and then checks what the image holds.
+
+    The header is read first, and then no more bytes than it needs. Units are honoured: the image is in mm.
 
     Args:
-        path: a NIfTI-1 or -2 file, plain or gzipped, whatever its name.
+        path: a NIfTI-1 or -2 file or an MGH file (.mgh, .mgz), plain or gzipped, whatever its name.
 
     Returns:
         A Nifti1Image or Nifti2Image with its voxels in memory.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not NIfTI, truncated or corrupt, has no real number in a voxel, or its affine is singular.
+        ValueError: it is neither NIfTI nor MGH, truncated or corrupt, has no real number in a voxel, or its geometry
+            is impossible.
+
+    Warns:
+        zoo.volumes.header.GeometryWarning: units were converted, or left and right are in doubt.
     """
-    content = _content(path)
-    kind = _header_class(content, path)
-    try:
-        with np.errstate(all="ignore"):
-            header = kind.header_class.from_fileobj(BytesIO(content))
-            affine = header.get_best_affine()
-            stored = (header.get_data_shape(), header.get_data_dtype(), int(header.get_data_offset()))
-            slope, intercept = header.get_slope_inter()
-    except Exception as error:  # the parser meets arbitrary bytes here, and raises a dozen types for them
-        raise ValueError(f"{path} has a corrupt NIfTI header ({error}). Copy or convert the file again.") from error
-    raw = _voxels(content, stored, path)
-    voxels = _native(raw) if slope is None or (slope, intercept) == (1, 0) else _scaled(raw, slope, intercept)
+    with _opened(path) as stream:
+        start = _read(stream, path, HEADER_BYTES)
+        if start[:4] == MGH_VERSION:
+            return _load_mgh(start, stream, path)
+        kind = _header_class(start, path)
+        header, affine, stored, scaling = _parsed_header(kind, start, path)
+        raw = _voxels(_content(start, stream, stored, path), stored, path)
+    slope, intercept = scaling
+    voxels = _native(raw) if slope is None or scaling == (1, 0) else _scaled(raw, slope, intercept)
     check_affine(affine, str(path))  # before nibabel, which computes with it
     return kind(voxels, affine, header)
+
+
+def _parsed_header(
+    kind: type[nibabel.Nifti1Image], start: bytes, path: Path
+) -> tuple[Any, np.ndarray | None, Stored, tuple[float | None, float | None]]:
+    """Returns the header in mm, its affine, how voxels are stored, slope and intercept."""
+    try:
+        with np.errstate(all="ignore"):
+            unchecked = kind.header_class.from_fileobj(BytesIO(start), check=False)  # nibabel mends sizes of zero
+            parsed = kind.header_class.from_fileobj(BytesIO(start))
+            stored = (parsed.get_data_shape(), parsed.get_data_dtype(), int(parsed.get_data_offset()))
+            scaling = parsed.get_slope_inter()
+            doubt = header.doubt_about_sides(parsed)
+            factor = header.convert_to_mm(parsed)
+            affine = parsed.get_best_affine()
+    except Exception as error:  # the parser meets arbitrary bytes here, and raises a dozen types for them
+        raise ValueError(f"{path} has a corrupt NIfTI header ({error}). Copy or convert the file again.") from error
+    header.check_sizes(unchecked, path)
+    header.warn(path, factor, doubt)
+    return parsed, affine, stored, scaling
+
+
+def _load_mgh(start: bytes, stream: IO[bytes], path: Path) -> nibabel.Nifti1Image:
+    """Reads a FreeSurfer volume and returns it as NIfTI with the same voxels and affine."""
+    try:
+        parsed = nibabel.freesurfer.mghformat.MGHHeader.from_fileobj(BytesIO(start))
+        stored = (parsed.get_data_shape(), parsed.get_data_dtype(), int(parsed.get_data_offset()))
+        affine = parsed.get_affine()
+    except Exception as error:  # arbitrary bytes, as above
+        raise ValueError(f"{path} has a corrupt MGH header ({error}). Copy or convert the file again.") from error
+    check_affine(affine, str(path))
+    voxels = _native(_voxels(_content(start, stream, stored, path), stored, path))
+    image = nibabel.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units("mm")
+    return image
 
 
 def check_affine(affine: np.ndarray | None, name: str) -> None:
@@ -77,31 +126,45 @@ def spacing_mm(affine: np.ndarray) -> np.ndarray:
 
 
 def save(image: nibabel.Nifti1Image, path: Path) -> None:
-    """Writes beside the place under another name, then renames; the same image gives the same bytes."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
-    try:
-        with open(temporary, "xb") as raw:
-            _stream(image, raw, path.suffix == ".gz")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Writes an image whole or not at all; the same image gives the same bytes."""
+    with files.replacing(path) as temporary, open(temporary, "xb") as raw:
+        _stream(image, raw, path.suffix == ".gz")
 
 
-def _content(path: Path) -> bytes:
-    """The bytes of a file, decompressed when they are gzip."""
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file for reading, through gzip when it is compressed."""
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}. Check the path; a .nii or .nii.gz file is expected.")
     if not path.is_file():
         raise ValueError(f"{path} is not a file. Name a .nii or .nii.gz file.")
-    content = path.read_bytes()
-    if content[:2] != b"\x1f\x8b":
-        return content
+    with open(path, "rb") as raw:
+        compressed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        yield gzip.GzipFile(fileobj=raw) if compressed else raw  # type: ignore[misc]
+
+
+def _read(stream: IO[bytes], path: Path, count: int) -> bytes:
     try:
-        return gzip.decompress(content)
+        return stream.read(count)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(
             f"{path} is truncated or corrupt: its gzip data do not unpack ({error}). Copy or download it again."
         ) from error
+
+
+def _content(start: bytes, stream: IO[bytes], stored: Stored, path: Path) -> bytes:
+    """Returns what the header asks for; reads to the end, where gzip has its checksum, unless much more follows."""
+    shape, dtype, offset = stored
+    needed = max(offset + math.prod(int(n) for n in shape) * dtype.itemsize, len(start))
+    most = MOST_PACKED * path.stat().st_size  # a header may ask for terabytes that cannot be there
+    content = start + _read(stream, path, min(needed, most) - len(start))
+    if len(content) == needed and len(_read(stream, path, MOST_AFTER)) == MOST_AFTER:
+        raise ValueError(
+            f"{path} holds over {MOST_AFTER} bytes more than its header of {shape} voxels asks for. "
+            "Copy or convert it again."
+        )
+    return content
 
 
 def _header_class(content: bytes, path: Path) -> type[nibabel.Nifti1Image]:
@@ -114,8 +177,15 @@ def _header_class(content: bytes, path: Path) -> type[nibabel.Nifti1Image]:
                 raise ValueError(
                     f"{path} is the header of a NIfTI pair (.hdr and .img). Save both as one .nii or .nii.gz file."
                 )
+            if kind is nibabel.Nifti1Image:
+                raise ValueError(
+                    f"{path} is an Analyze 7.5 header, which does not say which side is left. Convert the scan from "
+                    "its source, or with a tool that knows its orientation, to .nii or .nii.gz."
+                )
+    if content[128:132] == b"DICM":
+        raise ValueError(f"{path} is a DICOM file. Convert its series with dcm2niix.")
     what = f"it begins with {content[:4]!r}" if content else "it is empty"
-    raise ValueError(f"{path} is not a NIfTI file: {what}. Convert it to .nii or .nii.gz (dcm2niix for DICOM).")
+    raise ValueError(f"{path} is not a NIfTI file: {what}. Convert it to .nii or .nii.gz.")
 
 
 def _voxels(content: bytes, stored: tuple[tuple[int, ...], np.dtype, int], path: Path) -> np.ndarray:
