@@ -1,15 +1,15 @@
 """Heads, conductivities and montages to train on: what generator and kernels need of each, stacked into tensors."""
 
-import contextlib
 import dataclasses
 import hashlib
-import shutil
-import uuid
+import pathlib
 from collections.abc import Sequence
 
+import filelock
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from zoo import files
 from zoo.eeg import grid, head_surfaces
 from zoo.eeg.kernels import ELORETA_LAMBDA2, SLORETA_LAMBDA2, Kernels, kernels
 from zoo.eeg.leadfield import LeadField, cache_folder, lead_field
@@ -85,17 +85,24 @@ def bank(each: int = 4, *, seed: int = 0, which: Sequence[tuple] = HEADS) -> Ban
     """
     told = repr((_VERSION, each, seed, tuple(which), CHANNELS, ELORETA_LAMBDA2, SLORETA_LAMBDA2, RANK))
     folder = cache_folder() / f"bank-{hashlib.sha256(told.encode()).hexdigest()[:20]}"
-    fields = [field.name for field in dataclasses.fields(Bank)]
-    if not folder.exists():
-        made = _made(each, seed, which)
-        part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-        part.mkdir(parents=True)
-        for name in fields:
-            np.save(part / f"{name}.npy", getattr(made, name))
-        with contextlib.suppress(OSError):  # another process was first
-            part.rename(folder)
-        shutil.rmtree(part, ignore_errors=True)
-    return Bank(*(np.load(folder / f"{name}.npy") for name in fields))
+    if (stored := _read(folder)) is not None:
+        return stored
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{folder}.lock"):
+        if (stored := _read(folder)) is None:
+            stored = _made(each, seed, which)
+            with files.replacing_folder(folder, overwrite=True) as temporary:
+                for field in dataclasses.fields(Bank):
+                    np.save(temporary / f"{field.name}.npy", getattr(stored, field.name))
+    return stored
+
+
+def _read(folder: pathlib.Path) -> Bank | None:
+    """Returns the bank of a folder, or None where it is missing or broken."""
+    try:
+        return Bank(*(np.load(folder / f"{field.name}.npy") for field in dataclasses.fields(Bank)))
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 def _made(each: int, seed: int, which: Sequence[tuple]) -> Bank:

@@ -15,12 +15,12 @@ import dataclasses
 import functools
 import os
 import pathlib
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
+from zoo import files
 from zoo.normative import one_class_svm
 
 State = dict[str, np.ndarray]
@@ -134,14 +134,7 @@ def _kept(folder: pathlib.Path | None, name: str, make: Callable[[], dict[str, A
     """A block from its shard, or made and written, whole or not at all."""
     if folder is None:
         return make()
-    path = folder / f"{name}.npz"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".{uuid.uuid4().hex}.npz"
-        np.savez(part, allow_pickle=False, **make())
-        part.replace(path)
-    with np.load(path, allow_pickle=False) as stored:
-        return {key: stored[key] for key in stored.files}
+    return files.cached_arrays(folder / f"{name}.npz", make, compress=False)
 
 
 def _centred(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 from scipy import stats
 
+from zoo import files
 from zoo.datasets.cases import Case
 from zoo.evaluation import clusters as detection
 from zoo.hub import trained_models
@@ -269,12 +270,11 @@ def fit_normative(  # noqa: PLR0913 - the choices a caller has, each by name
     for number, case in enumerate(cases, start=1):
         tell(f"control {number} of {len(cases)}: {case.id}")
         path = work / f"{case.id}-step{step}.npy"
-        if not path.is_file():
+        if (stored := files.mapped_array(path)) is None:
             person, _ = in_common_space(_read(case.channels, card), template, tell=tell)
-            part = path.with_suffix(".part.npy")
-            np.save(part, normative.gather(encode(person), where).astype(np.float16), allow_pickle=False)
-            part.replace(path)
-        latents.append(np.load(path, mmap_mode="r"))
+            stored = normative.gather(encode(person), where).astype(np.float16)
+            files.write_array(path, stored)
+        latents.append(stored)
     shards = work / "-".join([detector, f"step{step}", *(case.id for case in cases)])[:200]
     found = normative.fit(
         np.stack(latents), where, chosen, step=step, template=template, shards=shards, progress=progress

@@ -7,12 +7,12 @@ import dataclasses
 import json
 import os
 import pathlib
-import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
+from zoo import files
 from zoo.errors import unknown_choice
 from zoo.normative.calibration import Calibration
 from zoo.normative.detectors import DETECTORS, Detector, Fitted, Progress
@@ -89,11 +89,10 @@ class Normative:
         arrays |= {f"shared_{key}": value for key, value in self.fitted.shared.items()}
         arrays |= {f"null_{key}": getattr(self.calibration, key) for key in ("mean", "sd", "steps")}
         arrays |= {"places": self.places, "template": self.template}
-        part = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.npz")
-        part.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         text = np.frombuffer(json.dumps(told).encode(), np.uint8)
-        np.savez_compressed(part, allow_pickle=False, told=text, **arrays)
-        part.replace(path)
+        with files.replacing(path) as temporary:
+            np.savez_compressed(temporary, allow_pickle=False, told=text, **arrays)
         return path
 
     @classmethod

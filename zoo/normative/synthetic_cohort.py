@@ -3,15 +3,13 @@
 import concurrent.futures as futures
 import dataclasses
 import functools
-import os
-import pathlib
-import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from zoo import files
 from zoo.synth import epilepsy
 from zoo.synth.anatomy import common_space
 from zoo.synth.anatomy.sources import cache_folder, names
@@ -95,20 +93,14 @@ def _kept(which: str, number: int) -> Subject:
     name = f"{which}_{number:03d}"
     home = cache_folder() / "epilepsy"
     paths = [home / f"{name}-{part}-v{VERSION}.npy" for part in ("images", "lesion")]
-    if not all(path.is_file() for path in paths):
+    arrays = [files.mapped_array(path) for path in paths]
+    if any(array is None for array in arrays):
         images, lesion = _painted(which, number, kind)
         images = flatten(images, np.any(images != 0, axis=-1))
         for path, array in zip(paths, (images.astype(np.float16), lesion), strict=True):
-            _write(path, array)
+            files.write_array(path, array)
     images, lesion = (np.load(path, mmap_mode="r") for path in paths)
     return Subject(name, kind, images, lesion)
-
-
-def _write(path: pathlib.Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.npy")
-    np.save(part, array, allow_pickle=False)
-    os.replace(part, path)
 
 
 def _painted(which: str, number: int, kind: str) -> tuple[np.ndarray, np.ndarray]:

@@ -5,12 +5,13 @@ import dataclasses
 import importlib.resources
 import io
 import math
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from zoo.files import write_whole
 
 Row = Mapping[str, Any]
 
@@ -93,11 +94,7 @@ def write_report(
         sections=filled,
         footer="Made by zoo. Research use, not for diagnosis.",
     )
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-    return path
+    return write_whole(path, text.encode())
 
 
 def png(figure: Any) -> bytes:

@@ -13,7 +13,7 @@ from zoo.eeg import decode, grid, head_surfaces
 from zoo.eeg.kernels import Kernels, kernels
 from zoo.eeg.leadfield import LeadField
 from zoo.eeg.sharpening import lengths
-from zoo.files import write_whole
+from zoo.files import replacing, write_whole
 from zoo.hub import card_file, trained_models
 from zoo.inference.compiled_network import prepare
 from zoo.source_imaging import head_model
@@ -124,7 +124,8 @@ class Located:
         if places:
             display.add_markers(np.array(places), marker_color="cyan", marker_size=30)
         if path is not None:
-            display.savefig(str(path))
+            with replacing(path) as temporary:
+                display.savefig(str(temporary))
         return display
 
 

@@ -13,7 +13,6 @@ import nibabel
 import numpy as np
 
 from zoo import files
-
 from zoo.volumes import header
 
 GZIP_LEVEL = 1  # on scans level 9 takes many times as long to save a few per cent

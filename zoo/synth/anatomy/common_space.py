@@ -5,14 +5,12 @@ through the centres of its structures, then a diffeomorphism that lays its tissu
 """
 
 import dataclasses
-import os
-import pathlib
-import uuid
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
+from zoo import files
 from zoo.synth.anatomy import completion
 from zoo.synth.anatomy.labels import NUM_LABELS, sides
 from zoo.synth.anatomy.sources import anatomy, cache_folder
@@ -134,18 +132,12 @@ def atlas(chosen: Sequence[str], *, allow_test: bool = False) -> np.ndarray:
 def _kept(name: str, allow_test: bool) -> np.ndarray:
     brain = anatomy(name, allow_test=allow_test)
     path = cache_folder() / f"{name}-common-v{VERSION}.npz"
-    if not path.is_file():
+
+    def carry() -> dict[str, np.ndarray]:
         way = by_affine(brain.affine) if name == TEMPLATE else normalise(brain.labels, _kept(TEMPLATE, False))
-        _write(path, way.carry(brain.labels.astype(np.uint8), order=0))
-    with np.load(path) as stored:
-        return stored["labels"]
+        return {"labels": way.carry(brain.labels.astype(np.uint8), order=0)}
 
-
-def _write(path: pathlib.Path, labels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.npz")
-    np.savez_compressed(part, labels=labels)
-    os.replace(part, path)
+    return files.cached_arrays(path, carry)["labels"]
 
 
 def _affine(labels: np.ndarray, template: np.ndarray) -> np.ndarray:

@@ -4,13 +4,13 @@ import dataclasses
 import importlib.metadata
 import os
 import pathlib
-import tempfile
 from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
 import platformdirs
 
+from zoo import files
 from zoo.errors import unknown_choice
 from zoo.synth.anatomy import completion, grown_heads
 from zoo.synth.anatomy.labels import LABELS as LABELS
@@ -188,7 +188,8 @@ def contact_sheet(path: str | pathlib.Path) -> pathlib.Path:
         for axis, plane in zip(column, planes, strict=True):
             axis.imshow(_colours()[plane.T], origin="lower", interpolation="nearest")
             axis.set_axis_off()
-    figure.savefig(path, dpi=110, facecolor="black")
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, facecolor="black")
     return pathlib.Path(path)
 
 
@@ -231,24 +232,8 @@ def locate(name: str) -> pathlib.Path:
 
 def _cached(name: str) -> tuple[np.ndarray, np.ndarray]:
     path = cache_folder() / f"{name}-v{VERSION}.npz"
-    if not path.is_file():
-        labels, affine = _derive(name)
-        _write(path, labels, affine)
-        return labels, affine
-    with np.load(path) as stored:
-        return stored["labels"], stored["affine"]
-
-
-def _write(path: pathlib.Path, labels: np.ndarray, affine: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".npz")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, labels=labels, affine=affine)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
+    arrays = files.cached_arrays(path, lambda: dict(zip(("labels", "affine"), _derive(name), strict=True)))
+    return arrays["labels"], arrays["affine"]
 
 
 def _derive(name: str) -> tuple[np.ndarray, np.ndarray]:

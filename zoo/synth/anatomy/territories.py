@@ -10,15 +10,14 @@ doi:10.1038/s41597-022-01923-0.
 
 import functools
 import importlib.metadata
-import os
 import pathlib
-import uuid
 from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from zoo import files
 from zoo.errors import unknown_choice
 from zoo.synth.anatomy import completion
 from zoo.synth.anatomy.labels import BRAIN, INDEX, LABELS, NUM_LABELS, sides
@@ -85,15 +84,7 @@ def territories(name: str) -> np.ndarray:
         FileNotFoundError: a package with data is not installed, with the command that installs it.
     """
     path = cache_folder() / f"territories-{name}-v{VERSION}.npz"
-    if path.is_file():
-        with np.load(path) as stored:
-            return stored["territories"]
-    found = _derive(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.npz")
-    np.savez_compressed(temporary, territories=found)
-    os.replace(temporary, path)
-    return found
+    return files.cached_arrays(path, lambda: {"territories": _derive(name)})["territories"]
 
 
 def locate() -> pathlib.Path:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import os
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 from keras import ops
 from scipy import ndimage
 
+from zoo import files
 from zoo.synth.anatomy import labels as scheme
 from zoo.synth.anatomy.labels import sides
 from zoo.synth.anatomy.sources import anatomy, cache_folder
@@ -103,17 +102,14 @@ def placed(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         the distance to the ventricles in mm, at most 255.
     """
     path = cache_folder() / f"vascular-{name}-v{VERSION}.npz"
-    if path.is_file():
-        with np.load(path) as stored:
-            return stored["labels"], stored["zones"], stored["ventricle_mm"]
+    arrays = files.cached_arrays(path, lambda: _derive(name))
+    return arrays["labels"], arrays["zones"], arrays["ventricle_mm"]
+
+
+def _derive(name: str) -> dict[str, np.ndarray]:
     labels = np.pad(_cut(anatomy(name, allow_test=True).labels), MARGIN).astype(np.uint8)
     ventricle = edt.edt(~np.isin(labels, sides("ventricle")))
-    found = {"labels": labels, "zones": zoned(labels), "ventricle_mm": np.minimum(ventricle, 255).astype(np.uint8)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.npz")
-    np.savez_compressed(temporary, **found)
-    os.replace(temporary, path)
-    return found["labels"], found["zones"], found["ventricle_mm"]
+    return {"labels": labels, "zones": zoned(labels), "ventricle_mm": np.minimum(ventricle, 255).astype(np.uint8)}
 
 
 def _cut(labels: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.files import write_whole
+from zoo.files import replacing, write_whole
 
 PACKAGES = ("zoo3d", "keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "nibabel")
 FINGERPRINT = (
@@ -108,6 +108,5 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: pathlib.Path) -> None
         axis.set(xlabel="step", title=name.replace("_", " "))
         axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
-    temporary = path.with_name(f".{path.name}.tmp.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
