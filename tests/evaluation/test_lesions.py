@@ -33,20 +33,20 @@ PREDICTION[4, 4, 4] = True  # touches the first lesion's corner but shares no vo
 
 
 def test_overlap_by_hand():
-    found = lesions.lesion_metrics(PREDICTION, REFERENCE, UNIT)
-    assert found["lesions"] == 3 and found["detections"] == 4
-    assert found["found"] == 2 and found["false_positives"] == 2
-    assert found["sensitivity"] == pytest.approx(2 / 3) and found["precision"] == 0.5
-    assert found["f1"] == pytest.approx(2 * 2 / 3 * 0.5 / (2 / 3 + 0.5))
-    assert found["dice_of_hits"] == pytest.approx((2 * 4 / 16 + 2 * 1 / 16) / 2)
-    assert (found["panoptic_quality"], found["recognition_quality"]) == (0, 0)
-    assert math.isnan(found["segmentation_quality"])
+    metrics = lesions.lesion_metrics(PREDICTION, REFERENCE, UNIT)
+    assert metrics["lesions"] == 3 and metrics["detections"] == 4
+    assert metrics["found"] == 2 and metrics["false_positives"] == 2
+    assert metrics["sensitivity"] == pytest.approx(2 / 3) and metrics["precision"] == 0.5
+    assert metrics["f1"] == pytest.approx(2 * 2 / 3 * 0.5 / (2 / 3 + 0.5))
+    assert metrics["dice_of_hits"] == pytest.approx((2 * 4 / 16 + 2 * 1 / 16) / 2)
+    assert (metrics["panoptic_quality"], metrics["recognition_quality"]) == (0, 0)
+    assert math.isnan(metrics["segmentation_quality"])
 
 
 def test_centres_by_hand():
     # Centres (voxels): lesions (2.5, 2.5, 2.5), ...; detections 1 and 1.73 voxels away, and (4, 4, 4), 2.6 away.
-    found = lesions.lesion_metrics(PREDICTION, REFERENCE, UNIT, match="centre")
-    assert found["found"] == 2 and found["false_positives"] == 1
+    metrics = lesions.lesion_metrics(PREDICTION, REFERENCE, UNIT, match="centre")
+    assert metrics["found"] == 2 and metrics["false_positives"] == 1
     strict = lesions.lesion_metrics(PREDICTION, REFERENCE, UNIT, match="centre", centre_mm=1.5)
     assert strict["found"] == 1 and strict["false_positives"] == 3
     coarse = lesions.lesion_metrics(PREDICTION, REFERENCE, (4, 1, 1), match="centre")
@@ -83,9 +83,9 @@ def test_empty_masks():
 
 @pytest.mark.parametrize("match", lesions.MATCHES)
 def test_a_perfect_answer(match):
-    found = lesions.lesion_metrics(REFERENCE, REFERENCE, UNIT, match=match)
+    metrics = lesions.lesion_metrics(REFERENCE, REFERENCE, UNIT, match=match)
     ones = ("sensitivity", "precision", "f1", "dice_of_hits", "panoptic_quality", "segmentation_quality")
-    assert [found[key] for key in ones] == [1.0] * 6
+    assert [metrics[key] for key in ones] == [1.0] * 6
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -95,10 +95,10 @@ def test_panoptic_quality_equals_monai(number):
         shape = tuple(arrays[f"{name}/shape"])
         bits = np.unpackbits(arrays[name], count=2 * math.prod(shape))
     prediction, reference = bits.reshape(2, *shape).astype(bool)
-    found = lesions.lesion_metrics(prediction, reference, UNIT)
+    metrics = lesions.lesion_metrics(prediction, reference, UNIT)
     expected = PEERS[name]
     assert expected["rq"] > 0
-    ours = [found[key] for key in ("panoptic_quality", "segmentation_quality", "recognition_quality")]
+    ours = [metrics[key] for key in ("panoptic_quality", "segmentation_quality", "recognition_quality")]
     assert ours == pytest.approx([expected["pq"], expected["sq"], expected["rq"]], rel=1e-5)
 
 
@@ -116,6 +116,33 @@ def test_groups_by_size_and_region():
     assert math.isnan(by_size[0]["sensitivity"]) and by_size[1]["sensitivity"] == 1 and by_size[2]["sensitivity"] == 0
 
 
+def test_pooled_scores_by_hand():
+    # 2 of 3 lesions found by 4 detections of which 2 are true; then an image of no lesion and 3 detections.
+    matchings = [
+        lesions.match_lesions(PREDICTION, REFERENCE, UNIT),
+        lesions.match_lesions(REFERENCE, nothing(), UNIT),
+        lesions.match_lesions(nothing(), nothing(), UNIT),
+    ]
+    scores = lesions.pool_scores(matchings)
+    assert (scores["n"], scores["lesions"], scores["found"], scores["detections"]) == (3, 3, 2, 7)
+    assert scores["sensitivity"] == pytest.approx(2 / 3) and scores["precision"] == pytest.approx(2 / 7)
+    assert scores["f1"] == pytest.approx(2 * (2 / 3) * (2 / 7) / (2 / 3 + 2 / 7))
+    assert scores["fp_per_image"] == pytest.approx(5 / 3)
+    assert scores["dice_of_hits"] == pytest.approx((2 * 4 / 16 + 2 * 1 / 16) / 2)
+
+
+def test_pooled_scores_that_are_not_defined():
+    silent = lesions.pool_scores([lesions.match_lesions(nothing(), REFERENCE, UNIT)])
+    assert (silent["sensitivity"], silent["f1"], silent["fp_per_image"]) == (0, 0, 0)
+    assert math.isnan(silent["precision"]) and math.isnan(silent["dice_of_hits"])
+    alarm = lesions.pool_scores([lesions.match_lesions(REFERENCE, nothing(), UNIT)])
+    assert math.isnan(alarm["sensitivity"]) and (alarm["precision"], alarm["f1"], alarm["fp_per_image"]) == (0, 0, 3)
+    empty = lesions.pool_scores([lesions.match_lesions(nothing(), nothing(), UNIT)])
+    assert all(math.isnan(empty[key]) for key in ("sensitivity", "precision", "f1")) and empty["fp_per_image"] == 0
+    with pytest.raises(ValueError, match="at least one image"):
+        lesions.pool_scores([])
+
+
 def hand_made():
     """Three lesions in two images, four detections: 0.9 finds, 0.8 is false, 0.6 finds another, 0.3 is false."""
     return [
@@ -131,6 +158,17 @@ def test_froc_by_hand():
     assert curve.sensitivity == pytest.approx([0, 1 / 3, 1 / 3, 2 / 3, 2 / 3])
     assert lesions.mean_sensitivity(curve) == pytest.approx(2 / 3)
     assert lesions.mean_sensitivity(curve, at=(0.25, 0.5)) == pytest.approx((1 / 3 + 2 / 3) / 2)
+
+
+def test_froc_of_a_candidate_that_hits_two_lesions():
+    """Three lesions, four candidates: 0.9 hits the first, 0.8 nothing, 0.7 the second and third, 0.6 nothing."""
+    curve = lesions.froc(
+        [lesions.Detections([0.9, 0.8], [(0,), ()], 1), lesions.Detections([0.7, 0.6], [(0, 1), ()], 2)]
+    )
+    assert curve.thresholds.tolist() == [math.inf, 0.9, 0.8, 0.7, 0.6]
+    assert curve.false_positives.tolist() == [0, 0, 0.5, 0.5, 1]
+    assert curve.sensitivity == pytest.approx([0, 1 / 3, 1 / 3, 1, 1])
+    assert lesions.mean_sensitivity(curve, at=(0, 0.5, 1)) == pytest.approx((1 / 3 + 1 + 1) / 3)
 
 
 def test_froc_equals_monai():
@@ -160,9 +198,14 @@ def test_froc_without_lesions_or_images():
 def test_detections_of_a_probability_map():
     probability = np.where(PREDICTION, 0.4, 0.05)
     probability[1, 2, 2], probability[10, 18, 20] = 0.9, 0.7
-    found = lesions.detections(probability, REFERENCE, UNIT, threshold=0.1)
-    assert found.num_lesions == 3
-    assert sorted(zip(found.scores, found.hits, strict=True)) == [(0.4, ()), (0.4, (2,)), (0.7, ()), (0.9, (0,))]
+    candidates = lesions.detections(probability, REFERENCE, UNIT, threshold=0.1)
+    assert candidates.num_lesions == 3
+    assert sorted(zip(candidates.scores, candidates.hits, strict=True)) == [
+        (0.4, ()),
+        (0.4, (2,)),
+        (0.7, ()),
+        (0.9, (0,)),
+    ]
 
 
 def test_bad_choices_are_refused():

@@ -1,6 +1,12 @@
-"""Lesions found, missed and invented: each connected component is one, however many voxels it has."""
+"""Counts lesions found, missed and invented; each connected component is one lesion, whatever its size.
+
+Sensitivity, precision, F1 and FROC are computed here and nowhere else, for one image or pooled over many. What would
+divide by zero is NaN, never 0: sensitivity without lesions, precision without detections, Dice of hits without hits.
+F1 is NaN where there are neither lesions nor detections, and 0 where there is only one of the two or no match.
+"""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
@@ -16,16 +22,16 @@ FALSE_POSITIVE_RATES = (0.5, 1, 2, 4, 8, 16)
 
 @dataclasses.dataclass(frozen=True)
 class Lesion:
-    """One connected component of a mask.
+    """A connected component of a mask.
 
     Attributes:
         voxels: its size.
         volume_ml: its volume.
         diameter_mm: diameter of the ball of that volume.
         centre: its centre of mass in voxels (x, y, z).
-        matches: numbers of the components of the other mask that it is matched with; none means missed or invented.
-        dice: Dice of this component with all that it is matched with together; 0 where there is none.
-        region: label of the region that its centre lies in, 0 without regions.
+        matches: numbers of the matching components of the other mask; none means missed or invented.
+        dice: Dice of this component with all of its matches together; 0 without a match.
+        region: label of the region at its centre, 0 without regions.
     """
 
     voxels: int
@@ -39,7 +45,7 @@ class Lesion:
 
 @dataclasses.dataclass(frozen=True)
 class Matching:
-    """The lesions of one image: those of the reference, those predicted, and the IoU of each overlapping pair."""
+    """The lesions of an image: of the reference, of the prediction, and the IoU of each overlapping pair."""
 
     reference: tuple[Lesion, ...]
     prediction: tuple[Lesion, ...]
@@ -48,10 +54,10 @@ class Matching:
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
-    """Scored candidates of one image.
+    """Scored candidates of an image.
 
     Attributes:
-        scores: one number a candidate, larger is surer.
+        scores: one number for each candidate, larger is surer.
         hits: for each candidate the numbers of the lesions that it finds; none makes it a false positive.
         num_lesions: lesions in the image.
     """
@@ -63,7 +69,7 @@ class Detections:
 
 @dataclasses.dataclass(frozen=True)
 class Froc:
-    """Free-response operating characteristic: an operating point for each threshold, strictest first."""
+    """Free-response operating characteristic: one operating point for each threshold, strictest first."""
 
     thresholds: np.ndarray
     false_positives: np.ndarray
@@ -89,20 +95,26 @@ def match_lesions(
         match: `"overlap"`, one common voxel makes a pair; `"centre"`, centres of mass within `centre_mm`.
         centre_mm: for `"centre"`, in mm, >= 0.
         connectivity: 6, 18 or 26 neighbours join voxels to a lesion.
-        regions: label map on the same grid that names where a lesion lies.
+        regions: label map on the same grid that names the place of each lesion.
 
     Returns:
         The matching; lesions are numbered from 0 in each mask.
 
     Raises:
         ValueError: the masks do not fit together, or a setting is not among the choices.
+
+    Example:
+        >>> mask = np.zeros((16, 24, 32), bool)
+        >>> mask[2:4, 2:4, 2:4] = mask[8, 8, 8] = True
+        >>> [lesion.voxels for lesion in match_lesions(mask, mask, (1, 1, 1)).reference]
+        [8, 1]
     """
     prediction, reference = overlap.masks(prediction, reference)
     spacing = overlap.spacing(spacing_mm)
     if match not in MATCHES:
         raise unknown_choice("way to match lesions", match, MATCHES)
-    theirs, ours = (_components(mask, connectivity) for mask in (reference, prediction))
-    common = _common_voxels(theirs, ours)
+    theirs, ours = (_find_components(mask, connectivity) for mask in (reference, prediction))
+    common = _count_common_voxels(theirs, ours)
     if match == "overlap":
         pairs = common > 0
     else:
@@ -110,8 +122,8 @@ def match_lesions(
         pairs = np.linalg.norm(gaps, axis=-1) <= centre_mm
     unions = theirs.voxels[:, None] + ours.voxels[None] - common
     return Matching(
-        reference=_lesions(theirs, ours, pairs, common, spacing, regions),
-        prediction=_lesions(ours, theirs, pairs.T, common.T, spacing, regions),
+        reference=_describe_lesions(theirs, ours, pairs, common, spacing, regions),
+        prediction=_describe_lesions(ours, theirs, pairs.T, common.T, spacing, regions),
         ious={(int(r), int(p)): float(common[r, p] / unions[r, p]) for r, p in np.argwhere(common)},
     )
 
@@ -125,9 +137,9 @@ def lesion_metrics(
     centre_mm: float = 3.0,
     connectivity: int = 26,
 ) -> dict[str, float]:
-    """Lesion-wise scores of one image.
+    """Returns the lesion-wise scores of an image.
 
-    A reference lesion is found when it is matched, a predicted one is true when it is; several may match one. So
+    A reference lesion is found when it has a match, a predicted one is true when it has; several may match one. So
     `sensitivity = found / lesions`, `precision = true / detections`, and F1 is their harmonic mean.
 
     Args:
@@ -150,6 +162,13 @@ def lesion_metrics(
 
     Source:
         Panoptic quality: Kirillov et al., CVPR 2019, arXiv 1801.00868.
+
+    Example:
+        >>> reference, prediction = np.zeros((2, 16, 24, 32), bool)
+        >>> reference[2:4, 2:4, 2:4] = prediction[2:4, 2:4, 3:5] = prediction[12, 12, 12] = True
+        >>> metrics = lesion_metrics(prediction, reference, (1, 1, 1))
+        >>> metrics["sensitivity"], metrics["precision"]
+        (1.0, 0.5)
     """
     matching = match_lesions(
         prediction, reference, spacing_mm, match=match, centre_mm=centre_mm, connectivity=connectivity
@@ -158,20 +177,20 @@ def lesion_metrics(
 
 
 def metrics_of_matching(matching: Matching) -> dict[str, float]:
-    """The entries of `lesion_metrics` of a matching."""
+    """Returns the entries of `lesion_metrics` of a matching."""
     lesions, detections = len(matching.reference), len(matching.prediction)
-    found = [lesion for lesion in matching.reference if lesion.matches]
+    hits = [lesion for lesion in matching.reference if lesion.matches]
     true = sum(bool(lesion.matches) for lesion in matching.prediction)
-    sensitivity, precision = _ratio(len(found), lesions), _ratio(true, detections)
+    sensitivity, precision = _ratio(len(hits), lesions), _ratio(true, detections)
     return {
         "lesions": float(lesions),
         "detections": float(detections),
-        "found": float(len(found)),
+        "found": float(len(hits)),
         "false_positives": float(detections - true),
         "sensitivity": sensitivity,
         "precision": precision,
         "f1": _f1(sensitivity, precision),
-        "dice_of_hits": _ratio(sum(lesion.dice for lesion in found), len(found)),
+        "dice_of_hits": _ratio(sum(lesion.dice for lesion in hits), len(hits)),
         **_panoptic(matching),
         "both_empty": float(not lesions and not detections),
         "false_alarm": float(bool(detections) and not lesions),
@@ -179,18 +198,63 @@ def metrics_of_matching(matching: Matching) -> dict[str, float]:
     }
 
 
+def pool_matchings(matchings: Iterable[Matching]) -> Matching:
+    """Puts the lesions of several images into one matching; of `matches` only whether there are any still counts."""
+    matchings = list(matchings)
+    ious = itertools.chain.from_iterable(matching.ious.values() for matching in matchings)
+    return Matching(
+        reference=tuple(lesion for matching in matchings for lesion in matching.reference),
+        prediction=tuple(lesion for matching in matchings for lesion in matching.prediction),
+        ious={(number, number): iou for number, iou in enumerate(ious)},
+    )
+
+
+def pool_scores(matchings: Sequence[Matching]) -> dict[str, float]:
+    """Returns the lesion-wise scores over the lesions of all images together, so that each lesion counts alike.
+
+    Unlike a mean over images, an image without lesions adds only its false positives.
+
+    Args:
+        matchings: one for each image, from `match_lesions`.
+
+    Returns:
+        The entries of `lesion_metrics` of all lesions, with the same rules for what is not defined; `n`, the number
+        of images; and `fp_per_image`, false positives per image.
+
+    Raises:
+        ValueError: there is no image.
+
+    Example:
+        >>> lesion = Lesion(8, 0.008, 2.5, (2.5, 2.5, 2.5), matches=(0,), dice=0.5, region=0)
+        >>> missed = dataclasses.replace(lesion, matches=(), dice=0)
+        >>> scores = pool_scores([Matching((lesion,), (lesion,), {}), Matching((missed,), (missed, missed), {})])
+        >>> scores["sensitivity"], round(scores["precision"], 3), scores["f1"], scores["fp_per_image"]
+        (0.5, 0.333, 0.4, 1.0)
+    """
+    if not matchings:
+        raise ValueError("pool_scores needs at least one image, got none. Pass one Matching an image, empty ones too.")
+    scores = metrics_of_matching(pool_matchings(matchings))
+    images = len(matchings)
+    return {"n": float(images), **scores, "fp_per_image": scores["false_positives"] / images}
+
+
 def sensitivity_by(
     matchings: Iterable[Matching], group: Callable[[Lesion], Hashable]
 ) -> list[dict[str, float | Hashable]]:
-    """Sensitivity and false positives over many images, for each group of lesions.
+    """Returns sensitivity and false positives over many images, for each group of lesions.
 
     Args:
-        matchings: one an image.
+        matchings: one for each image.
         group: names the group of a lesion: `size_bin((3, 5, 10))`, or `lambda lesion: lesion.region`.
 
     Returns:
         Rows of `group`, `lesions`, `found`, `sensitivity` (NaN without lesions), `detections`, `false_positives`,
-        sorted by group. A detection belongs to the group that it has itself.
+        sorted by group. A detection counts in its own group, not in that of the lesion it finds.
+
+    Example:
+        >>> lesion = Lesion(8, 0.008, 2.5, (2.5, 2.5, 2.5), matches=(0,), dice=0.5, region=3)
+        >>> sensitivity_by([Matching((lesion,), (lesion,), {})], lambda lesion: lesion.region)[0]["group"]
+        3
     """
     rows: dict[Hashable, dict] = {}
     for matching in matchings:
@@ -213,7 +277,7 @@ def sensitivity_by(
 
 
 def size_bin(edges_mm: Sequence[float]) -> Callable[[Lesion], tuple[float, float]]:
-    """Groups lesions by diameter: `[0, first edge)`, ..., `[last edge, inf)`, in mm."""
+    """Returns a function that groups lesions by diameter: `[0, first edge)`, ..., `[last edge, inf)`, in mm."""
     edges = [0.0, *sorted(edges_mm), math.inf]
 
     def group(lesion: Lesion) -> tuple[float, float]:
@@ -233,23 +297,28 @@ def detections(
     centre_mm: float = 3.0,
     connectivity: int = 26,
 ) -> Detections:
-    """Candidates of a probability map: components above a low threshold, scored by their largest probability.
+    """Finds the candidates of a probability map: components above a low threshold, scored by their largest probability.
 
     Args:
         probability: (x, y, z), 0 to 1.
         reference: boolean or 0/1, the same shape.
         spacing_mm: voxel size along each axis, in mm.
-        threshold: what lies above it is a candidate; the lower, the further the FROC curve reaches, and the more
-            neighbours grow together.
+        threshold: components above it are candidates; a lower one lengthens the FROC curve, and joins more neighbours.
         match: `"overlap"` or `"centre"`, see `match_lesions`.
         centre_mm: for `"centre"`, in mm.
         connectivity: 6, 18 or 26.
 
     Returns:
-        The candidates with what they hit.
+        The candidates with the lesions that they hit.
 
     Raises:
         ValueError: the volumes do not fit together, or a setting is not among the choices.
+
+    Example:
+        >>> probability, reference = np.zeros((2, 16, 24, 32))
+        >>> probability[2:4, 2:4, 2:4], reference[3:5, 2:4, 2:4] = 0.8, 1
+        >>> detections(probability, reference, (1, 1, 1))
+        Detections(scores=[0.8], hits=[(0,)], num_lesions=1)
     """
     probability = np.asarray(probability)
     candidates = probability > threshold
@@ -264,67 +333,76 @@ def detections(
 
 
 def froc(images: Sequence[Detections]) -> Froc:
-    """Sensitivity against false positives an image, as the threshold on the score falls.
+    """Returns sensitivity against false positives per image, as the threshold on the score falls.
 
     A lesion counts once however many candidates hit it; a candidate that hits a lesion is no false positive.
 
     Args:
-        images: the candidates of every image, those without any too.
+        images: the candidates of every image, also of images without any.
 
     Returns:
         One point above all scores and one for each distinct score, strictest first: thresholds (a candidate counts at
-        or above it), false positives an image, and sensitivity over all lesions (NaN where there are none).
+        or above it), false positives per image, and sensitivity over all lesions (NaN without lesions).
 
     Raises:
-        ValueError: no image.
+        ValueError: there is no image.
+
+    Example:
+        >>> curve = froc([Detections([0.9, 0.8], [(0,), ()], num_lesions=2)])
+        >>> curve.false_positives.tolist(), curve.sensitivity.tolist()
+        ([0.0, 0.0, 1.0], [0.0, 0.5, 0.5])
     """
     if not images:
         raise ValueError("froc needs at least one image, got none. Pass one Detections an image, empty ones too.")
     num_lesions = sum(image.num_lesions for image in images)
     ranked = sorted(
         (
-            (score, number, hit)
+            (score, number, hits)
             for number, image in enumerate(images)
-            for score, hit in zip(image.scores, image.hits, strict=True)
+            for score, hits in zip(image.scores, image.hits, strict=True)
         ),
         key=lambda candidate: -candidate[0],
     )
     points = {math.inf: (0.0, _ratio(0, num_lesions))}
-    found: set[tuple[int, int]] = set()
+    hit_lesions: set[tuple[int, int]] = set()
     false = 0
-    for score, number, hit in ranked:
-        found.update((number, lesion) for lesion in hit)
-        false += not len(hit)
-        points[score] = (false / len(images), _ratio(len(found), num_lesions))
+    for score, number, hits in ranked:
+        hit_lesions.update((number, lesion) for lesion in hits)
+        false += not len(hits)
+        points[score] = (false / len(images), _ratio(len(hit_lesions), num_lesions))
     values = np.array(list(points.values()))
     return Froc(np.array(list(points)), values[:, 0], values[:, 1])
 
 
 def mean_sensitivity(curve: Froc, *, at: Sequence[float] = FALSE_POSITIVE_RATES) -> float:
-    """Mean over false positive rates of the best sensitivity that stays within each rate, 0 where none does.
+    """Returns the mean over false positive rates of the best sensitivity within each rate, 0 where none stays within.
 
     No interpolation: only thresholds that exist count. MONAI and LUNA16 interpolate and come out a little higher.
 
     Args:
         curve: from `froc`.
-        at: false positives an image.
+        at: false positives per image.
 
     Returns:
-        0 to 1; NaN where there are no lesions.
+        0 to 1; NaN without lesions.
+
+    Example:
+        >>> mean_sensitivity(froc([Detections([0.9, 0.8], [(0,), ()], num_lesions=2)]), at=(0.5, 1))
+        0.5
     """
     return float(np.mean([curve.sensitivity[curve.false_positives <= rate].max() for rate in at]))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Components:
-    """A labelled mask: the label map, the voxels of each component and its centre in voxels, from component 1 on."""
+    """A labelled mask: the label map, and the voxels and the centre (in voxels) of each component from 1 on."""
 
     labels: np.ndarray
     voxels: np.ndarray
     centres: np.ndarray
 
 
-def _components(mask: np.ndarray, connectivity: int) -> _Components:
+def _find_components(mask: np.ndarray, connectivity: int) -> _Components:
     labels, _ = label_components(mask, connectivity)
     places = np.nonzero(labels)
     numbers = labels[places].astype(np.int64) - 1
@@ -333,15 +411,15 @@ def _components(mask: np.ndarray, connectivity: int) -> _Components:
     return _Components(labels, voxels, np.stack(sums, axis=-1) / voxels[:, None])
 
 
-def _common_voxels(first: _Components, second: _Components) -> np.ndarray:
-    """How many voxels each component of the first shares with each of the second."""
+def _count_common_voxels(first: _Components, second: _Components) -> np.ndarray:
+    """Counts the voxels that each component of the first shares with each of the second."""
     rows, columns = len(first.voxels), len(second.voxels)
     both = (first.labels > 0) & (second.labels > 0)
     keys = (first.labels[both].astype(np.int64) - 1) * columns + second.labels[both] - 1
     return np.bincount(keys, minlength=rows * columns).reshape(rows, columns)
 
 
-def _lesions(
+def _describe_lesions(
     own: _Components,
     other: _Components,
     pairs: np.ndarray,

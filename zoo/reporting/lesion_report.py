@@ -1,7 +1,6 @@
 """What a report says of lesions: which were found, by size and region, at how many false ones; pictures of the rest."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -53,21 +52,11 @@ class LesionCase:
 Draw = Callable[[LesionCase, Lesion], bytes]
 
 
-def pooled(matchings: Sequence[Matching]) -> Matching:
-    """All lesions of all cases as if of one; of `matches` only counts whether there are any."""
-    ious = itertools.chain.from_iterable(one.ious.values() for one in matchings)
-    return Matching(
-        reference=tuple(lesion for one in matchings for lesion in one.reference),
-        prediction=tuple(lesion for one in matchings for lesion in one.prediction),
-        ious={(number, number): iou for number, iou in enumerate(ious)},
-    )
-
-
 def summary(cases: Sequence[LesionCase]) -> Row:
     """Scores over the lesions of all cases together, so that each lesion counts alike."""
-    found = lesions.metrics_of_matching(pooled([one.matching for one in cases]))
-    counts = {name: int(found[name]) for name in ("lesions", "found", "detections", "false_positives")}
-    rates = {"fp_per_image": counts["false_positives"] / len(cases)} | {name: found[name] for name in POOLED}
+    scores = lesions.pool_scores([case.matching for case in cases])
+    counts = {name: int(scores[name]) for name in ("lesions", "found", "detections", "false_positives")}
+    rates = {name: scores[name] for name in ("fp_per_image", *POOLED)}
     return {"label": cases[0].label, "images": len(cases), **counts, **rates}
 
 
