@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 import pytest
-from support.tiny import tiny_card
+from support.cards import tiny_card
 from typer.testing import CliRunner
 
 import zoo

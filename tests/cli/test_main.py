@@ -8,7 +8,7 @@ import sys
 import nibabel
 import numpy as np
 import pytest
-from support import blank
+from support.cards import unet3d_card
 from typer.testing import CliRunner
 
 import zoo
@@ -24,7 +24,7 @@ SHAPE = (16, 24, 32)
 
 def tiny_card(name, channels):
     labels = {0: Label("background", 0), 1: Label("left", 17), 2: Label("right", 53)}
-    return blank.card(name, channels, labels, patch=(16, 16, 16), spacing_mm=(1.0, 1.0, 1.0))
+    return unet3d_card(name, channels, labels, patch=(16, 16, 16), spacing_mm=(1.0, 1.0, 1.0))
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,14 @@
 """Which sessions and images of a BIDS data set go into which result; no framework is needed for it."""
 
 import pytest
-from support.blank import card
-from support.toy_bids import LESION, ONE, PARTS, SEVERAL, TWO, data_set, write
+from support.datasets import write_bids, write_bids_scan
+from support.trained_models import bids_cards
 
 from zoo.datasets.readers.bids import survey
-from zoo.hub.tabular import Tabular
 from zoo.workflows.bids_app.derivatives import Derivatives
 from zoo.workflows.bids_app.plan import choose, described, patterns_of, plan
 
-PAIR = card(TWO, ("T1", "FLAIR"), LESION, (Tabular("age", "years", 18, 110, 60, 10),))
+LESION, PAIR, STRUCTURES = bids_cards()
 
 
 def planned(root, one, **given):
@@ -18,8 +17,8 @@ def planned(root, one, **given):
 
 
 def test_the_shards_of_a_run_share_no_subject_and_leave_none_out(tmp_path):
-    root = data_set(tmp_path, [f"{number:02}" for number in range(1, 8)])
-    write(root, "sub-03_ses-b_T1w")
+    root = write_bids(tmp_path, [f"{number:02}" for number in range(1, 8)])
+    write_bids_scan(root, "sub-03_ses-b_T1w")
     parts = [choose(survey(root), shard=(number, 3)) for number in (1, 2, 3)]
     assert [[subject for subject, _ in part] for part in parts] == [
         ["01", "04", "07"],
@@ -33,7 +32,7 @@ def test_the_shards_of_a_run_share_no_subject_and_leave_none_out(tmp_path):
 
 
 def test_labels_that_are_not_there_and_bad_shards_are_refused(tmp_path):
-    found = survey(data_set(tmp_path))
+    found = survey(write_bids(tmp_path))
     with pytest.raises(ValueError, match=r"There is no participant '04'\..* Choose from: 01, 02, 03"):
         choose(found, participants=["sub-04"])
     with pytest.raises(ValueError, match="There is no session 'a'"):
@@ -43,10 +42,10 @@ def test_labels_that_are_not_there_and_bad_shards_are_refused(tmp_path):
 
 
 def test_each_run_of_a_single_channel_is_a_case_and_keeps_its_entities(tmp_path):
-    root = data_set(tmp_path, ["01"])
+    root = write_bids(tmp_path, ["01"])
     for run in (1, 2):
-        write(root, f"sub-02_ses-a_acq-high_run-{run}_T1w")
-    works, failed = planned(root, card(ONE, ("T1w",), LESION))
+        write_bids_scan(root, f"sub-02_ses-a_acq-high_run-{run}_T1w")
+    works, failed = planned(root, LESION)
     assert not failed
     assert [work.target for work in works] == [
         "sub-01/anat/sub-01_desc-zooUnet3dToyLesion",
@@ -58,10 +57,10 @@ def test_each_run_of_a_single_channel_is_a_case_and_keeps_its_entities(tmp_path)
 
 
 def test_channels_are_matched_by_suffix_and_a_subject_that_lacks_one_is_named(tmp_path):
-    root = data_set(tmp_path)
-    write(root, "sub-01_acq-x_FLAIR")
+    root = write_bids(tmp_path)
+    write_bids_scan(root, "sub-01_acq-x_FLAIR")
     for run in (1, 2):
-        write(root, f"sub-03_run-{run}_FLAIR")
+        write_bids_scan(root, f"sub-03_run-{run}_FLAIR")
     (root / "sub-05" / "anat").mkdir(parents=True)
     works, failed = planned(root, PAIR)
     assert [(work.name, work.tabular, list(work.images)) for work in works] == [
@@ -77,9 +76,9 @@ def test_channels_are_matched_by_suffix_and_a_subject_that_lacks_one_is_named(tm
 
 
 def test_a_model_of_any_contrast_takes_the_only_one_and_asks_where_there_are_several(tmp_path):
-    root, any_contrast = data_set(tmp_path), card(SEVERAL, ("image",), PARTS)
+    root, any_contrast = write_bids(tmp_path), STRUCTURES
     assert len(planned(root, any_contrast)[0]) == 3
-    write(root, "sub-01_FLAIR")
+    write_bids_scan(root, "sub-01_FLAIR")
     with pytest.raises(ValueError, match=r"the data set has FLAIR, T1w\. Say which is meant: --pattern image=FLAIR"):
         planned(root, any_contrast)
     works, failed = planned(root, any_contrast, image="T1w")
@@ -89,21 +88,21 @@ def test_a_model_of_any_contrast_takes_the_only_one_and_asks_where_there_are_sev
 
 
 def test_two_images_that_would_share_a_result_are_refused(tmp_path):
-    root = data_set(tmp_path, ["01"])
+    root = write_bids(tmp_path, ["01"])
     for text in ("one", "two"):
         folder = root / "derivatives" / "prep" / "sub-01" / "anat"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"sub-01_desc-{text}_FLAIR.nii.gz").write_bytes(b"")
-    works, failed = planned(root, card(SEVERAL, ("image",), PARTS), image="FLAIR")
+    works, failed = planned(root, STRUCTURES, image="FLAIR")
     assert "desc-one_FLAIR.nii.gz and sub-01_desc-two_FLAIR.nii.gz would give one result" in failed["sub-01"]
     assert len(works) == 1
 
 
 def test_a_folder_that_is_not_ours_is_refused(tmp_path):
-    root, one = data_set(tmp_path / "raw"), card(ONE, ("T1w",), LESION)
+    root, one = write_bids(tmp_path / "raw"), LESION
     with pytest.raises(ValueError, match="is the data set itself"):
         Derivatives(root, root, one, "0").check()
-    other = data_set(tmp_path / "other")
+    other = write_bids(tmp_path / "other")
     with pytest.raises(ValueError, match="is a data set of its own"):
         Derivatives(other, root, one, "0").check()
     (other / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "fMRIPrep"}]}')

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.cases import SHAPE, image, lesion, made, write
+from support.datasets import SHAPE, draw_image, mark_voxels, write_cases, write_nifti
 
 from zoo.datasets import splits
 from zoo.datasets.check import check
@@ -13,7 +13,7 @@ from zoo.datasets.check import check
 
 @pytest.fixture
 def cases(tmp_path):
-    return made(tmp_path, 5)
+    return write_cases(tmp_path, 5)
 
 
 def found(report):
@@ -36,8 +36,8 @@ def test_a_sound_data_set_is_clean(cases, tmp_path):
 def test_grids_apart_and_the_tolerance_for_them(cases):
     shifted = np.eye(4)
     shifted[0, 3] = 0.3
-    write(cases[1].channels["flair"], image(50), shifted)
-    write(cases[2].labels, lesion((1, 2, 3), (2, 2, 3), shape=(16, 24, 30)))
+    write_nifti(cases[1].channels["flair"], draw_image(50), shifted)
+    write_nifti(cases[2].labels, mark_voxels((1, 2, 3), (2, 2, 3), shape=(16, 24, 30)))
     report = check(cases)
     assert found(report) == [("error", "geometry", "case1"), ("error", "geometry", "case2")]
     assert "the same voxel is up to 0.30 mm apart" in report.findings[0].text
@@ -72,9 +72,9 @@ def test_a_layout_with_a_hole_is_an_error_too(cases, tmp_path):
 
 
 def test_label_values_and_empty_masks(cases):
-    write(cases[0].labels, np.zeros(SHAPE, np.uint8))
-    write(cases[1].labels, lesion((1, 2, 3), dtype=np.float32) * 0.5)
-    write(cases[2].labels, lesion((1, 2, 3), value=255))
+    write_nifti(cases[0].labels, np.zeros(SHAPE, np.uint8))
+    write_nifti(cases[1].labels, mark_voxels((1, 2, 3), dtype=np.float32) * 0.5)
+    write_nifti(cases[2].labels, mark_voxels((1, 2, 3), value=255))
     report = check(cases)
     assert found(report) == [
         ("error", "labels", "case1"),
@@ -89,7 +89,7 @@ def test_label_values_and_empty_masks(cases):
 
 
 def test_the_same_voxels_under_two_names(cases):
-    write(cases[3].channels["t1"].with_name("t1.nii.gz"), image(0))
+    write_nifti(cases[3].channels["t1"].with_name("t1.nii.gz"), draw_image(0))
     cases[3].channels["t1"] = cases[3].channels["t1"].with_name("t1.nii.gz")  # packed, and of case 0
     report = check(cases)
     assert found(report) == [("error", "duplicate", "case0, case3")]
@@ -107,7 +107,7 @@ def test_subjects_on_both_sides(cases, tmp_path):
 
 
 def test_the_report_is_json(cases):
-    write(cases[0].labels, np.zeros(SHAPE, np.uint8))
+    write_nifti(cases[0].labels, np.zeros(SHAPE, np.uint8))
     plain = json.loads(json.dumps(check(cases).plain()))
     assert plain["num_errors"] == 0
     assert plain["findings"][0]["kind"] == "empty mask"
@@ -115,7 +115,7 @@ def test_the_report_is_json(cases):
 
 
 def test_folds_hold_subjects_together_and_are_repeatable(tmp_path):
-    cases = made(tmp_path, 10)
+    cases = write_cases(tmp_path, 10)
     folds = splits.folds(cases, 3, seed=4)
     assert sorted(key for fold in folds for key in fold.validation) == [f"case{n}" for n in range(10)]
     for fold in folds:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from support.cases import image, lesion, made, write
+from support.datasets import draw_image, mark_voxels, write_cases, write_nifti
 
 from zoo.datasets import stroke_columns
 from zoo.datasets.cases import Case, cases, detect, readers
@@ -15,10 +15,12 @@ def isles(root, num=2):
         folder = root / f"training_{case}"
         for name in ("ADC", "MTT", "rCBF", "rCBV", "Tmax", "TTP"):
             key = f"VSD.Brain.XX.O.MR_{name}.{1270 + case}"
-            write(folder / key / f"{key}.nii", image(case, (16, 24, 8)))
+            write_nifti(folder / key / f"{key}.nii", draw_image(case, (16, 24, 8)))
         raw = folder / f"VSD.Brain.XX.O.MR_4DPWI.{99 + case}" / f"VSD.Brain.XX.O.MR_4DPWI.{99 + case}.nii"
-        write(raw, np.ones((16, 24, 8, 1, 3), np.int16))
-        write(folder / f"VSD.Brain.XX.O.OT.{128 + case}" / f"VSD.Brain.XX.O.OT.{128 + case}.nii", lesion((1, 2, 3)))
+        write_nifti(raw, np.ones((16, 24, 8, 1, 3), np.int16))
+        write_nifti(
+            folder / f"VSD.Brain.XX.O.OT.{128 + case}" / f"VSD.Brain.XX.O.OT.{128 + case}.nii", mark_voxels((1, 2, 3))
+        )
     (root / "ISLES2017_Training.csv").write_text(
         "Case,mRS,TICI,TSS,TTT\ntraining_1,2,2B,201,135\ntraining_2,1,,,90.5\n"
     )
@@ -28,17 +30,19 @@ def isles(root, num=2):
 def valdo(root):
     for subject, raters in (("sub-101", (1, 2)), ("sub-207", (3, 4))):
         for name in ("T1", "T2", "FLAIR"):
-            write(root / subject / f"{subject}_space-T1_desc-masked_{name}.nii.gz", image())
+            write_nifti(root / subject / f"{subject}_space-T1_desc-masked_{name}.nii.gz", draw_image())
         for rater in raters:
-            write(root / subject / f"{subject}_space-T1_desc-Rater{rater}_Lacunes.nii.gz", lesion((rater, 2, 3)))
+            write_nifti(
+                root / subject / f"{subject}_space-T1_desc-Rater{rater}_Lacunes.nii.gz", mark_voxels((rater, 2, 3))
+            )
     return root
 
 
 def decathlon(root, modalities=("FLAIR", "T1w")):
     for name in ("a_001", "a_002"):
-        write(root / "imagesTr" / f"{name}.nii.gz", np.stack([image(k) for k in range(len(modalities))], -1))
-        write(root / "labelsTr" / f"{name}.nii.gz", lesion((1, 2, 3)))
-        write(root / "imagesTr" / f"._{name}.nii.gz", image())
+        write_nifti(root / "imagesTr" / f"{name}.nii.gz", np.stack([draw_image(k) for k in range(len(modalities))], -1))
+        write_nifti(root / "labelsTr" / f"{name}.nii.gz", mark_voxels((1, 2, 3)))
+        write_nifti(root / "imagesTr" / f"._{name}.nii.gz", draw_image())
     training = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in ("a_001", "a_002")]
     modality = {str(number): name for number, name in enumerate(modalities)}
     (root / "dataset.json").write_text(json.dumps({"modality": modality, "training": training, "test": []}))
@@ -51,16 +55,16 @@ def bids(root):
     (root / "participants.tsv").write_text("participant_id\tage\tsex\nsub-01\t71\tF\nsub-02\tn/a\tM\n")
     for subject, session in (("01", "a"), ("01", "b"), ("02", "a")):
         anat = root / f"sub-{subject}" / f"ses-{session}" / "anat"
-        write(anat / f"sub-{subject}_ses-{session}_T1w.nii.gz", image())
-        write(anat / f"sub-{subject}_ses-{session}_acq-high_FLAIR.nii.gz", image())
+        write_nifti(anat / f"sub-{subject}_ses-{session}_T1w.nii.gz", draw_image())
+        write_nifti(anat / f"sub-{subject}_ses-{session}_acq-high_FLAIR.nii.gz", draw_image())
         out = root / "derivatives" / "manual" / f"sub-{subject}" / f"ses-{session}" / "anat"
-        write(out / f"sub-{subject}_ses-{session}_desc-lesion_mask.nii.gz", lesion((1, 2, 3)))
-        write(out / f"sub-{subject}_ses-{session}_desc-brain_mask.nii.gz", lesion((1, 2, 3)))
+        write_nifti(out / f"sub-{subject}_ses-{session}_desc-lesion_mask.nii.gz", mark_voxels((1, 2, 3)))
+        write_nifti(out / f"sub-{subject}_ses-{session}_desc-brain_mask.nii.gz", mark_voxels((1, 2, 3)))
     return root
 
 
 def test_each_layout_is_recognised_from_its_files(tmp_path):
-    made(tmp_path / "folder")
+    write_cases(tmp_path / "folder")
     found = {name: detect(maker(tmp_path / name)) for name, maker in LAYOUTS.items()}
     assert found == {name: name for name in LAYOUTS}
     assert detect(tmp_path / "folder") == "folder"
@@ -72,13 +76,17 @@ def isles2024(root, stroke="sub-stroke", first="ses-01", second="ses-02"):
         key = f"{stroke}000{number}"
         for name in ("tmax", "cbf", "cbv", "mtt"):
             folder = root / "derivatives" / key / first / "perfusion-maps"
-            write(folder / f"{key}_{first}_space-ncct_{name}.nii.gz", image())
-        for name, what in (("cta", image()), ("cow-msk", lesion((1, 2, 3))), ("lvo-msk", lesion((1, 2, 3)))):
-            write(root / "derivatives" / key / first / f"{key}_{first}_space-ncct_{name}.nii.gz", what)
-        write(root / "raw_data" / key / first / f"{key}_{first}_ncct.nii.gz", image())
-        write(root / "raw_data" / key / second / f"{key}_{second}_adc.nii.gz", image(shape=(8, 8, 8)))
+            write_nifti(folder / f"{key}_{first}_space-ncct_{name}.nii.gz", draw_image())
+        for name, what in (
+            ("cta", draw_image()),
+            ("cow-msk", mark_voxels((1, 2, 3))),
+            ("lvo-msk", mark_voxels((1, 2, 3))),
+        ):
+            write_nifti(root / "derivatives" / key / first / f"{key}_{first}_space-ncct_{name}.nii.gz", what)
+        write_nifti(root / "raw_data" / key / first / f"{key}_{first}_ncct.nii.gz", draw_image())
+        write_nifti(root / "raw_data" / key / second / f"{key}_{second}_adc.nii.gz", draw_image(shape=(8, 8, 8)))
         mask = root / "derivatives" / key / second / f"{key}_ses-02_space-ncct_lesion-msk.nii.gz"
-        write(mask, lesion((1, 2, 3)))
+        write_nifti(mask, mark_voxels((1, 2, 3)))
         tables = root / "phenotype" / key
         for session, name, text in (
             (first, "demographic_baseline", "Age,NIHSS at admission,Onset to door\n71,14,1:10:00\n"),
@@ -204,7 +212,7 @@ def test_bids_sessions_derivatives_and_participants(tmp_path):
 
 def test_bids_entities_choose_and_several_files_are_named(tmp_path):
     root = bids(tmp_path)
-    write(root / "sub-02/ses-a/anat/sub-02_ses-a_run-2_T1w.nii.gz", image())
+    write_nifti(root / "sub-02/ses-a/anat/sub-02_ses-a_run-2_T1w.nii.gz", draw_image())
     assert cases(root, channels={"flair": "acq-high_FLAIR"})[0].channels["flair"].name.endswith("acq-high_FLAIR.nii.gz")
     with pytest.raises(ValueError, match=r"sub-02_ses-a has 2 files for channel 'T1w': .*run-2_T1w.*run-1_T1w"):
         cases(root, channels={"t1": "T1w"})
@@ -217,8 +225,8 @@ def test_bids_entities_choose_and_several_files_are_named(tmp_path):
 def test_bids_without_description_as_isles_2022_has_it(tmp_path):
     for number in (1, 2):
         key = f"sub-strokecase000{number}"
-        write(tmp_path / key / "ses-0001" / "dwi" / f"{key}_ses-0001_adc.nii.gz", image())
-        write(tmp_path / "derivatives" / key / "ses-0001" / f"{key}_ses-0001_msk.nii.gz", lesion((1, 2, 3)))
+        write_nifti(tmp_path / key / "ses-0001" / "dwi" / f"{key}_ses-0001_adc.nii.gz", draw_image())
+        write_nifti(tmp_path / "derivatives" / key / "ses-0001" / f"{key}_ses-0001_msk.nii.gz", mark_voxels((1, 2, 3)))
     found = cases(tmp_path)
     assert found[1].labels.name == "sub-strokecase0002_ses-0001_msk.nii.gz"
     assert list(found[0].channels) == ["adc"]
@@ -227,8 +235,8 @@ def test_bids_without_description_as_isles_2022_has_it(tmp_path):
 def test_folder_by_pattern(tmp_path):
     for subject in ("p1", "p2"):
         for visit in ("v1", "v2"):
-            write(tmp_path / subject / visit / f"{subject}_T1_x.nii.gz", image())
-            write(tmp_path / "masks" / f"{subject}-{visit}.nii", lesion((1, 2, 3)))
+            write_nifti(tmp_path / subject / visit / f"{subject}_T1_x.nii.gz", draw_image())
+            write_nifti(tmp_path / "masks" / f"{subject}-{visit}.nii", mark_voxels((1, 2, 3)))
     found = cases(
         tmp_path, channels={"t1": "{subject}/{visit}/{subject}_T1*.nii.gz"}, labels="masks/{subject}-{visit}.nii"
     )
@@ -241,7 +249,7 @@ def test_folder_by_pattern(tmp_path):
 
 
 def test_folder_of_subfolders(tmp_path):
-    made(tmp_path)
+    write_cases(tmp_path)
     found = cases(tmp_path)
     assert [sorted(case.channels) for case in found] == [["flair", "t1"]] * 4
     assert found[0].labels.name == "mask.nii"

@@ -9,15 +9,17 @@ import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf
-from support import exporting as small
-from support import shipped_cases
+from support import shipped_scans
+from support.cards import AGE_AND_SEX
+from support.datasets import oblique_affine, waves_in_air
 from support.paths import SUPPORT
+from support.trained_models import save_to_export
 
 import zoo
 from zoo.exporters import comparison, export, window_network
 from zoo.exporters.saved_model import graph_grids, graph_intensity, graph_windows
 from zoo.exporters.saved_model import signatures as saved
-from zoo.exporters.weights_on_disk import Stored
+from zoo.exporters.weights_on_disk import StoredWeight
 from zoo.hub import golden, trained_models
 from zoo.hub.card import Step
 from zoo.inference import exported_network
@@ -38,7 +40,7 @@ np.savez(sys.argv[4], **{k: v.numpy() for k, v in found.items()})
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     after = (Step("remove_small", {"minimum_ml": 0.02}), Step("largest_component", {"labels": ("left_part",)}))
-    return small.made(tmp_path_factory.mktemp("model"), spacing_mm=(1.5, 1.25, 1.4), postprocessing=after)
+    return save_to_export(tmp_path_factory.mktemp("model"), spacing_mm=(1.5, 1.25, 1.4), postprocessing=after)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_windows_start_where_those_of_predict_do(overlap):
 
 
 def test_a_saved_model_needs_tensorflow_alone_and_agrees_on_shapes_it_has_not_seen(folder, exported, tmp_path):
-    scan = small.scan((19, 27, 31), small.tilted())
+    scan = waves_in_air((19, 27, 31), oblique_affine())
     given = {"volume": values_of(scan)[..., None], "spacing_mm": np.zeros(3, np.float32)}
     np.savez(tmp_path / "given.npz", **given, affine=scan.affine.astype(np.float32))
     words = [exported, tmp_path / "given.npz", "serving_default", tmp_path / "found.npz"]
@@ -118,20 +120,22 @@ def test_a_saved_model_needs_tensorflow_alone_and_agrees_on_shapes_it_has_not_se
 def test_one_trace_serves_all_sizes_and_every_signature_agrees(folder, exported):
     model = tf.saved_model.load(str(exported))
     for shape, affine in (((24, 20, 17), np.diag([-1.5, 1.25, 1.4, 1])), ((9, 33, 12), np.diag([1, -1, 3.0, 1]))):
-        scan = small.scan(shape, affine)
+        scan = waves_in_air(shape, affine)
         whole = nibabel.Nifti1Image(np.rint(values_of(scan)).astype(np.int16), affine)
         wanted = values_of(zoo.predict(folder, whole))
         for signature, dtype in (("serving_default", np.float32), ("int16", np.int16), ("labels", np.float32)):
             assert np.mean(served(model, whole, signature, dtype)["labels"] == wanted) >= 0.999, signature
-    straight = small.scan((18, 20, 22), np.diag([1.5, 1.25, 1.4, 1]))
+    straight = waves_in_air((18, 20, 22), np.diag([1.5, 1.25, 1.4, 1]))
     given = {"spacing_mm": np.array([1.5, 1.25, 1.4], np.float32), "affine": np.zeros((4, 4), np.float32)}
     assert np.mean(served(model, straight, **given)["labels"] == values_of(zoo.predict(folder, straight))) >= 0.999
 
 
 def test_mirrors_tabular_values_and_channels(tmp_path):
-    folder = small.made(tmp_path, channels=("T1w", "FLAIR"), tabular=small.FIELDS)
-    out = zoo.export(folder, tmp_path / "served", mirror=(0, 2), patch=(12, 12, 12), overlap=0.25)
-    scans = [small.scan((17, 14, 21), small.tilted(), seed) for seed in (1, 2)]
+    folder = save_to_export(tmp_path, channels=("T1w", "FLAIR"), tabular=AGE_AND_SEX)
+    out = zoo.export(
+        folder, tmp_path / "served", patch=(12, 12, 12), windows=export.Windows(mirror=(0, 2), overlap=0.25)
+    )
+    scans = [waves_in_air((17, 14, 21), oblique_affine(), seed) for seed in (1, 2)]
     settings = Settings(mirror=(0, 2), patch=(12, 12, 12), overlap=0.25, probabilities=True)
     wanted = values_of(Predictor(folder, settings=settings)(scans, tabular={"sex": "m"}))
     volume = np.stack([values_of(one) for one in scans], -1)
@@ -145,7 +149,7 @@ def test_mirrors_tabular_values_and_channels(tmp_path):
 
 
 def test_a_saved_model_says_what_is_wrong_with_a_volume(exported):
-    model, scan = tf.saved_model.load(str(exported)), small.scan((16, 16, 16))
+    model, scan = tf.saved_model.load(str(exported)), waves_in_air((16, 16, 16))
     for bad, told in (
         ({"volume": np.full((16, 16, 16, 1), np.nan, np.float32)}, "finite and not all zero"),
         ({"spacing_mm": np.array([2, 1, 1], np.float32)}, "spacing_mm and the voxel size of the affine differ"),
@@ -157,7 +161,7 @@ def test_a_saved_model_says_what_is_wrong_with_a_volume(exported):
 
 
 def test_the_signature_that_a_server_reads(exported):
-    facts = export.signature_facts(exported)
+    facts = saved.read_signatures(exported)
     volume, grid = ("float", (-1, -1, -1, 1)), ("float", (-1, -1, -1, 3))
     assert set(facts) == {"serving_default", "int16", "labels", "patch"}
     default = facts["serving_default"]
@@ -173,7 +177,7 @@ def test_the_signature_that_a_server_reads(exported):
 def test_the_patch_signature_gives_the_golden_output(folder, exported):
     inputs, wanted = golden.read(folder / golden.FILE)
     found = exported_network.opened("tensorflow", exported)(inputs)
-    assert window_network.difference(found, wanted["output_0"]) < 1e-4
+    assert window_network.relative_difference(found, wanted["output_0"]) < 1e-4
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino", "litert"])
@@ -182,7 +186,7 @@ def test_every_format_gives_the_golden_output(runtime, folder, tmp_path):
     inputs, wanted = golden.read(folder / golden.FILE)
     out = zoo.export(folder, tmp_path / "out", format=runtime, patch=inputs[0].shape[1:4])
     run = exported_network.opened(runtime, out / exported_network.RUNTIMES[runtime])
-    assert window_network.difference(run(inputs), wanted["output_0"]) < 1e-4
+    assert window_network.relative_difference(run(inputs), wanted["output_0"]) < 1e-4
     told = json.loads((out / export.RECORD).read_text())
     assert told["format"] == runtime and told["difference"] < 1e-4
     assert (out / "card.json").exists()
@@ -194,7 +198,7 @@ def test_predict_runs_through_a_runtime(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
     network = export.runtime_file(folder, "onnx")
     assert network == export.runtime_file(folder, "onnx") and network.exists()
-    scan = small.scan((21, 18, 16), small.tilted())
+    scan = waves_in_air((21, 18, 16), oblique_affine())
     found = Predictor(folder, settings=Settings(runtime="onnx", network=network))(scan)
     assert np.mean(values_of(found) == values_of(zoo.predict(folder, scan))) >= 0.999
 
@@ -204,7 +208,7 @@ def test_narrow_weights_shrink_the_file_and_the_loss_is_measured(dtype, share, l
     out = zoo.export(folder, tmp_path / dtype, weights=dtype)
     size = [(one / "variables" / "variables.data-00000-of-00001").stat().st_size for one in (out, exported)]
     assert size[0] < size[1] * (share + 0.35)  # a network this small is half vectors, which stay float32
-    dice = comparison.dice_with(out, folder, small.scan((20, 22, 24)))
+    dice = comparison.dice_with(out, folder, waves_in_air((20, 22, 24)))
     assert set(dice) == {"left_part", "right_part"} and least <= min(dice.values()) <= 1
     told = json.loads((out / "assets.extra" / export.RECORD).read_text())
     assert 0 < told["difference"] < 0.2
@@ -213,17 +217,17 @@ def test_narrow_weights_shrink_the_file_and_the_loss_is_measured(dtype, share, l
 def test_int8_keeps_each_output_channel_within_half_a_step():
     values = np.random.default_rng(0).normal(0, [1, 10, 0.1], (3, 3, 3, 2, 3)).astype(np.float32)
     step = np.abs(values).max((0, 1, 2, 3)) / 127
-    assert np.all(np.abs(Stored(values, "int8").read() - values).max((0, 1, 2, 3)) <= step * 0.5001)
+    assert np.all(np.abs(StoredWeight(values, "int8").read() - values).max((0, 1, 2, 3)) <= step * 0.5001)
 
 
 REFUSED = [
     ({"format": "onxx"}, r"'onxx'.*'onnx'"),
     ({"weights": "int4"}, "int4"),
     ({"format": "onnx", "weights": "int8"}, r"dtype of weights in onnx 'int8'"),
-    ({"format": "openvino", "mirror": True}, "holds the network alone"),
+    ({"format": "openvino", "windows": export.Windows(mirror=True)}, "holds the network alone"),
     ({"patch": (10, 12, 8)}, r"multiples of \(4, 4, 4\)"),
-    ({"overlap": 1.0}, "overlap must be in"),
-    ({"mirror": (3,)}, "mirror_axes must be some of 0, 1, 2"),
+    ({"windows": export.Windows(overlap=1.0)}, "overlap must be in"),
+    ({"windows": export.Windows(mirror=(3,))}, "mirror_axes must be some of 0, 1, 2"),
     ({"format": "monai_bundle"}, "remove_small"),
 ]
 
@@ -259,7 +263,7 @@ CLI = "import sys; from tensorflow.python.tools.saved_model_cli import main; sys
 
 @pytest.mark.slow
 def test_saved_model_cli_runs_it(folder, exported, tmp_path):
-    scan = small.scan((19, 16, 22), small.tilted())
+    scan = waves_in_air((19, 16, 22), oblique_affine())
     np.save(tmp_path / "volume.npy", values_of(scan)[..., None].astype(np.float32))
     np.save(tmp_path / "affine.npy", scan.affine.astype(np.float32))
     np.save(tmp_path / "spacing_mm.npy", np.zeros(3, np.float32))
@@ -278,7 +282,7 @@ SHIPPED = [name for name in zoo.list_models("*.*") if trained_models.card(name).
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_models_agree_on_a_shape_not_seen(name, tmp_path):
     card = trained_models.card(name)
-    scans = shipped_cases.scans(card)
+    scans = shipped_scans.scans_for(card)
     if card.input.tabular:
         scans = [one.slicer[20:28, :, :] for one in scans]
     given = {"tabular": np.full(len(card.input.tabular), np.nan, np.float32)} if card.input.tabular else {}
@@ -304,7 +308,7 @@ def test_shipped_networks_give_their_golden_output(name, runtime, tmp_path):
         assert "can hold" in str(error) or "cannot hold" in str(error)
         pytest.skip(str(error))
     path = out if runtime == "tensorflow" else out / exported_network.RUNTIMES[runtime]
-    assert window_network.difference(exported_network.opened(runtime, path)(inputs), wanted["output_0"]) < 1e-4
+    assert window_network.relative_difference(exported_network.opened(runtime, path)(inputs), wanted["output_0"]) < 1e-4
 
 
 @pytest.mark.slow

@@ -5,7 +5,9 @@ import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf
-from support import exporting as small
+from support.cards import PARTS
+from support.datasets import oblique_affine, waves_in_air
+from support.trained_models import save_to_export
 
 import zoo
 from zoo.evaluation.candidates import candidates
@@ -29,7 +31,7 @@ def labels():
 def in_tensorflow(labels, steps, spacing_mm=SPACING_MM):
     """Op by op, which starts sooner than a graph."""
     spacing = tf.constant(spacing_mm, tf.float64)
-    return graph_postprocessing.postprocess(tf.constant(labels), steps, small.LABELS, spacing).numpy()
+    return graph_postprocessing.postprocess(tf.constant(labels), steps, PARTS, spacing).numpy()
 
 
 STEPS = [
@@ -44,7 +46,7 @@ STEPS = [
 
 @pytest.mark.parametrize("steps", STEPS, ids=str)
 def test_steps_are_those_of_predict(steps, labels):
-    wanted = postprocess(labels, steps, small.LABELS, spacing_mm=SPACING_MM)
+    wanted = postprocess(labels, steps, PARTS, spacing_mm=SPACING_MM)
     assert not np.array_equal(wanted, labels)
     np.testing.assert_array_equal(in_tensorflow(labels, steps), wanted)
 
@@ -59,19 +61,19 @@ def test_one_trace_serves_maps_of_all_sizes(labels):
 
     @tf.function(input_signature=[tf.TensorSpec([None] * 3, tf.int16)])
     def traced(labels):
-        return graph_postprocessing.postprocess(labels, steps, small.LABELS, tf.constant(SPACING_MM, tf.float64))
+        return graph_postprocessing.postprocess(labels, steps, PARTS, tf.constant(SPACING_MM, tf.float64))
 
     for one in (labels, labels[3:, :, 2:9], np.zeros((5, 6, 7), np.int16)):
-        wanted = postprocess(one, steps, small.LABELS, spacing_mm=SPACING_MM)
+        wanted = postprocess(one, steps, PARTS, spacing_mm=SPACING_MM)
         np.testing.assert_array_equal(traced(tf.constant(one)), wanted)
 
 
 @pytest.mark.parametrize("connectivity", [6, 18, 26])
 def test_components_are_cc3ds_and_numbered_by_their_first_voxel(connectivity):
     mask = np.random.default_rng(0).random((11, 8, 9)) < 0.25
-    found = graph_components.numbered(tf.constant(mask), connectivity).numpy()
+    found = graph_components.number_components(tf.constant(mask), connectivity).numpy()
     wanted = cc3d.connected_components(mask, connectivity=connectivity)
-    roots = graph_components.roots(tf.constant(found)).numpy()
+    roots = graph_components.component_roots(tf.constant(found)).numpy()
     assert len(roots) == wanted.max()
     np.testing.assert_array_equal(np.searchsorted(roots, found, side="right") * (found > 0), wanted)
     np.testing.assert_array_equal(found.ravel()[roots - 1], roots)
@@ -82,7 +84,7 @@ def test_a_winding_path_is_one_component():
     for row in range(0, 9, 2):
         mask[row, :, 1] = True
         mask[row + 1 : row + 2, -1 if row % 4 == 0 else 0, 1] = True
-    assert len(np.unique(graph_components.numbered(tf.constant(mask), 6))) == 2
+    assert len(np.unique(graph_components.number_components(tf.constant(mask), 6))) == 2
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -90,7 +92,7 @@ def test_of_equal_components_the_first_stays_whatever_the_order_of_memory(order)
     labels = np.zeros((6, 7, 8), np.int16, order=order)
     labels[0, 5, 1], labels[4, 0, 0] = 10, 10
     steps = (Step("largest_component"),)
-    for found in (in_tensorflow(labels, steps), postprocess(labels, steps, small.LABELS, spacing_mm=SPACING_MM)):
+    for found in (in_tensorflow(labels, steps), postprocess(labels, steps, PARTS, spacing_mm=SPACING_MM)):
         assert np.argwhere(found).tolist() == [[0, 5, 1]]
 
 
@@ -98,8 +100,8 @@ def test_size_and_shape_are_those_of_candidates():
     mask = np.random.default_rng(3).random((9, 12, 10)) < 0.12
     mask[2:7, 3:6, 4] = True
     spacing = (0.7, 1.1, 2.3)
-    numbers = graph_components.numbered(tf.constant(mask))
-    found = graph_candidates.measured(numbers, tf.constant(spacing, tf.float64))
+    numbers = graph_components.number_components(tf.constant(mask))
+    found = graph_candidates.measure_components(numbers, tf.constant(spacing, tf.float64))
     wanted = candidates(mask.astype(np.float32), np.diag([*spacing, 1.0]))
     assert len(wanted) > 20
     both = np.transpose([found.diameter_mm.numpy(), found.elongation.numpy()])
@@ -116,15 +118,15 @@ def test_what_lies_on_the_bound_is_kept(shape, spacing):
     spacing_mm = (spacing, 0.9, 0.9)
     for found in (
         in_tensorflow(labels, steps, spacing_mm),
-        postprocess(labels, steps, small.LABELS, spacing_mm=spacing_mm),
+        postprocess(labels, steps, PARTS, spacing_mm=spacing_mm),
     ):
         np.testing.assert_array_equal(found, labels)
 
 
 def test_nothing_is_found_where_there_is_no_image(tmp_path):
-    folder = small.made(tmp_path, preprocessing=(), postprocessing=(Step("within_input"),))
+    folder = save_to_export(tmp_path, preprocessing=(), postprocessing=(Step("within_input"),))
     out = zoo.export(folder, tmp_path / "served")
-    scan = small.scan((21, 18, 16), small.tilted())
+    scan = waves_in_air((21, 18, 16), oblique_affine())
     data = np.asarray(scan.dataobj) / 30
     data[8:12] = 0
     scan = nibabel.Nifti1Image(data, scan.affine)

@@ -10,12 +10,14 @@ import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf
-from support import exporting as small
+from support.datasets import oblique_affine, waves_in_air
 from support.paths import FIXTURES, ROOT
+from support.trained_models import save_to_export
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 import zoo
+from zoo.exporters.export import Windows
 from zoo.inference.predictor import Predictor, Settings
 
 TOP = ROOT
@@ -33,14 +35,14 @@ def client():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return small.made(tmp_path_factory.mktemp("model"))
+    return save_to_export(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def models(folder, tmp_path_factory):
     """A folder as Serving wants it: models/NAME/VERSION."""
     home = tmp_path_factory.mktemp("models")
-    zoo.export(folder, home / "small" / "1", patch=WINDOWS.patch, overlap=WINDOWS.overlap)
+    zoo.export(folder, home / "small" / "1", patch=WINDOWS.patch, windows=Windows(overlap=0.0))
     return home
 
 
@@ -143,7 +145,7 @@ def test_tensors_are_tensorflows(dtype, client):
 
 
 def test_a_scan_larger_than_grpcs_default_is_segmented(client, address, folder, tmp_path):
-    scan = small.scan((110, 105, 100), small.tilted())  # 4.4 MiB as float32
+    scan = waves_in_air((110, 105, 100), oblique_affine())  # 4.4 MiB as float32
     nibabel.save(scan, tmp_path / "scan.nii.gz")
     words = [tmp_path / "scan.nii.gz", tmp_path / "labels.nii.gz", "--server", address, "--model", "small"]
     assert client.main([str(word) for word in words]) == 0
@@ -154,7 +156,7 @@ def test_a_scan_larger_than_grpcs_default_is_segmented(client, address, folder, 
 
 
 def test_a_large_answer_comes_back(client, address):
-    scan = small.scan((80, 75, 70))
+    scan = waves_in_air((80, 75, 70))
     given = {"volume": np.asarray(scan.dataobj, np.int16)[..., None], "affine": np.eye(4, dtype=np.float32)}
     given["spacing_mm"] = np.zeros(3, np.float32)
     with grpc.insecure_channel(address, options=client.LIMITS) as channel:

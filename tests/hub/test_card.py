@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
+from support.cards import tiny_card
 from support.paths import ROOT
-from support.tiny import tiny_card
 
 from zoo.hub import card_file
 from zoo.hub.card import Golden, Label, Output, Weights

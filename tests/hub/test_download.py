@@ -13,7 +13,7 @@ import threading
 import types
 
 import pytest
-from support.tiny import tiny_card
+from support.cards import tiny_card
 
 from zoo.hub import card_file
 from zoo.hub import download as fetching
@@ -127,7 +127,7 @@ def test_a_whole_model_arrives(serve, cache, monkeypatch):
         "weights.safetensors",
     ]
     assert left_in(cache) == [NAME]
-    assert fetching.trained_models().count(NAME) == 1
+    assert fetching.list_trained().count(NAME) == 1
 
 
 def test_what_is_attached_arrives_and_is_checked(serve, cache, monkeypatch):
@@ -311,7 +311,7 @@ def test_a_read_only_folder_is_enough(tmp_path, cache, monkeypatch):
     try:
         before = [(path, path.stat().st_mtime_ns) for path in sorted((tmp_path / "shared").rglob("*"))]
         assert fetching.find(NAME) == folder
-        assert NAME in fetching.trained_models()
+        assert NAME in fetching.list_trained()
         assert before == [(path, path.stat().st_mtime_ns) for path in sorted((tmp_path / "shared").rglob("*"))]
     finally:
         folder.chmod(0o755)

@@ -5,7 +5,8 @@ import json
 
 import numpy as np
 import pytest
-from support.tiny import ARGUMENTS, tiny_card
+from support.cards import tiny_card
+from support.networks import TINY_ARGUMENTS
 
 from zoo.hub import card_file
 from zoo.hub.card import Golden, Weights
@@ -54,7 +55,11 @@ def test_refusals(values, message):
 def card(**changes):
     given = dataclasses.replace(tiny_card().input, tabular=FIELDS)
     measured = {"weights": Weights("weights.safetensors", 24_000_000, "a" * 64, "float16"), "parameters": 12345}
-    fields = {"input": given, "arguments": {**ARGUMENTS, "conditioning": 6}, "golden": Golden("g.npz", 1, "b" * 64)}
+    fields = {
+        "input": given,
+        "arguments": {**TINY_ARGUMENTS, "conditioning": 6},
+        "golden": Golden("g.npz", 1, "b" * 64),
+    }
     return tiny_card(**{**measured, **fields, **changes})
 
 
@@ -63,7 +68,7 @@ def test_a_card_with_tabular_values_comes_back_equal(tmp_path):
 
 
 def test_a_card_from_before_there_were_any_is_read(tmp_path):
-    path = card_file.write(card(input=tiny_card().input, arguments=ARGUMENTS), tmp_path)
+    path = card_file.write(card(input=tiny_card().input, arguments=TINY_ARGUMENTS), tmp_path)
     plain = json.loads(path.read_text())
     del plain["input"]["tabular"]
     path.write_text(json.dumps(plain))
@@ -82,4 +87,4 @@ def test_the_readme_tells_what_to_pass():
     text = readme(card())
     assert 'tabular={"time_to_reperfusion_h": 6, "tici": "3", "age": 70}' in text
     assert "| tici | - | 0, 1, 2a, 2b, 2c, 3 | 2.5 |" in text and "| age | y | 0 to 120 | 70 |" in text
-    assert "Values beside the images" not in readme(card(input=tiny_card().input, arguments=ARGUMENTS))
+    assert "Values beside the images" not in readme(card(input=tiny_card().input, arguments=TINY_ARGUMENTS))

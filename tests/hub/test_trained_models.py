@@ -10,8 +10,9 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
+from support.cards import tiny_card
+from support.networks import TINY_ARGUMENTS, scramble_weights, tiny
 from support.paths import TESTS
-from support.tiny import ARGUMENTS, scrambled, tiny, tiny_card
 
 import zoo
 from zoo import registry
@@ -31,7 +32,7 @@ def tiny_zoo(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def made():
-    return scrambled(tiny(**ARGUMENTS))
+    return scramble_weights(tiny(**TINY_ARGUMENTS))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_an_attached_file_is_verified_and_goes_when_the_model_is_saved_anew(save
 
 
 def test_paths_depend_on_layer_names_alone():
-    first, second = tiny(**ARGUMENTS), tiny(**ARGUMENTS, name="another")
+    first, second = tiny(**TINY_ARGUMENTS), tiny(**TINY_ARGUMENTS, name="another")
     names = list(safetensors_file.variables(first))
     assert names == list(safetensors_file.variables(second))
     assert {"stem/kernel", "left/conv/kernel", "right/conv/kernel", "left/norm/moving_mean"} <= set(names)
@@ -128,7 +129,7 @@ def test_equal_paths_are_refused():
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0), ("float16", 1e-3)])
 def test_weights_come_back(dtype, tolerance, made, tmp_path):
     record = trained_models.write_weights(made, tmp_path / "w.safetensors", dtype)
-    fresh = tiny(**ARGUMENTS)
+    fresh = tiny(**TINY_ARGUMENTS)
     trained_models.read_weights(fresh, tmp_path / "w.safetensors", sha256=record.sha256)
     for name, array in safetensors_file.arrays(made).items():
         np.testing.assert_allclose(safetensors_file.arrays(fresh)[name], array, rtol=tolerance, atol=0)
@@ -152,7 +153,7 @@ def test_an_unknown_dtype_is_refused(made, tmp_path):
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 def test_layers_built_in_another_order_still_get_their_own(made, tmp_path):
     """The same function written in another order; Keras' own file goes by position and swaps the branches."""
-    other = tiny(**ARGUMENTS, swap=True)
+    other = tiny(**TINY_ARGUMENTS, swap=True)
     assert [layer.name for layer in other.layers] != [layer.name for layer in made.layers]
     trained_models.write_weights(made, tmp_path / "w")
     trained_models.read_weights(other, tmp_path / "w")
@@ -168,7 +169,7 @@ def test_all_differences_of_names_and_shapes_are_named_and_nothing_is_assigned(m
     arrays["stem/bias"] = arrays["stem/bias"][:1]
     arrays["stump/kernel"] = arrays.pop("stem/kernel")
     (tmp_path / "w").write_bytes(safetensors.numpy.save(arrays))
-    fresh = tiny(**ARGUMENTS)
+    fresh = tiny(**TINY_ARGUMENTS)
     before = safetensors_file.arrays(fresh)
     with pytest.raises(ValueError) as error:
         trained_models.read_weights(fresh, tmp_path / "w")
@@ -218,11 +219,11 @@ def test_saving_leaves_the_model_and_the_policy_alone(made, tmp_path):
 
 
 def test_half_precision_is_kept_only_where_the_output_allows(tmp_path):
-    exact = scrambled(tiny(**ARGUMENTS))
+    exact = scramble_weights(tiny(**TINY_ARGUMENTS))
     for variable in exact.weights:
         variable.assign(np.round(np.asarray(variable) * 64) / 64)
     assert zoo.card(save.save(exact, tmp_path / "a" / "tiny.test", tiny_card())).weights.dtype == "float16"
-    fine = scrambled(tiny(**ARGUMENTS))
+    fine = scramble_weights(tiny(**TINY_ARGUMENTS))
     for path, variable in safetensors_file.variables(fine).items():
         variable.assign(variable * (1e-7 if path == "stem/kernel" else 1))  # float16 has three digits less there
     assert zoo.card(save.save(fine, tmp_path / "b" / "tiny.test", tiny_card())).weights.dtype == "float32"
@@ -230,7 +231,7 @@ def test_half_precision_is_kept_only_where_the_output_allows(tmp_path):
 
 
 def test_what_float16_cannot_hold_is_saved_in_float32(tmp_path):
-    large = scrambled(tiny(**ARGUMENTS))
+    large = scramble_weights(tiny(**TINY_ARGUMENTS))
     safetensors_file.variables(large)["left/norm/moving_variance"].assign(np.full(4, 1e6))
     folder = save.save(large, tmp_path / "tiny.test", tiny_card())
     assert zoo.card(folder).weights.dtype == "float32"
@@ -310,7 +311,7 @@ def test_a_policy_in_force_does_not_change_what_is_verified(saved):
 def test_a_model_trained_in_low_precision_can_be_saved(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        low = scrambled(tiny(**ARGUMENTS))
+        low = scramble_weights(tiny(**TINY_ARGUMENTS))
     finally:
         keras.config.set_dtype_policy("float32")
     trained_models.verify(save.save(low, tmp_path / "tiny.test", tiny_card()))
@@ -357,8 +358,8 @@ def test_save_refuses_to_replace_unless_told(saved, made):
     ("changes", "part"),
     [
         ({"limits": ()}, "limits must name"),
-        ({"arguments": {**ARGUMENTS, "filters": 5}}, "do not make this model"),
-        ({"arguments": {**ARGUMENTS, "activation": "elu"}}, "output differs by"),
+        ({"arguments": {**TINY_ARGUMENTS, "filters": 5}}, "do not make this model"),
+        ({"arguments": {**TINY_ARGUMENTS, "activation": "elu"}}, "output differs by"),
     ],
 )
 def test_a_card_that_does_not_fit_saves_nothing(changes, part, made, tmp_path):
@@ -413,7 +414,7 @@ def test_a_read_only_folder_loads(saved):
 
 JAX = """
 import numpy as np, keras
-from support.tiny import tiny, ARGUMENTS
+from support.networks import tiny
 from zoo import registry
 from zoo.hub import safetensors_file, trained_models
 registry.builders = lambda: ["tiny"]

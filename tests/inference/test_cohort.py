@@ -5,7 +5,9 @@ import json
 import nibabel
 import numpy as np
 import pytest
-from support.predicting import card, head, identity, linear
+from support.cards import make_card
+from support.datasets import noise_in_air
+from support.networks import identity, linear
 
 from zoo.inference.cohort import Report, find_cases, predict_many
 from zoo.inference.predictor import Predictor, Settings
@@ -16,7 +18,7 @@ def folder(tmp_path):
     source = tmp_path / "scans"
     source.mkdir()
     for number in range(3):
-        nibabel.save(head(seed=number), source / f"sub-0{number}_T1w.nii.gz")
+        nibabel.save(noise_in_air(seed=number), source / f"sub-0{number}_T1w.nii.gz")
     (source / "sub-01_T1w.nii.gz").write_bytes(b"not an image" * 40)
     (source / "notes.txt").write_text("left out")
     (source / ".hidden.nii").write_text("left out")
@@ -24,7 +26,7 @@ def folder(tmp_path):
 
 
 def test_a_bad_case_is_reported_and_the_rest_finish(folder, tmp_path):
-    report = predict_many(identity(), folder, tmp_path / "out", card=card())
+    report = predict_many(identity(), folder, tmp_path / "out", card=make_card())
     assert list(report.done) == ["sub-00_T1w", "sub-02_T1w"]
     assert list(report.failed) == ["sub-01_T1w"]
     assert "sub-01_T1w.nii.gz" in report.failed["sub-01_T1w"] and "\n" not in report.failed["sub-01_T1w"]
@@ -33,7 +35,7 @@ def test_a_bad_case_is_reported_and_the_rest_finish(folder, tmp_path):
         "sub-02_T1w_test.nii.gz",
     ]
     result = nibabel.load(report.done["sub-02_T1w"])
-    np.testing.assert_array_equal(result.get_fdata(), head(seed=2).get_fdata())
+    np.testing.assert_array_equal(result.get_fdata(), noise_in_air(seed=2).get_fdata())
     again = json.loads(json.dumps(report.as_dict()))
     assert Report(**again) == report and set(report.seconds) == set(report.done)
 
@@ -49,31 +51,31 @@ def test_a_stopped_run_goes_on(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Predictor, "__call__", once)
     with pytest.raises(KeyboardInterrupt):
-        predict_many(identity(), folder, out, card=card())
+        predict_many(identity(), folder, out, card=make_card())
     assert [path.name for path in out.iterdir()] == ["sub-00_T1w_test.nii.gz"]
-    report = predict_many(identity(), folder, out, card=card())
+    report = predict_many(identity(), folder, out, card=make_card())
     assert list(report.kept) == ["sub-00_T1w"] and list(report.done) == ["sub-02_T1w"]
     content = (out / "sub-00_T1w_test.nii.gz").read_bytes()
     (out / "sub-00_T1w_test.nii.gz").write_bytes(content[: len(content) // 2])
-    report = predict_many(identity(), folder, out, card=card())
+    report = predict_many(identity(), folder, out, card=make_card())
     assert list(report.done) == ["sub-00_T1w"] and list(report.kept) == ["sub-02_T1w"]
     assert (out / "sub-00_T1w_test.nii.gz").read_bytes() == content
-    assert len(predict_many(identity(), folder, out, card=card(), overwrite=True).done) == 2
+    assert len(predict_many(identity(), folder, out, card=make_card(), overwrite=True).done) == 2
 
 
 def test_results_beside_the_scans_are_no_cases(folder):
-    predict_many(identity(), folder, folder, card=card())
-    report = predict_many(identity(), folder, folder, card=card())
+    predict_many(identity(), folder, folder, card=make_card())
+    report = predict_many(identity(), folder, folder, card=make_card())
     assert len(report.kept) == 2 and len(report.failed) == 1 and not report.done
 
 
 def test_several_channels_by_name(tmp_path):
-    cases = {"one": {"T1w": head(seed=0), "FLAIR": head(seed=1)}, "two": {"T1w": head(seed=0)}}
+    cases = {"one": {"T1w": noise_in_air(seed=0), "FLAIR": noise_in_air(seed=1)}, "two": {"T1w": noise_in_air(seed=0)}}
     report = predict_many(
         linear([[1.0], [1.0]]),
         cases,
         tmp_path,
-        card=card(channels=("T1w", "FLAIR")),
+        card=make_card(channels=("T1w", "FLAIR")),
         settings=Settings(overlap=0.25),
         progress=False,
     )
@@ -87,7 +89,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(nifti, "_stream", full)
-    report = predict_many(identity(), {"one": head()}, tmp_path, card=card())
+    report = predict_many(identity(), {"one": noise_in_air()}, tmp_path, card=make_card())
     assert "No space left" in report.failed["one"] and not list(tmp_path.iterdir())
 
 
@@ -106,8 +108,8 @@ def test_cases_are_found_by_file_name(folder, tmp_path):
 
 def test_probabilities_do_not_take_the_place_of_labels(folder, tmp_path):
     out = tmp_path / "out"
-    predict_many(identity(), folder, out, card=card())
-    report = predict_many(identity(), folder, out, card=card(), settings=Settings(probabilities=True))
+    predict_many(identity(), folder, out, card=make_card())
+    report = predict_many(identity(), folder, out, card=make_card(), settings=Settings(probabilities=True))
     assert list(report.done) == ["sub-00_T1w", "sub-02_T1w"] and not report.kept
     assert report.done["sub-00_T1w"].endswith("sub-00_T1w_test_probabilities.nii.gz")
     assert set(find_cases(out, ignore="_none")) - set(find_cases(folder)) == {

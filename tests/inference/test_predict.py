@@ -7,7 +7,9 @@ import nibabel
 import numpy as np
 import pytest
 from scipy import ndimage
-from support.predicting import BRAIN, SHAPE, card, head, identity, linear, thresholder
+from support.cards import BRAIN, make_card
+from support.datasets import SHAPE, noise_in_air
+from support.networks import identity, linear, threshold
 
 import zoo
 from zoo.hub.card import Label, Step
@@ -33,12 +35,12 @@ def values(result):
 
 @pytest.fixture(scope="module")
 def identical():
-    return Predictor(identity(), card=card(spacing_mm=(1.0, 1.0, 1.0)))
+    return Predictor(identity(), card=make_card(spacing_mm=(1.0, 1.0, 1.0)))
 
 
 @pytest.mark.parametrize("index", range(48))
 def test_identity_in_every_orientation_bit_for_bit(index, identical):
-    image = head(affine=nibabel.affines.from_matvec(ORIENTATIONS[index], [5, -7, 11]))
+    image = noise_in_air(affine=nibabel.affines.from_matvec(ORIENTATIONS[index], [5, -7, 11]))
     result = identical(image)
     np.testing.assert_array_equal(values(result), values(image))
     np.testing.assert_array_equal(result.affine, image.affine)
@@ -46,14 +48,18 @@ def test_identity_in_every_orientation_bit_for_bit(index, identical):
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 def test_identity_on_an_oblique_grid_keeps_the_header(kind, tmp_path):
-    image = kind(values(head()), OBLIQUE)
+    image = kind(values(noise_in_air()), OBLIQUE)
     image.set_qform(OBLIQUE, code=1)
     image.set_sform(OBLIQUE, code=2)
     image.header.set_xyzt_units("mm", "sec")
     nibabel.save(image, tmp_path / "in.nii.gz")
     spacing = tuple(nibabel.affines.voxel_sizes(OBLIQUE))
     predict(
-        identity(), tmp_path / "in.nii.gz", card=card(spacing_mm=spacing), out=tmp_path / "out.nii.gz", mirror=(0, 1, 2)
+        identity(),
+        tmp_path / "in.nii.gz",
+        card=make_card(spacing_mm=spacing),
+        out=tmp_path / "out.nii.gz",
+        mirror=(0, 1, 2),
     )
     result, image = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(tmp_path / "in.nii.gz")
     assert type(result) is kind
@@ -67,12 +73,12 @@ def test_labels_come_as_source_values_on_the_grid_of_the_image():
     data = np.zeros(SHAPE, np.float32)
     data[2:6, 3:9], data[10:14, 4:8] = -2, 2  # class 1, class 2
     image = nibabel.Nifti1Image(data, np.diag([-1, 1, 1, 1]))
-    settings = card(labels=BRAIN, kind="segmentation", activation="softmax")
+    settings = make_card(labels=BRAIN, kind="segmentation", activation="softmax")
     result = predict(model, image, card=settings)
     np.testing.assert_array_equal(values(result), np.where(data < 0, 10, np.where(data > 0, 49, 0)))
     assert values(result).dtype == np.uint8
     wide = {**BRAIN, 2: Label("Right-Thalamus", 2010)}
-    result = predict(model, image, card=card(labels=wide, kind="segmentation", activation="softmax"))
+    result = predict(model, image, card=make_card(labels=wide, kind="segmentation", activation="softmax"))
     assert values(result).dtype == np.int16 and values(result).max() == 2010
     shares = predict(model, image, card=settings, probabilities=True)
     assert shares.shape == (*SHAPE, 3) and shares.get_data_dtype() == np.float32
@@ -82,8 +88,8 @@ def test_labels_come_as_source_values_on_the_grid_of_the_image():
 def test_a_sigmoid_below_one_half_is_background():
     model = linear([[10.0]], [-5.0])
     labels = {0: Label("brain", 1)}
-    result = predict(model, head(), card=card(labels=labels, kind="segmentation", activation="sigmoid"))
-    np.testing.assert_array_equal(values(result), values(head()) >= 0.5)
+    result = predict(model, noise_in_air(), card=make_card(labels=labels, kind="segmentation", activation="sigmoid"))
+    np.testing.assert_array_equal(values(result), values(noise_in_air()) >= 0.5)
 
 
 def test_mirroring_swaps_left_and_right_by_name():
@@ -99,9 +105,9 @@ def test_mirroring_swaps_left_and_right_by_name():
 
     inputs = keras.Input((16, 24, 32, 1))
     model = keras.Model(inputs, Place()(inputs))
-    settings = card(labels=BRAIN, kind="segmentation", activation="softmax", patch=SHAPE)
+    settings = make_card(labels=BRAIN, kind="segmentation", activation="softmax", patch=SHAPE)
     for affine in (np.eye(4), np.diag([-1.0, 1, 1, 1])):
-        image = head(affine=affine)
+        image = noise_in_air(affine=affine)
         plain = predict(model, image, card=settings, skip=False)
         mirrored = predict(model, image, card=settings, skip=False, mirror=True)
         np.testing.assert_array_equal(values(plain), values(mirrored))
@@ -122,7 +128,7 @@ def test_there_and_back_through_the_spacing_of_the_card():
     ramp = 5 + x + 2 * y - z * 0.5  # linear interpolation is exact on it, but for the edge
     image = nibabel.Nifti1Image(ramp, np.diag([1.0, 1.0, 2.0, 1]))
     seen = []
-    settings = card(spacing_mm=(2.0, 1.0, 1.0))
+    settings = make_card(spacing_mm=(2.0, 1.0, 1.0))
     predictor = Predictor(identity(), card=settings)
     forward = predictor._forward
     predictor._forward = lambda windows: seen.append(windows.shape) or forward(windows)
@@ -132,7 +138,7 @@ def test_there_and_back_through_the_spacing_of_the_card():
 
 
 def test_resize_to_a_fixed_shape_and_division_by_the_maximum():
-    settings = card(
+    settings = make_card(
         preprocessing=(Step("resize", {"shape": (16, 16, 16)}), Step("maximum")),
         labels={0: Label("background", 0), 1: Label("brain", 1)},
         kind="segmentation",
@@ -140,11 +146,11 @@ def test_resize_to_a_fixed_shape_and_division_by_the_maximum():
     )
     data = np.zeros((20, 32, 27), np.float32)
     data[5:15, 8:24, 6:20] = 100
-    result = values(predict(thresholder(), nibabel.Nifti1Image(data, OBLIQUE), card=settings))
+    result = values(predict(threshold(), nibabel.Nifti1Image(data, OBLIQUE), card=settings))
     overlap = 2 * (result & (data > 0)).sum() / (result.sum() + (data > 0).sum())
     assert result.shape == data.shape and overlap > 0.9
     shares = values(
-        predict(identity(), nibabel.Nifti1Image(data, OBLIQUE), card=card(preprocessing=settings.preprocessing))
+        predict(identity(), nibabel.Nifti1Image(data, OBLIQUE), card=make_card(preprocessing=settings.preprocessing))
     )
     positions = [(np.arange(n) - (n - 1) / 2) * 16 / n + 7.5 for n in data.shape]
     small = [(np.arange(16) - 7.5) * n / 16 + (n - 1) / 2 for n in data.shape]
@@ -155,8 +161,8 @@ def test_resize_to_a_fixed_shape_and_division_by_the_maximum():
 
 
 def test_intensities_are_measured_on_the_volume_before_tiling():
-    image = head((16, 16, 48))
-    result = values(predict(identity(), image, card=card(preprocessing=(Step("z_score", {"mask": "nonzero"}),))))
+    image = noise_in_air((16, 16, 48))
+    result = values(predict(identity(), image, card=make_card(preprocessing=(Step("z_score", {"mask": "nonzero"}),))))
     data = values(image)
     inside = data != 0
     expected = np.where(inside, (data - data[inside].mean()) / data[inside].std(), 0)
@@ -168,7 +174,7 @@ def test_slabs_under_a_budget_give_the_same_labels(spacing_mm):
     model = linear([[0, -3, 3]], [0.6, 0.5, 0.1])
     data = ndimage.gaussian_filter(np.random.default_rng(1).standard_normal((20, 24, 32)), 2) * 8
     image = nibabel.Nifti1Image(data.astype(np.float32), np.diag([1.0, 1, 1, 1]))
-    settings = card(labels=BRAIN, kind="segmentation", activation="softmax", spacing_mm=spacing_mm)
+    settings = make_card(labels=BRAIN, kind="segmentation", activation="softmax", spacing_mm=spacing_mm)
     whole = values(predict(model, image, card=settings))
     slabs = values(predict(model, image, card=settings, memory_budget_mb=0.05))
     assert set(np.unique(whole)) == {0, 10, 49}
@@ -189,8 +195,8 @@ def test_slabs_equal_whole_resampling_and_keep_to_the_budget():
 
 def test_channels_by_name_or_in_order(tmp_path):
     model = linear([[1.0], [10.0]])
-    settings = card(channels=("T1w", "FLAIR"))
-    first, second = head(seed=1), head(seed=2)
+    settings = make_card(channels=("T1w", "FLAIR"))
+    first, second = noise_in_air(seed=1), noise_in_air(seed=2)
     nibabel.save(second, tmp_path / "flair.nii")
     expected = values(first) + 10 * values(second)
     for images in ([first, second], {"FLAIR": tmp_path / "flair.nii", "T1w": first}):
@@ -202,7 +208,9 @@ def test_air_is_skipped_and_stays_background():
     data[4:12, 4:12, 2:10] = 1
     image = nibabel.Nifti1Image(data, np.eye(4))
     model = linear([[0, 0]], [0, 1.0])  # says brain everywhere
-    settings = card(labels={0: Label("background", 0), 1: Label("brain", 1)}, kind="segmentation", activation="softmax")
+    settings = make_card(
+        labels={0: Label("background", 0), 1: Label("brain", 1)}, kind="segmentation", activation="softmax"
+    )
     predictor = Predictor(model, card=settings, settings=Settings(overlap=0.0))
     counted = []
     result = values(predictor(image, progress=lambda *x: counted.append(x)))
@@ -215,21 +223,21 @@ def test_a_case_is_postprocessed_on_its_own_grid():
     data = np.zeros(SHAPE, np.float32)
     data[2:8, 2:8, 2:8], data[12:14, 12:14, 12:14] = 1, 1
     labels = {0: Label("background", 0), 1: Label("brain", 1)}
-    settings = card(
+    settings = make_card(
         labels=labels, kind="segmentation", activation="softmax", postprocessing=(Step("largest_component"),)
     )
-    result = values(predict(thresholder(), nibabel.Nifti1Image(data, np.diag([1, -1, 1, 1])), card=settings))
+    result = values(predict(threshold(), nibabel.Nifti1Image(data, np.diag([1, -1, 1, 1])), card=settings))
     assert result.sum() == 216 and result[2:8, 2:8, 2:8].all()
 
 
 def with_value(value):
-    data = values(head()).copy()
+    data = values(noise_in_air()).copy()
     data[4, 5, 6] = value
     return nibabel.Nifti1Image(data, np.eye(4))
 
 
 def two_channels():
-    return card(channels=("T1w", "FLAIR"))
+    return make_card(channels=("T1w", "FLAIR"))
 
 
 REFUSED = {
@@ -238,8 +246,8 @@ REFUSED = {
     "zeros": (lambda: nibabel.Nifti1Image(np.zeros(SHAPE, np.float32), np.eye(4)), "nothing but zeros"),
     "4D": (lambda: nibabel.Nifti1Image(np.ones((*SHAPE, 3), np.float32), np.eye(4)), "it holds 3 volumes"),
     "2D": (lambda: nibabel.Nifti1Image(np.ones((8, 8), np.float32), np.eye(4)), "a 3D volume (x, y, z) is expected"),
-    "too many": (lambda: [head(), head()], "takes 1 channels (T1w), got 2 images"),
-    "unknown channel": (lambda: {"T1": head()}, "There is no channel 'T1'. Did you mean 'T1w'?"),
+    "too many": (lambda: [noise_in_air(), noise_in_air()], "takes 1 channels (T1w), got 2 images"),
+    "unknown channel": (lambda: {"T1": noise_in_air()}, "There is no channel 'T1'. Did you mean 'T1w'?"),
 }
 
 
@@ -247,21 +255,21 @@ REFUSED = {
 def test_bad_images_are_refused_with_words(what):
     make, message = REFUSED[what]
     with pytest.raises(ValueError) as caught:
-        predict(identity(), make(), card=card())
+        predict(identity(), make(), card=make_card())
     assert message in str(caught.value)
 
 
 def test_a_singular_affine_is_refused(tmp_path):
-    raw = head().to_bytes()
+    raw = noise_in_air().to_bytes()
     header = nibabel.Nifti1Header(raw[:348])
     header["sform_code"], header["srow_x"], header["srow_y"], header["srow_z"] = 2, [1, 0, 0, 0], [1, 0, 0, 0], 0
     (tmp_path / "flat.nii").write_bytes(header.binaryblock + raw[348:])
     with pytest.raises(ValueError, match="affine"):
-        predict(identity(), tmp_path / "flat.nii", card=card())
+        predict(identity(), tmp_path / "flat.nii", card=make_card())
 
 
 def test_bad_files_are_refused_with_words(tmp_path):
-    whole = gzip.compress(head().to_bytes())
+    whole = gzip.compress(noise_in_air().to_bytes())
     (tmp_path / "text.nii").write_text("not an image at all" * 100)
     (tmp_path / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
     broken = bytearray(whole)
@@ -269,30 +277,30 @@ def test_bad_files_are_refused_with_words(tmp_path):
     (tmp_path / "broken.nii.gz").write_bytes(broken)
     for name in ("text.nii", "cut.nii.gz", "broken.nii.gz"):
         with pytest.raises(ValueError, match=name):
-            predict(identity(), tmp_path / name, card=card())
+            predict(identity(), tmp_path / name, card=make_card())
     with pytest.raises(FileNotFoundError, match=r"There is no file .*gone\.nii"):
-        predict(identity(), tmp_path / "gone.nii", card=card())
+        predict(identity(), tmp_path / "gone.nii", card=make_card())
 
 
 def test_channels_must_be_all_there_on_one_grid():
     with pytest.raises(ValueError, match=r"takes the channels T1w, FLAIR, and FLAIR was not given"):
-        predict(identity(2), {"T1w": head()}, card=two_channels())
+        predict(identity(2), {"T1w": noise_in_air()}, card=two_channels())
     with pytest.raises(ValueError, match=r"takes 2 channels \(T1w, FLAIR\), got 1 images"):
-        predict(identity(2), head(), card=two_channels())
-    moved = head(affine=nibabel.affines.from_matvec(np.eye(3), [2.5, 0, 0]))
+        predict(identity(2), noise_in_air(), card=two_channels())
+    moved = noise_in_air(affine=nibabel.affines.from_matvec(np.eye(3), [2.5, 0, 0]))
     with pytest.raises(ValueError, match=r"the same voxel is up to 2\.50 mm apart"):
-        predict(identity(2), [head(), moved], card=two_channels())
+        predict(identity(2), [noise_in_air(), moved], card=two_channels())
     with pytest.raises(ValueError, match="lie on different grids: .* voxels against"):
-        predict(identity(2), [head(), head((16, 16, 16))], card=two_channels())
+        predict(identity(2), [noise_in_air(), noise_in_air((16, 16, 16))], card=two_channels())
 
 
 def test_what_does_not_fit_memory_is_said_first(monkeypatch):
     monkeypatch.setattr(window_memory, "machine_bytes", lambda: 100_000)
     monkeypatch.setattr(window_memory, "free_bytes", lambda: 100_000)
     with pytest.raises(ValueError, match=r"A window of \(64, 64, 64\) voxels .* needs about 2 MiB, and 0 MiB are free"):
-        predict(identity(), head(), card=card(), patch=64)
+        predict(identity(), noise_in_air(), card=make_card(), patch=64)
     with pytest.raises(ValueError, match=r"A volume of \(16, 24, 32\) voxels and 1 classes needs 0 MiB"):
-        predict(identity(), head(), card=card(), batch_size=1)
+        predict(identity(), noise_in_air(), card=make_card(), batch_size=1)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +314,7 @@ def test_what_does_not_fit_memory_is_said_first(monkeypatch):
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError) as caught:
-        predict(identity(), head(), **{"card": card(), **settings})
+        predict(identity(), noise_in_air(), **{"card": make_card(), **settings})
     assert message in str(caught.value)
 
 
@@ -321,13 +329,13 @@ def test_bad_settings_are_refused(settings, message):
 )
 def test_unknown_steps_name_the_nearest(wrong, message):
     with pytest.raises(ValueError) as caught:
-        predict(identity(), head(), card=card(preprocessing=tuple(wrong)))
+        predict(identity(), noise_in_air(), card=make_card(preprocessing=tuple(wrong)))
     assert message in str(caught.value)
 
 
 def test_spacing_that_differs_by_rounding_is_left_alone():
-    volume = values(head())[..., None]
-    given = card(spacing_mm=(1.0, 1.0, 1.0))
+    volume = values(noise_in_air())[..., None]
+    given = make_card(spacing_mm=(1.0, 1.0, 1.0))
     same, spacing = preprocessing.to_work_grid(given, volume, np.array([1.0004, 0.9996, 1.0]))
     assert same is volume and spacing[0] == 1.0004
     moved, spacing = preprocessing.to_work_grid(given, volume, np.array([1.5, 1.0, 1.0]))
@@ -335,9 +343,9 @@ def test_spacing_that_differs_by_rounding_is_left_alone():
 
 
 def test_the_bar_is_silent_unless_asked(capsys):
-    predict(identity(), head(), card=card())
+    predict(identity(), noise_in_air(), card=make_card())
     assert capsys.readouterr().err == ""
-    predict(identity(), head(), card=card(), progress=True)
+    predict(identity(), noise_in_air(), card=make_card(), progress=True)
     assert "toy.test" in capsys.readouterr().err
 
 
@@ -354,6 +362,6 @@ def test_nothing_is_found_where_all_channels_are_0():
     for activation, model in (("softmax", linear([[0, 0]], [0, 5])), ("sigmoid", linear([[0]], [5]))):
         known = labels if activation == "softmax" else {0: labels[1]}
         for after, expected in (((), 7), ((Step("within_input"),), 0)):
-            chosen = card(labels=known, kind="segmentation", activation=activation, postprocessing=after)
+            chosen = make_card(labels=known, kind="segmentation", activation=activation, postprocessing=after)
             found = np.asanyarray(Predictor(model, card=chosen)(image).dataobj)
             assert (found[8:] == 7).all() and (found[:7] == expected).all()

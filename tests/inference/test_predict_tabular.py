@@ -7,7 +7,9 @@ import nibabel
 import numpy as np
 import pytest
 from keras import layers
-from support.predicting import card, head, identity
+from support.cards import make_card
+from support.datasets import noise_in_air
+from support.networks import identity
 
 from zoo.hub.card import Label, Step
 from zoo.hub.tabular import Tabular
@@ -39,12 +41,14 @@ def told():
 
 
 def conditioned(**changes):
-    made = card(**changes)
+    made = make_card(**changes)
     return dataclasses.replace(made, input=dataclasses.replace(made.input, tabular=(TIME, TICI)))
 
 
 def digits(tabular, **settings):
-    return np.unique(np.asanyarray(predict(told(), head(), card=conditioned(), tabular=tabular, **settings).dataobj))
+    return np.unique(
+        np.asanyarray(predict(told(), noise_in_air(), card=conditioned(), tabular=tabular, **settings).dataobj)
+    )
 
 
 def test_values_reach_the_network_standardised_with_flags():
@@ -75,14 +79,14 @@ def test_values_that_do_not_fit_are_refused_before_anything_is_read(tabular, mes
 
 def test_a_model_without_tabular_values_refuses_them():
     with pytest.raises(ValueError, match=r"toy.test got tabular values \{'age': 70\}, and the model takes none"):
-        predict(identity(), head(), card=card(), tabular={"age": 70})
+        predict(identity(), noise_in_air(), card=make_card(), tabular={"age": 70})
     with pytest.raises(ValueError, match=r"takes 4 tabular values beside the volume, got 0"):
-        Predictor(told(), card=card())
+        Predictor(told(), card=make_card())
 
 
 def test_one_reading_serves_many_conditions():
     predictor = Predictor(told(), card=conditioned())
-    ready = predictor.ready(head())
+    ready = predictor.ready(noise_in_air())
     found = [predictor.predict(ready, conditioning=predictor.conditioning({"time_h": h})) for h in (6, 10)]
     assert [np.asanyarray(image.dataobj).max() for image in found] == [1000, 1001]
 
@@ -150,5 +154,5 @@ def test_images_without_a_brain_are_refused(stroke, value):
 
 def test_one_flat_channel_among_others_is_no_reason_to_refuse(stroke):
     flat = np.ones((16, 16, 16), np.float32)
-    images = {"ADC": head((16, 16, 16)), "Tmax": nibabel.Nifti1Image(flat, np.eye(4))}
+    images = {"ADC": noise_in_air((16, 16, 16)), "Tmax": nibabel.Nifti1Image(flat, np.eye(4))}
     assert stroke(images).shape == (16, 16, 16, 2)

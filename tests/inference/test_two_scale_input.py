@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from support import toy
-from support.cases import SHAPE as SHAPE_OF_CASES
-from support.cases import image, made, write
+from support.datasets import SHAPE as SHAPE_OF_CASES
+from support.datasets import draw_image, write_cases, write_nifti
 
 import zoo
 from zoo.exporters import window_network
@@ -111,7 +111,7 @@ def test_windows_that_surroundings_do_not_fit_are_refused():
 @pytest.mark.parametrize("patch", [(8, 16, 16), (24, 16, 40)])
 def test_patches_of_cases_have_their_surroundings(tmp_path, patch):
     """The second patch is larger than the case, and air is added on both sides."""
-    (case,) = made(tmp_path, 1)
+    (case,) = write_cases(tmp_path, 1)
     volume = np.stack([np.asarray(nibabel.load(path).dataobj) for path in case.channels.values()], -1)
     room = [max(p - n, 0) for p, n in zip(patch, SHAPE_OF_CASES, strict=True)]
     air = np.pad(volume, [(each // 2, each - each // 2) for each in room] + [(0, 0)]).astype(np.float32)
@@ -136,7 +136,7 @@ def test_surroundings_are_augmented_as_their_patch_is(tmp_path):
     def flipped(image, labels, seed):
         return tf.reverse(image, [0]) * (1.0 + tf.cast(seed[1], "float32")), labels
 
-    cases = made(tmp_path, 1)
+    cases = write_cases(tmp_path, 1)
     options = {"patch": (8, 16, 16), "reading": Reading(steps=()), "stream": Stream(seed=3, context=2, stop=2)}
     plain, changed = (list(dataset(cases, **options, augment=each)) for each in (None, flipped))
     for number, ((one, _), (other, _)) in enumerate(zip(plain, changed, strict=True)):
@@ -144,7 +144,7 @@ def test_surroundings_are_augmented_as_their_patch_is(tmp_path):
 
 
 def test_whole_volumes_and_odd_patches_have_no_surroundings(tmp_path):
-    cases = made(tmp_path, 1)
+    cases = write_cases(tmp_path, 1)
     with pytest.raises(ValueError, match="Whole volumes have no surroundings"):
         dataset(cases, patch=None, stream=Stream(context=4))
     with pytest.raises(ValueError, match="multiple of 8"):
@@ -200,7 +200,7 @@ TASK = toy.TASK.replace(
     patch=(8, 16, 16),
     divisor=(8, 8, 8),
     context=4,
-    synthesis=synthesis,
+    samples=synthesis,
     batch_size=1,
     validation_batches=1,
 )
@@ -212,8 +212,8 @@ def test_a_run_its_card_and_its_predictions(tmp_path, source):
     labels = np.zeros(SHAPE_OF_CASES, np.uint8)
     labels[4:8, 6:12, 8:16] = 7
     for number in range(2):
-        write(tmp_path / "cases" / f"case{number}" / "T1w.nii", image(number))
-        write(tmp_path / "cases" / f"case{number}" / "labels.nii", labels)
+        write_nifti(tmp_path / "cases" / f"case{number}" / "T1w.nii", draw_image(number))
+        write_nifti(tmp_path / "cases" / f"case{number}" / "labels.nii", labels)
     given = source if source == "synthetic" else tmp_path / source
     out = fit.train(TASK, given, tmp_path / "run", steps=2, precision="float32")
     folder = out / TASK.model_name
@@ -243,7 +243,7 @@ def test_a_card_whose_context_is_not_that_of_its_network_is_refused():
 
 def test_who_has_no_surroundings_to_give_is_refused():
     with pytest.raises(ValueError, match="does not give 2 channels"):
-        batches.synthetic(TASK.replace(synthesis=toy.synthesis), split="train", seed=0)
+        batches.synthetic(TASK.replace(samples=toy.synthesis), split="train", seed=0)
     with pytest.raises(ValueError, match="no argument of vnet 'context'"):
         network.build(TASK.replace(builder="vnet", arguments={"filters": (2, 3)}), 10)
 
@@ -255,5 +255,5 @@ def test_exports_that_cut_windows_refuse_by_name(tmp_path, format):
     folder = zoo.save(zoo.load("unet3d", **TASK.builder_arguments), tmp_path / "unet3d.wide", card, dtype="float32")
     with pytest.raises(ValueError, match="surroundings 4 times as wide beside each window"):
         zoo.export(folder, tmp_path / "out", format=format)
-    shapes = [one.shape for one in window_network.drawn(card, (8, 16, 16))]
+    shapes = [one.shape for one in window_network.draw_inputs(card, (8, 16, 16))]
     assert shapes == [(1, 8, 16, 16, 2)]  # what exports of the network alone are compared on

@@ -13,7 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.cases import SHAPE, image, lesion, made, write
+from support.datasets import SHAPE, draw_image, mark_voxels, write_cases, write_nifti
 
 from zoo.datasets.cases import Case
 from zoo.datasets.cases import cases as listed
@@ -37,7 +37,7 @@ def written(folder):
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32"])
 @pytest.mark.parametrize("where", ["memory", "disk"])
 def test_a_window_is_the_z_score_of_the_file_and_the_dtype_is_kept(tmp_path, where, dtype):
-    cases = made(tmp_path / "data", 2, dtype=dtype)
+    cases = write_cases(tmp_path / "data", 2, dtype=dtype)
     cache = caches.build(cases, Reading(), "memory" if where == "memory" else tmp_path / "cache")
     found, labels = window(cache, case=1)
     for number, path in enumerate(cases[1].channels.values()):
@@ -52,8 +52,9 @@ def test_a_window_is_the_z_score_of_the_file_and_the_dtype_is_kept(tmp_path, whe
 
 
 def test_cases_of_different_shape_and_dtype_share_a_cache(tmp_path):
-    cases = made(tmp_path / "a", 1, dtype=np.int16) + [
-        replace(case, id=f"other{case.id}") for case in made(tmp_path / "b", 1, shape=(20, 28, 18), dtype=np.float32)
+    cases = write_cases(tmp_path / "a", 1, dtype=np.int16) + [
+        replace(case, id=f"other{case.id}")
+        for case in write_cases(tmp_path / "b", 1, shape=(20, 28, 18), dtype=np.float32)
     ]
     for where in ("memory", tmp_path / "cache"):
         cache = caches.build(cases, Reading(steps=()), where)
@@ -63,7 +64,7 @@ def test_cases_of_different_shape_and_dtype_share_a_cache(tmp_path):
 
 
 def test_every_remembered_voxel_holds_its_class(tmp_path):
-    cases = made(tmp_path / "data", 2)
+    cases = write_cases(tmp_path / "data", 2)
     for where in ("memory", tmp_path / "cache"):
         cache = caches.build(cases, Reading(), where)
         table = Table(cache)
@@ -77,7 +78,7 @@ def test_every_remembered_voxel_holds_its_class(tmp_path):
 
 
 def test_memory_is_estimated_and_the_disk_serves_where_it_is_too_little(tmp_path, monkeypatch, capsys):
-    cases = made(tmp_path / "data", 4)
+    cases = write_cases(tmp_path / "data", 4)
     need = 4 * (2 * 2 + 1) * np.prod(SHAPE)
     assert sum(memory_cache.estimate(cases, Reading().of(cases))) == need
     assert memory_cache.available() > 1e6
@@ -93,8 +94,8 @@ def test_memory_is_estimated_and_the_disk_serves_where_it_is_too_little(tmp_path
 
 def test_the_estimate_knows_turned_and_resampled_grids(tmp_path):
     turned = np.array([[0, 0, 2.0, 0], [-1.0, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 0, 1]])
-    path = write(tmp_path / "x.nii", image(), turned)
-    cases = [Case("x", "x", {"t1": path}, write(tmp_path / "y.nii", lesion((1, 2, 3)), turned))]
+    path = write_nifti(tmp_path / "x.nii", draw_image(), turned)
+    cases = [Case("x", "x", {"t1": path}, write_nifti(tmp_path / "y.nii", mark_voxels((1, 2, 3)), turned))]
     for spacing in (None, (1.0, 1.0, 1.0), (2.0, 1.0, 1.5)):
         reading = Reading(spacing_mm=spacing).of(cases)
         prepared = prepare(cases[0], reading)
@@ -104,13 +105,13 @@ def test_the_estimate_knows_turned_and_resampled_grids(tmp_path):
 
 
 def test_a_second_run_reads_nothing_and_a_changed_file_or_option_is_stale(tmp_path, capsys):
-    cases, folder = made(tmp_path / "data", 3), tmp_path / "cache"
+    cases, folder = write_cases(tmp_path / "data", 3), tmp_path / "cache"
     caches.build(cases, Reading(), folder)
     before = written(folder)
     caches.build(cases, Reading(), folder)
     assert written(folder) == before
     assert "3 cases taken from the cache, 0 written" in capsys.readouterr().err
-    write(cases[1].channels["t1"], image(99))
+    write_nifti(cases[1].channels["t1"], draw_image(99))
     cache = caches.build(cases, Reading(steps=({"name": "maximum"},)).of(cases), folder)
     assert len(written(folder)) == 3  # the stale ones are gone
     assert not set(written(folder)) & set(before)
@@ -135,7 +136,7 @@ cache.build(cases.cases(sys.argv[1]), Reading(), Path(sys.argv[2]))
 
 
 def test_a_killed_run_is_taken_up_where_it_was(tmp_path):
-    made(tmp_path / "data", 30)
+    write_cases(tmp_path / "data", 30)
     cases, folder = listed(tmp_path / "data"), tmp_path / "cache"
     command = [sys.executable, "-c", KILLED, str(tmp_path / "data"), str(folder)]
     process = subprocess.Popen(command, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
@@ -157,7 +158,7 @@ def test_a_killed_run_is_taken_up_where_it_was(tmp_path):
 
 
 def test_damage_is_found(tmp_path):
-    cases, folder = made(tmp_path / "data", 2), tmp_path / "cache"
+    cases, folder = write_cases(tmp_path / "data", 2), tmp_path / "cache"
     entry = caches.build(cases, Reading(), folder).entries[0]
     tfrecord_cache.verify(entry)
     path = Path(entry.file)
@@ -175,7 +176,7 @@ def test_damage_is_found(tmp_path):
 
 
 def test_old_parts_of_killed_runs_are_swept_and_young_ones_stay(tmp_path):
-    cases, folder = made(tmp_path / "data", 1), tmp_path / "cache"
+    cases, folder = write_cases(tmp_path / "data", 1), tmp_path / "cache"
     folder.mkdir()
     old, young = folder / ".a.tfrecord.x.part", folder / ".b.tfrecord.y.part"
     old.touch(), young.touch()
@@ -185,9 +186,9 @@ def test_old_parts_of_killed_runs_are_swept_and_young_ones_stay(tmp_path):
 
 
 def test_bad_cases_are_left_out_and_reported(tmp_path, capsys):
-    cases = made(tmp_path / "data", 4)
+    cases = write_cases(tmp_path / "data", 4)
     cases[1].channels["t1"].write_bytes(b"no image")
-    write(cases[2].channels["flair"], image(shape=(16, 24, 30)))
+    write_nifti(cases[2].channels["flair"], draw_image(shape=(16, 24, 30)))
     for where in ("memory", tmp_path / "cache"):
         cache = caches.build(cases, Reading(), where)
         assert cache.ids == ["case0", "case3"]
@@ -205,7 +206,7 @@ def test_bad_cases_are_left_out_and_reported(tmp_path, capsys):
 
 
 def test_sets_that_cannot_be_built(tmp_path):
-    cases = made(tmp_path / "data", 2)
+    cases = write_cases(tmp_path / "data", 2)
     with pytest.raises(ValueError, match="There is no case to read"):
         caches.build([], Reading())
     with pytest.raises(ValueError, match="Several cases have the same id: case0"):
@@ -218,9 +219,14 @@ def test_sets_that_cannot_be_built(tmp_path):
 
 def test_a_case_is_turned_resampled_and_its_labels_mapped(tmp_path):
     affine = np.diag([-2.0, 1.0, 1.0, 1.0])
-    voxels, labels = image(dtype=np.float64), lesion((1, 2, 3), value=255)
+    voxels, labels = draw_image(dtype=np.float64), mark_voxels((1, 2, 3), value=255)
     labels[4:8, 8:12, 8:12] = 4
-    case = Case("x", "x", {"t1": write(tmp_path / "x.nii", voxels, affine)}, write(tmp_path / "y.nii", labels, affine))
+    case = Case(
+        "x",
+        "x",
+        {"t1": write_nifti(tmp_path / "x.nii", voxels, affine)},
+        write_nifti(tmp_path / "y.nii", labels, affine),
+    )
     kept = prepare(case, Reading(labels={4: 1, 255: 2}))
     np.testing.assert_array_equal(kept.channels[0], voxels[::-1].astype(np.float32))
     assert kept.labels[14, 2, 3] == 2
@@ -231,23 +237,25 @@ def test_a_case_is_turned_resampled_and_its_labels_mapped(tmp_path):
 
 
 def test_labels_that_are_no_classes(tmp_path):
-    labels = lesion((1, 2, 3), dtype=np.float32) * 0.5
-    case = Case("x", "x", {"t1": write(tmp_path / "x.nii", image())}, write(tmp_path / "y.nii", labels))
+    labels = mark_voxels((1, 2, 3), dtype=np.float32) * 0.5
+    case = Case(
+        "x", "x", {"t1": write_nifti(tmp_path / "x.nii", draw_image())}, write_nifti(tmp_path / "y.nii", labels)
+    )
     with pytest.raises(ValueError, match=r"The label map of x holds 0\.5, and labels are whole numbers"):
         prepare(case, Reading())
-    write(case.labels, lesion((1, 2, 3), dtype=np.int16, value=-4))
+    write_nifti(case.labels, mark_voxels((1, 2, 3), dtype=np.int16, value=-4))
     with pytest.raises(ValueError, match=r"values from -4 to 0, and class indices go from 0 to 32767"):
         prepare(case, Reading())
-    write(case.labels, np.zeros((*SHAPE, 2), np.uint8))
+    write_nifti(case.labels, np.zeros((*SHAPE, 2), np.uint8))
     with pytest.raises(ValueError, match="one label map"):
         prepare(case, Reading())
-    write(case.labels, np.zeros((*SHAPE, 1), np.uint8))
+    write_nifti(case.labels, np.zeros((*SHAPE, 1), np.uint8))
     assert read_labels(case.labels).shape == SHAPE
 
 
 def test_a_channel_of_a_4d_file(tmp_path):
-    series = np.stack([image(0), image(1)], -1)
-    path = write(tmp_path / "x.nii", series)
+    series = np.stack([draw_image(0), draw_image(1)], -1)
+    path = write_nifti(tmp_path / "x.nii", series)
     prepared = prepare(Case("x", "x", {"b": path, "a": path}, volumes={"b": 1, "a": 0}), Reading())
     np.testing.assert_array_equal(prepared.channels[0], series[..., 1])
     np.testing.assert_array_equal(prepared.channels[1], series[..., 0])
@@ -259,7 +267,10 @@ def test_many_places_are_thinned_the_same_way_each_time(tmp_path):
     labels = np.zeros((64, 48, 56), np.uint8)
     labels[:40] = 1
     case = Case(
-        "x", "x", {"t1": write(tmp_path / "x.nii", image(shape=labels.shape))}, write(tmp_path / "y.nii", labels)
+        "x",
+        "x",
+        {"t1": write_nifti(tmp_path / "x.nii", draw_image(shape=labels.shape))},
+        write_nifti(tmp_path / "y.nii", labels),
     )
     first, second = prepare(case, Reading()).places, prepare(case, Reading()).places
     for index in (0, 1):

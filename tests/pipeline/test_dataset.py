@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.cases import SHAPE, image, made, write
+from support.datasets import SHAPE, draw_image, write_cases, write_nifti
 
 from zoo.datasets.cases import Case
 from zoo.pipeline import cache as caches
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cases(folder):
-    return made(folder / "files", 4)
+    return write_cases(folder / "files", 4)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_augmentation_may_not_change_shapes(cache):
 
 
 def test_small_volumes_are_padded_after_their_intensities(folder):
-    small = made(folder / "small", 1, shape=(16, 24, 12))
+    small = write_cases(folder / "small", 1, shape=(16, 24, 12))
     x, y = batches(small, 1, patch=(8, 8, 17), batch_size=1, sampling=Sampling(positive_fraction=1.0))
     assert x.shape == (1, 1, 8, 8, 17, 2)
     inside = np.zeros(17, bool)
@@ -145,7 +145,7 @@ def test_small_volumes_are_padded_after_their_intensities(folder):
 
 
 def test_whole_volumes_come_once_and_are_masked_in_batches(folder, cases):
-    mixed = [*cases[:2], *(replace(case, id="small") for case in made(folder / "two", 1, shape=(12, 24, 20)))]
+    mixed = [*cases[:2], *(replace(case, id="small") for case in write_cases(folder / "two", 1, shape=(12, 24, 20)))]
     found = list(dataset(mixed, patch=None, reading=RAW))
     assert [tuple(x.shape) for x, _ in found] == [(1, *SHAPE, 2), (1, *SHAPE, 2), (1, 12, 24, 20, 2)]
     np.testing.assert_array_equal(found[1][0][0, ..., 0], nibabel.load(cases[1].channels["t1"]).get_fdata())
@@ -158,7 +158,7 @@ def test_whole_volumes_come_once_and_are_masked_in_batches(folder, cases):
 
 
 def test_without_labels_images_come_alone(folder):
-    unlabelled = made(folder / "unlabelled", 2, labelled=False)
+    unlabelled = write_cases(folder / "unlabelled", 2, labelled=False)
     x = batches(unlabelled)
     assert x.shape == (4, 3, *PATCH, 2)
     brighter = batches(unlabelled, augment=lambda image, labels, seed: (image + 1, None))
@@ -183,9 +183,9 @@ def test_hard_places_are_visited(cases, cache):
 
 
 def test_clipped_and_zero_keeping_lines_are_those_of_numpy(folder):
-    voxels = image(3)
+    voxels = draw_image(3)
     voxels[:8] = 0
-    case = Case("x", "x", {"t1": write(folder / "masked.nii", voxels)})
+    case = Case("x", "x", {"t1": write_nifti(folder / "masked.nii", voxels)})
     steps = ({"name": "clip", "low": 50, "high": 150}, {"name": "z_score", "mask": "nonzero"})
     cache = caches.build([case], Reading(steps=steps))
     (x,) = dataset(cache, patch=None)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
-from support.label_maps import box_brain
+from support.datasets import box_brain
 
 from zoo.evaluation.candidates import candidates
 from zoo.synth import contrast, two_scales

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.label_maps import box_brain
+from support.datasets import box_brain
 
 from zoo import losses
 from zoo.pipeline.dataset import dataset
@@ -44,7 +44,7 @@ def made_up_brains(monkeypatch):
 
 def small(**changes):
     task = lacunes.variant(patch=32, **changes)
-    return task.replace(arguments={**task.arguments, "filters": (2, 4)}, batch_size=1, validation_batches=1)
+    return task.replace(arguments={**task.network.arguments, "filters": (2, 4)}, batch_size=1, validation_batches=1)
 
 
 def test_every_term_of_the_page_is_there_and_gives_its_own_loss():
@@ -90,8 +90,8 @@ def test_variants_train_one_step_each():
     for changes in ({"activation": "elu", "optimizer": "adadelta"}, {"loss": {"dice": 1.0, "location": 1.0}},
                     {"location_channels": True}):  # fmt: skip
         task = small(**changes)
-        image = np.zeros((1, 32, 32, 32, len(task.channels)), np.float32)
-        labels = np.zeros((1, 32, 32, 32, 1 + len(task.maps)), np.int32)
+        image = np.zeros((1, 32, 32, 32, len(task.data.channels)), np.float32)
+        labels = np.zeros((1, 32, 32, 32, 1 + len(task.synthesis.maps)), np.int32)
         labels[0, 8:12, 8:12, 8:12] = 1
         logs = network.build(task, 10).train_on_batch(image, labels, return_dict=True)
         assert np.isfinite(logs["loss"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from support import toy
-from support.predicting import card
+from support.cards import make_card
 from typer.testing import CliRunner
 
 import zoo
@@ -79,7 +79,7 @@ def home(tmp_path_factory):
         "strides": ((2, 2, 1), (2, 2, 2)),
         "conditioning": 4,
     }
-    made = card(
+    made = make_card(
         channels=CHANNELS,
         labels={0: Label("background", 0), 1: Label("infarct", 1)},
         kind="segmentation",

@@ -15,7 +15,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from support.toy_bids import ONE, SEVERAL, SHAPE, TWO, data_set, save_models, scan, write
+from support.datasets import write_bids, write_bids_scan
+from support.trained_models import LESION_MODEL, PAIR_MODEL, STRUCTURE_MODEL, bids_cards, save_untrained
 from typer.testing import CliRunner
 
 import zoo
@@ -27,12 +28,12 @@ LABEL = "desc-zooUnet3dToyLesion"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    return save_models(tmp_path_factory.mktemp("models"))
+    return save_untrained(tmp_path_factory.mktemp("models"), *bids_cards())
 
 
 @pytest.fixture
 def root(tmp_path):
-    return data_set(tmp_path / "raw")
+    return write_bids(tmp_path / "raw")
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def run(models, monkeypatch, root, out):
     monkeypatch.setenv("ZOO_PATH", str(models))
     monkeypatch.setenv("ZOO_OFFLINE", "1")
 
-    def start(*words, model=ONE):
+    def start(*words, model=LESION_MODEL):
         return CliRunner().invoke(app, ["bids", str(root), str(out), "participant", "--model", model, *map(str, words)])
 
     return start
@@ -70,14 +71,18 @@ def test_a_mask_lies_on_its_scan_with_its_origin_beside_it(run, root, out, model
     assert done.exit_code == 0, done.stderr
     assert done.stdout == f"3 done, 0 kept, 0 failed: {out}/logs/{LABEL}_shard-1of1.tsv\n"
     result = out / "sub-02" / "anat" / f"sub-02_{LABEL}_mask.nii.gz"
-    wanted = zoo.predict(ONE, root / "sub-02/anat/sub-02_T1w.nii.gz")
+    wanted = zoo.predict(LESION_MODEL, root / "sub-02/anat/sub-02_T1w.nii.gz")
     found = nibabel.load(result)
     np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(wanted.dataobj) == 7)
-    np.testing.assert_array_equal(found.affine, scan().affine)
+    np.testing.assert_array_equal(found.affine, np.diag([1.0, 1.5, 2.0, 1.0]))
     told = json.loads(result.with_name(f"sub-02_{LABEL}_mask.json").read_text())
     assert told["Type"] == "Lesion" and told["SpacingMm"] == [1, 1.5, 2]
     assert told["Sources"] == ["bids:raw:sub-02/anat/sub-02_T1w.nii.gz"]
-    assert told["Model"] == {"Name": ONE, "Version": "1.0.0", "WeightsSha256": zoo.card(ONE).weights.sha256}
+    assert told["Model"] == {
+        "Name": LESION_MODEL,
+        "Version": "1.0.0",
+        "WeightsSha256": zoo.card(LESION_MODEL).weights.sha256,
+    }
     (row,) = rows_of(result.parent / f"sub-02_{LABEL}_volumes.tsv")
     voxels = int((np.asarray(wanted.dataobj) == 7).sum())
     assert (row["structure"], int(row["num_voxels"]), row["asymmetry_percent"]) == ("lesion", voxels, "n/a")
@@ -91,7 +96,7 @@ def test_a_mask_lies_on_its_scan_with_its_origin_beside_it(run, root, out, model
 
 def test_a_bad_case_is_logged_and_the_rest_finish(run, root, out):
     (root / "sub-02/anat/sub-02_T1w.nii.gz").write_bytes(b"no image" * 99)
-    write(root, "sub-04_FLAIR")
+    write_bids_scan(root, "sub-04_FLAIR")
     done = run("--json")
     assert done.exit_code == 1
     assert statuses(done) == {"sub-01": "done", "sub-02": "failed", "sub-03": "done", "sub-04": "failed"}
@@ -115,7 +120,7 @@ def test_what_is_finished_is_kept_and_what_is_torn_or_changed_is_made_again(run,
     assert statuses(run("--json")) == {"sub-01": "done", "sub-02": "done", "sub-03": "kept"}
     assert {subject: path.read_bytes() for subject, path in paths.items()} == before
     image = root / "sub-03/anat/sub-03_T1w.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(scan(5).get_fdata()[:8, :8, :9], np.eye(4)), image)
+    nibabel.save(nibabel.Nifti1Image(np.random.default_rng(5).random((8, 8, 9)), np.eye(4)), image)
     assert statuses(run("--json")) == {"sub-01": "kept", "sub-02": "kept", "sub-03": "done"}
     assert nibabel.load(paths["03"]).shape == (8, 8, 9)
     assert set(statuses(run("--json", "--overwrite")).values()) == {"done"}
@@ -128,29 +133,31 @@ def test_other_settings_or_weights_are_an_error_until_overwritten(run, out, mode
     assert "was made with Mirror False, and Mirror True is asked for. Pass --overwrite" in done.stderr
     assert run("--mirror", "--overwrite").exit_code == 0
     others = tmp_path / "others"
-    shutil.copytree(models / ONE, others / ONE)
-    card = json.loads((others / ONE / "card.json").read_text())
-    zoo.save(zoo.load("unet3d", **card["arguments"]), others / "new" / ONE, zoo.card(ONE))
+    shutil.copytree(models / LESION_MODEL, others / LESION_MODEL)
+    card = json.loads((others / LESION_MODEL / "card.json").read_text())
+    zoo.save(zoo.load("unet3d", **card["arguments"]), others / "new" / LESION_MODEL, zoo.card(LESION_MODEL))
     monkeypatch.setenv("ZOO_PATH", str(others / "new"))
     done = run("--mirror")
     assert done.exit_code == 2 and "WeightsSha256" in done.stderr and "Mirror" not in done.stderr
 
 
 def test_label_maps_have_a_table_of_names_and_models_share_a_folder(run, root, out):
-    assert run("--participant-label", "01", "02", model=SEVERAL).exit_code == 0
-    assert run("--participant_label", "sub-01", model=ONE).exit_code == 0
-    assert run("--probabilities", "--participant-label", "01", model=SEVERAL).exit_code == 0
+    assert run("--participant-label", "01", "02", model=STRUCTURE_MODEL).exit_code == 0
+    assert run("--participant_label", "sub-01", model=LESION_MODEL).exit_code == 0
+    assert run("--probabilities", "--participant-label", "01", model=STRUCTURE_MODEL).exit_code == 0
     named = "desc-zooUnet3dToyParts"
     assert (out / f"{named}_dseg.tsv").read_text() == "index\tname\n17\tleft\n53\tright\n"
     labels = np.unique(np.asarray(nibabel.load(out / f"sub-02/anat/sub-02_{named}_dseg.nii.gz").dataobj))
     assert set(labels) <= {0, 17, 53}
-    assert nibabel.load(out / f"sub-01/anat/sub-01_{named}_probseg.nii.gz").shape == (*SHAPE, 3)
+    assert nibabel.load(out / f"sub-01/anat/sub-01_{named}_probseg.nii.gz").shape == (12, 14, 16, 3)
     told = json.loads((out / f"sub-01/anat/sub-01_{named}_probseg.json").read_text())
     assert told["LabelMap"] == ["background", "left", "right"]
     assert (out / f"sub-01/anat/sub-01_{LABEL}_mask.nii.gz").is_file()
     assert not (out / "sub-03").exists()
     makers = json.loads((out / "dataset_description.json").read_text())["GeneratedBy"]
-    assert [maker["Description"] for maker in makers] == [f"zoo bids --model {one}" for one in (ONE, SEVERAL)]
+    assert [maker["Description"] for maker in makers] == [
+        f"zoo bids --model {one}" for one in (LESION_MODEL, STRUCTURE_MODEL)
+    ]
     assert [line.split("\t")[0] for line in (out / "participants.tsv").read_text().splitlines()[1:]] == [
         "sub-01",
         "sub-02",
@@ -159,18 +166,18 @@ def test_label_maps_have_a_table_of_names_and_models_share_a_folder(run, root, o
 
 def test_several_channels_and_an_age_from_the_table(run, root, out):
     for subject in ("01", "02"):
-        write(root, f"sub-{subject}_acq-x_FLAIR", 9)
+        write_bids_scan(root, f"sub-{subject}_acq-x_FLAIR", 9)
     rows = (root / "participants.tsv").read_text().replace("52", "n/a")
     (root / "participants.tsv").write_text(rows)
-    assert statuses(run("--json", model=TWO)) == {"sub-01": "done", "sub-02": "done", "sub-03": "failed"}
+    assert statuses(run("--json", model=PAIR_MODEL)) == {"sub-01": "done", "sub-02": "done", "sub-03": "failed"}
     files = {"T1": root / "sub-01/anat/sub-01_T1w.nii.gz", "FLAIR": root / "sub-01/anat/sub-01_acq-x_FLAIR.nii.gz"}
-    wanted = zoo.predict(TWO, files, tabular={"age": 51})
+    wanted = zoo.predict(PAIR_MODEL, files, tabular={"age": 51})
     found = nibabel.load(out / "sub-01/anat/sub-01_desc-zooUnet3dToyPair_mask.nii.gz")
     np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(wanted.dataobj) == 7)
     sides = [json.loads(next(out.glob(f"sub-0{n}/anat/*_mask.json")).read_text())["Tabular"] for n in (1, 2)]
     assert sides == [{"age": 51}, {}]
     (root / "participants.tsv").write_text(rows.replace("51", "59"))
-    assert statuses(run("--json", model=TWO)) == {"sub-01": "done", "sub-02": "kept", "sub-03": "failed"}
+    assert statuses(run("--json", model=PAIR_MODEL)) == {"sub-01": "done", "sub-02": "kept", "sub-03": "failed"}
 
 
 @pytest.mark.parametrize(
@@ -194,14 +201,14 @@ def test_another_level_and_no_bids_data_set_are_refused(models, monkeypatch, roo
         ([root, tmp_path / "o", "group"], "no level of analysis 'group'"),
         ([tmp_path, tmp_path / "o", "participant"], "is no BIDS data set"),
     ):
-        done = CliRunner().invoke(app, ["bids", *map(str, words), "--model", ONE])
+        done = CliRunner().invoke(app, ["bids", *map(str, words), "--model", LESION_MODEL])
         assert done.exit_code == 2 and told in done.stderr
 
 
 @pytest.mark.skipif(not VALIDATOR.exists(), reason="bids-validator-deno is not installed")
 def test_the_validator_accepts_what_is_written(run, root, out):
-    write(root, "sub-01_ses-a_run-1_T1w")
-    for words, model in (((), ONE), ((), SEVERAL), (("--probabilities",), SEVERAL)):
+    write_bids_scan(root, "sub-01_ses-a_run-1_T1w")
+    for words, model in (((), LESION_MODEL), ((), STRUCTURE_MODEL), (("--probabilities",), STRUCTURE_MODEL)):
         assert run(*words, model=model).exit_code == 0
     for place in (out, root):
         if place == root:
@@ -219,7 +226,7 @@ def test_the_validator_accepts_what_is_written(run, root, out):
 def command(models, root, out, *words):
     """`zoo bids` as a process of its own."""
     environment = {**os.environ, "ZOO_PATH": str(models), "ZOO_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    words = [sys.executable, "-m", "zoo.cli", "bids", root, out, "participant", "--model", ONE, *words]
+    words = [sys.executable, "-m", "zoo.cli", "bids", root, out, "participant", "--model", LESION_MODEL, *words]
     return subprocess.Popen(
         [str(word) for word in words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -260,7 +267,7 @@ def test_a_run_that_is_killed_leaves_whole_results_and_goes_on(run, models, root
     assert list(out.glob("sub-*/**/*.json")) == [first] and [row["case"] for row in log(out)] == ["sub-01"]
     before = first.stat().st_mtime_ns
     endless.unlink()
-    write(root, "sub-02_T1w", 1)
+    write_bids_scan(root, "sub-02_T1w", 1)
     assert statuses(run("--json")) == {"sub-01": "kept", "sub-02": "done", "sub-03": "done"}
     assert first.stat().st_mtime_ns == before
     assert [row["status"] for row in log(out)] == ["kept", "done", "done"]

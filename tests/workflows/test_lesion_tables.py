@@ -7,7 +7,8 @@ import math
 import nibabel
 import numpy as np
 import pytest
-from support.predicting import card, thresholder
+from support.cards import make_card
+from support.networks import linear, threshold
 from typer.testing import CliRunner
 
 import zoo
@@ -24,7 +25,7 @@ BALL = 4 * 4 * 2  # voxels of the compact lesion, 3 mm3 each
 
 def toy(**changes):
     names = {0: Label("background", 0), 1: Label("lacune", 5)}
-    return card(kind="segmentation", activation="softmax", labels=names, **changes)
+    return make_card(kind="segmentation", activation="softmax", labels=names, **changes)
 
 
 def scan(path=None):
@@ -57,7 +58,7 @@ def run(home, monkeypatch):
 
 
 def test_each_lesion_by_hand_in_world_millimetres():
-    ball, line = zoo.lesions(thresholder(), scan(), card=toy())
+    ball, line = zoo.lesions(threshold(), scan(), card=toy())
     assert [ball["lesion"], line["lesion"]] == [1, 2] and ball["label"] == "lacune" and ball["region"] == "unknown"
     centre = AFFINE @ [3.5, 11.5, 8.5, 1]
     assert [ball["x_mm"], ball["y_mm"], ball["z_mm"]] == pytest.approx(centre[:3].tolist(), abs=1e-4)
@@ -71,15 +72,15 @@ def test_a_scan_of_turned_axes_is_filtered_by_its_true_shape():
     """The step sees each axis with its own spacing: 8 x 4 x 3 mm is 2.7 times as long as wide, and no more."""
     for limit, left in ((2.5, 0), (2.8, 1)):
         step = Step("select_candidates", {"diameter_mm": [3, 15], "elongation": limit})
-        assert len(zoo.lesions(thresholder(), scan(), card=toy(postprocessing=(step,)))) == left
+        assert len(zoo.lesions(threshold(), scan(), card=toy(postprocessing=(step,)))) == left
 
 
 def test_labels_and_confidence_are_those_of_prediction():
-    predictor = Predictor(thresholder(0.3), card=toy())
+    predictor = Predictor(threshold(0.3), card=toy())
     labels, sure = predictor.predict_with_confidence(predictor.ready(scan()))
-    again = zoo.predict(thresholder(0.3), scan(), card=toy())
+    again = zoo.predict(threshold(0.3), scan(), card=toy())
     np.testing.assert_array_equal(labels.dataobj, again.dataobj)
-    both = np.asanyarray(zoo.predict(thresholder(0.3), scan(), card=toy(), probabilities=True).dataobj)
+    both = np.asanyarray(zoo.predict(threshold(0.3), scan(), card=toy(), probabilities=True).dataobj)
     np.testing.assert_array_equal(sure.dataobj, both[..., 1])
     np.testing.assert_array_equal(sure.affine, AFFINE)
 
@@ -91,7 +92,7 @@ def test_regions_on_another_grid_by_a_table_beside_them(tmp_path):
     affine[:3, 3] = at[:3] - 30  # the compact lesion lies in voxel 10
     places[10, 10, 10] = 2
     nibabel.save(nibabel.Nifti1Image(places, affine), tmp_path / "places.nii.gz")
-    found = zoo.lesions(thresholder(), scan(), card=toy(), regions=tmp_path / "places.nii.gz")
+    found = zoo.lesions(threshold(), scan(), card=toy(), regions=tmp_path / "places.nii.gz")
     assert [row["region"] for row in found] == ["left_white", "outside"]
     (tmp_path / "places.tsv").write_text("index\tname\n2\tthalamus\n")
     assert read_regions(tmp_path / "places.nii.gz").at(at[:3]) == "thalamus"
@@ -102,13 +103,11 @@ def test_regions_on_another_grid_by_a_table_beside_them(tmp_path):
 
 
 def test_one_label_of_several_and_no_other():
-    both = card(
+    both = make_card(
         kind="segmentation",
         activation="softmax",
         labels={0: Label("background", 0), 1: Label("lacune", 5), 2: Label("wmh", 6)},
     )
-    from support.predicting import linear
-
     network = linear([[-20.0, 20.0, 0.0]], [10.0, -10.0, -5.0])
     assert {row["label"] for row in zoo.lesions(network, scan(), card=both, labels=["lacune"])} == {"lacune"}
     assert zoo.lesions(network, scan(), card=both, labels=["wmh"]) == []
@@ -122,10 +121,10 @@ def test_a_cohort_goes_on_where_a_map_or_its_table_is_missing(tmp_path):
     (tmp_path / "scans" / "d.nii.gz").write_bytes(b"no scan")
     writer = LesionWriter(None, None)
     given = {"card": toy(), "writer": writer}
-    first = predict_many(thresholder(), tmp_path / "scans", tmp_path / "out", **given)
+    first = predict_many(threshold(), tmp_path / "scans", tmp_path / "out", **given)
     assert list(first.done) == ["a", "b", "c"] and list(first.failed) == ["d"]
     table_of(tmp_path / "out" / "b_test.nii.gz").unlink()
-    again = predict_many(thresholder(), tmp_path / "scans", tmp_path / "out", **given)
+    again = predict_many(threshold(), tmp_path / "scans", tmp_path / "out", **given)
     assert list(again.done) == ["b"] and list(again.kept) == ["a", "c"]
     rows = read_lesions(table_of(tmp_path / "out" / "b_test.nii.gz"))
     assert [row["case"] for row in rows] == ["b_test", "b_test"] and float(rows[0]["volume_mm3"]) == BALL * 3

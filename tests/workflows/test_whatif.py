@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 from keras import layers
-from support.predicting import card
+from support.cards import make_card
 from typer.testing import CliRunner
 
 import zoo
@@ -45,7 +45,7 @@ def model():
 
 def conditioned(**changes):
     fields = {"labels": LABELS, "kind": "segmentation", "activation": "softmax", "channels": ("Tmax",)}
-    made = card(**{**fields, **changes})
+    made = make_card(**{**fields, **changes})
     return dataclasses.replace(made, input=dataclasses.replace(made.input, tabular=(TIME, TICI, AGE)))
 
 

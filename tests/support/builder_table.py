@@ -1,4 +1,4 @@
-"""The tiny models that every promise is tested on; run as a script, their outputs on another backend."""
+"""Tiny models of every builder, which the promises are tested on; as a script, writes their outputs on a backend."""
 
 import functools
 import sys
@@ -16,7 +16,7 @@ SIZES = (16, 24, 32)
 
 @dataclass(frozen=True)
 class Tiny:
-    """One row: a builder's tiny form, a size that fits and one that does not, and what must come out."""
+    """A builder's tiny form, a size that fits and one that does not, and the expected shapes."""
 
     builder: str
     arguments: dict[str, Any] = field(default_factory=lambda: {"filters": (4, 6)})
@@ -28,21 +28,21 @@ class Tiny:
     fixed: bool = False
 
     def build(self, sizes: tuple[int | None, ...] | None = None) -> keras.Model:
-        """The model, with open shapes where the builder takes them."""
+        """Builds the model, with open shapes where the builder takes them."""
         open_or_fixed = self.sizes if self.fixed else (None,) * 3
         return builder(self.builder)((*(sizes or open_or_fixed), self.channels), **self.arguments)
 
     def inputs(self, model: keras.Model, seed: int = 0, sizes: tuple[int, ...] | None = None) -> Any:
-        """A batch of two, in the structure that the model takes."""
+        """Draws a batch of two, in the structure that the model takes."""
         draw = np.random.default_rng(seed)
 
-        def one(tensor):
-            known = list(tensor.shape[1:])
-            for axis, size in enumerate(known):
-                known[axis] = (sizes or self.sizes)[axis] if size is None else size
-            return draw.uniform(-1, 1, (2, *known)).astype("float32")
+        def draw_tensor(tensor):
+            shape = list(tensor.shape[1:])
+            for axis, size in enumerate(shape):
+                shape[axis] = (sizes or self.sizes)[axis] if size is None else size
+            return draw.uniform(-1, 1, (2, *shape)).astype("float32")
 
-        return keras.tree.map_structure(one, model.input)
+        return keras.tree.map_structure(draw_tensor, model.input)
 
 
 GAN = {"code_size": 8, "filters": (4, 6)}
@@ -110,23 +110,23 @@ TABLE = {
     "gan3d_f_anogan": gan({**GAN, "variant": "f_anogan"}, outputs=((*IMAGE, 1), (8,), (1,))),
     "gan3d_contextual": gan({**GAN, "variant": "contextual"}, outputs=((*IMAGE, 1), (8,), (1,))),
 }
-# A builder that no row names yet is promised all the same, in its simplest tiny form.
+# A builder without a row keeps the promises too, in its simplest tiny form.
 TABLE |= {name: Tiny(name) for name in builders() if name not in {row.builder for row in TABLE.values()}}
 
 
 @functools.cache
-def built(name: str) -> keras.Model:
-    """The model of a row, built once for all the promises that do not change it."""
+def build_once(name: str) -> keras.Model:
+    """Builds the model of a row once for all the promises that do not change it."""
     keras.utils.set_random_seed(7)
     return TABLE[name].build()
 
 
-def flat(outputs: Any) -> list[np.ndarray]:
-    """All outputs as arrays, in order."""
+def to_arrays(outputs: Any) -> list[np.ndarray]:
+    """Returns all outputs as arrays, in order."""
     return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
 
 
-def seeded(model: keras.Model) -> None:
+def set_seeded_weights(model: keras.Model) -> None:
     """Gives every weight a value that depends on its path alone, on any backend."""
     for weight in model.weights:
         draw = np.random.default_rng(list(weight.path.encode()))
@@ -135,12 +135,12 @@ def seeded(model: keras.Model) -> None:
 
 
 def seeded_outputs(name: str) -> list[np.ndarray]:
-    """What a row's model returns with those weights."""
+    """Returns the outputs of a row's model with those weights."""
     model = TABLE[name].build()
-    seeded(model)
-    return flat(model.predict_on_batch(TABLE[name].inputs(model)))
+    set_seeded_weights(model)
+    return to_arrays(model.predict_on_batch(TABLE[name].inputs(model)))
 
 
 if __name__ == "__main__":
-    found = {f"{name}/{i}": out for name in TABLE for i, out in enumerate(seeded_outputs(name))}
-    np.savez(Path(sys.argv[1]), backend=keras.backend.backend(), **found)
+    outputs = {f"{name}/{i}": out for name in TABLE for i, out in enumerate(seeded_outputs(name))}
+    np.savez(Path(sys.argv[1]), backend=keras.backend.backend(), **outputs)

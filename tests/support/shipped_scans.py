@@ -1,4 +1,4 @@
-"""A case that a trained model finds something in, made of the real head that ships: its own channels, an odd grid."""
+"""Scans in which a shipped model segments something, made of the real head that ships, on an odd grid."""
 
 import functools
 
@@ -14,35 +14,37 @@ CROP = (slice(7, 84), slice(101, 10, -1), slice(4, 86))  # the brain, front to t
 
 
 @functools.cache
-def parts():
-    """The real head, and the name of the structure at each voxel without its side."""
+def name_structures():
+    """Returns the real head, and the name of the structure at each voxel without its side."""
     head = nibabel.load(zoo.sample())
-    found = np.asarray(zoo.predict("unet3d.brain_structures", head).dataobj)
+    labels = np.asarray(zoo.predict("unet3d.brain_structures", head).dataobj)
     names = np.full(256, "background", object)
     for label in zoo.card("unet3d.brain_structures").output.labels.values():
         names[label.value] = label.name.removeprefix("left_").removeprefix("right_")
-    return head, names[found]
+    return head, names[labels]
 
 
-def scans(card):
-    """The channels of a card on one grid whose axes run front to back, up and to the left."""
+def scans_for(card):
+    """Returns the channels of a card on one grid whose axes run front to back, up and to the left."""
     head = nibabel.load(zoo.sample())
-    channels = [one.name for one in card.input.channels]
-    volumes = {"Chimap": susceptibility, "FLAIR": lacunes}.get(channels[-1], functools.partial(plain, card))()
+    channels = [channel.name for channel in card.input.channels]
+    volumes = {"Chimap": paint_susceptibility, "FLAIR": paint_lacunes}.get(
+        channels[-1], functools.partial(repeat_head, card)
+    )()
     turned = head.affine[:, [1, 2, 0, 3]] * [-1, 1, 1, 1]
-    volumes = [np.ascontiguousarray(one[CROP].transpose(1, 2, 0), np.float32) for one in volumes]
-    return [nibabel.Nifti1Image(one, turned) for one in volumes]
+    volumes = [np.ascontiguousarray(volume[CROP].transpose(1, 2, 0), np.float32) for volume in volumes]
+    return [nibabel.Nifti1Image(volume, turned) for volume in volumes]
 
 
-def plain(card):
-    """The head itself; every further channel is brighter by one."""
+def repeat_head(card):
+    """Returns the head for each channel, every further one brighter by one."""
     data = np.asarray(nibabel.load(zoo.sample()).dataobj, np.float32)
     return [data + np.float32(index) * (data > 0) for index in range(len(card.input.channels))]
 
 
-def susceptibility():
-    """In ppm: each structure at the middle of its range, blurred, with noise, 0 outside the brain."""
-    _, names = parts()
+def paint_susceptibility():
+    """Paints ppm: each structure at the middle of its range, blurred, with noise, 0 outside the brain."""
+    _, names = name_structures()
     chi = np.zeros(names.shape)
     for name in np.unique(names):
         chi[names == name] = np.mean(RANGES_PPM[name]) if name in RANGES_PPM else 0
@@ -50,19 +52,21 @@ def susceptibility():
     return [np.where(names == "background", 0, ndimage.gaussian_filter(chi, 0.7) + noise)]
 
 
-def lacunes():
-    """T1, T2 and FLAIR of three tissues, with balls of fluid in a bright rim, 0 outside the brain."""
-    _, names = parts()
+def paint_lacunes():
+    """Paints T1, T2 and FLAIR of three tissues, with balls of fluid in a bright rim, 0 outside the brain."""
+    _, names = name_structures()
     fluid, white = np.isin(names, ("csf", "ventricle")), names == "white"
     deep = np.argwhere(ndimage.binary_erosion(white | np.isin(names, ("putamen", "thalamus")), iterations=3))
     draw = np.random.default_rng(1)
     centres = np.zeros(names.shape, bool)
     centres[tuple(deep[draw.choice(len(deep), 25, replace=False)].T)] = True
-    apart = ndimage.distance_transform_edt(~centres)
-    ball, volumes = apart < 1.8, []
+    distance = ndimage.distance_transform_edt(~centres)
+    ball, volumes = distance < 1.8, []
     for index, rim in enumerate((80, 80, 105)):
         tissue = {name: values[index] for name, values in TISSUES.items()}
-        painted = np.select([fluid | ball, apart < 2.5, white], [tissue["fluid"], rim, tissue["white"]], tissue["grey"])
+        painted = np.select(
+            [fluid | ball, distance < 2.5, white], [tissue["fluid"], rim, tissue["white"]], tissue["grey"]
+        )
         painted = ndimage.gaussian_filter(painted.astype(float), 0.5) + draw.normal(0, 2, names.shape)
         volumes.append(np.where(names == "background", 0, painted))
     return volumes
