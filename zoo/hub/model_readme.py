@@ -16,7 +16,7 @@ licence {card.licence}. Research use, not for diagnosis.
 
 ## Use
 ```python
-import zoo  # noqa: E402
+import zoo
 model = zoo.load("{card.name}")                 # a keras.Model; checks size, sha256, names and shapes
 image = zoo.predict("{card.name}", {example})
 ```
