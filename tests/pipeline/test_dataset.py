@@ -211,7 +211,7 @@ def test_a_local_service_makes_each_batch_once(cases, folder):
 
 WORKER = """
 import sys
-import tensorflow as tf  # noqa: E402
+import tensorflow as tf
 config = tf.data.experimental.service.WorkerConfig(dispatcher_address=sys.argv[1])
 server = tf.data.experimental.service.WorkerServer(config)
 print("ready", flush=True)
