@@ -64,7 +64,7 @@ def measured(name: str, seed: int) -> dict[str, float]:
     from zoo.normative import cohort_study
 
     found = cohort_study.run(cohort(name, seed), detectors()["moments"])
-    return found.summary() | clusters.intervals(found.patients)
+    return found.summary() | clusters.bootstrap_intervals(found.patients)
 
 
 def shuffled(seed: int) -> dict[str, float]:
@@ -111,7 +111,7 @@ def _own_machines() -> dict[str, float]:
     model = normative.fit(given.controls[:, :, :1], given.places, Centre(), step=given.step, template=given.template)
     calibration = Calibration.of(null)
     patients = [cohort_study.judged(model, z, one) for z, one in zip(calibration.z(scores), given.people, strict=True)]
-    return clusters.summary(patients, [cohort_study.judged(model, z) for z in calibration.z(null)])
+    return clusters.summarise_scores(patients, [cohort_study.judged(model, z) for z in calibration.z(null)])
 
 
 def agreement(seed: int) -> dict[str, float]:

@@ -224,15 +224,21 @@ def cached_json(path: Path, make: Callable[[], Any]) -> Any:
     return json.loads(text)
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    r"""Returns rows as CSV with every column that occurs; what is not defined is an empty cell.
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    r"""Returns rows as CSV; what is not defined is an empty cell.
+
+    Args:
+        rows: column -> value.
+        columns: of the table, also where there is no row; every column that occurs when None.
 
     Example:
         >>> csv_text([{"case": "a", "dice": 0.9}, {"case": "b", "dice": None}])
         'case,dice\na,0.9\nb,\n'
     """
     text = io.StringIO()
-    table = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    if columns is None:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     for row in rows:
         table.writerow({key: "" if is_missing(value) else value for key, value in row.items()})

@@ -23,22 +23,22 @@ def test_clusters_by_hand(tmp_path):
     z[2:6, 8:13, 8:13] = 4.0  # 100 voxels
     affine = np.diag([1, 1, 1, 1.0])
     affine[:3, 3] = [-5, 2, 7]
-    first, second = clusters.clusters(z, affine)
+    first, second = clusters.find_clusters(z, affine)
     assert (first.rank, first.volume_mm3, first.peak_z) == (1, 100, 4)
     assert first.score == pytest.approx(100 * 10.36010, rel=1e-4)  # -log of the normal tail beyond 4
     assert second.volume_mm3 == 80
     assert first.centre_mm == (-3, 10, 15)
-    assert len(clusters.clusters(z, affine, least_mm3=10)) == 3
-    assert len(clusters.clusters(z, affine, top=1)) == 1
-    ranks = clusters.rank_map((first, second), z.shape)
+    assert len(clusters.find_clusters(z, affine, least_mm3=10)) == 3
+    assert len(clusters.find_clusters(z, affine, top=1)) == 1
+    ranks = clusters.map_ranks((first, second), z.shape)
     assert (ranks == 1).sum() == 100 and (ranks == 2).sum() == 80
     rows = clusters.write_clusters((first, second), tmp_path / "clusters.csv").read_text().splitlines()
     assert rows[0] == "rank,x_mm,y_mm,z_mm,volume_mm3,score,peak_z" and rows[1].startswith("1,-3.00,10.00,15.00,100.00")
     lesion = np.zeros(z.shape, bool)
     lesion[1, 1, 1] = True
-    assert clusters.judged(z, affine, lesion, np.ones(z.shape, bool)).rank == 2
+    assert clusters.score_map(z, affine, lesion, np.ones(z.shape, bool)).rank == 2
     with pytest.raises(ValueError, match="over 0 and under 0.5, got 0.7"):
-        clusters.clusters(z, affine, p=0.7)
+        clusters.find_clusters(z, affine, p=0.7)
 
 
 def test_average_precision_against_scikit_learn():
@@ -49,8 +49,8 @@ def test_average_precision_against_scikit_learn():
 
 
 def test_summary_counts_ranks():
-    patients = [clusters.Judged("a", rank, 3, 0.5) for rank in (1, 4, None, 7)]
-    row = clusters.summary(patients, [clusters.Judged("", None, count, np.nan) for count in (2, 4)])
+    patients = [clusters.MapScore("a", rank, 3, 0.5) for rank in (1, 4, None, 7)]
+    row = clusters.summarise_scores(patients, [clusters.MapScore("", None, count, np.nan) for count in (2, 4)])
     assert [row[f"sensitivity_within_{most}"] for most in (1, 3, 5, 10)] == [0.25, 0.25, 0.5, 0.75]
     assert row["clusters_a_control"] == 3 and row["auprc"] == 0.5
 
@@ -59,27 +59,29 @@ def test_a_cluster_of_half_a_brain_finds_nothing():
     lesion, inside = (np.zeros((20, 20, 20), bool) for _ in range(2))
     lesion[4:7, 4:7, 4:7], inside[1:-1, 1:-1, 1:-1] = True, True
     z = np.where(lesion, 5.0, 0.0)
-    assert clusters.judged(z, np.eye(4), lesion, inside, kind="flair").rank is None  # 27 mm^3
-    assert clusters.judged(z, np.diag([2, 2, 2, 1.0]), lesion, inside, kind="flair").rank == 1
+    assert clusters.score_map(z, np.eye(4), lesion, inside, kind="flair").rank is None  # 27 mm^3
+    assert clusters.score_map(z, np.diag([2, 2, 2, 1.0]), lesion, inside, kind="flair").rank == 1
     z[:10] = 4.0
-    assert clusters.judged(z, np.diag([2, 2, 2, 1.0]), lesion, inside, kind="flair").rank is None
+    assert clusters.score_map(z, np.diag([2, 2, 2, 1.0]), lesion, inside, kind="flair").rank is None
 
 
 def test_intervals_hold_the_mean():
-    patients = [clusters.Judged("flair", rank, 3, value) for rank, value in ((1, 0.5), (None, 0.1), (7, 0.3), (4, 0.9))]
-    found, row = clusters.intervals(patients), clusters.summary(patients)
+    patients = [
+        clusters.MapScore("flair", rank, 3, value) for rank, value in ((1, 0.5), (None, 0.1), (7, 0.3), (4, 0.9))
+    ]
+    intervals, row = clusters.bootstrap_intervals(patients), clusters.summarise_scores(patients)
     for key in ("auprc", "sensitivity_within_5"):
-        assert found[f"{key}_low"] < row[key] < found[f"{key}_high"]
-    assert found["auprc_low"] >= 0.1 and found["auprc_high"] <= 0.9
+        assert intervals[f"{key}_low"] < row[key] < intervals[f"{key}_high"]
+    assert intervals["auprc_low"] >= 0.1 and intervals["auprc_high"] <= 0.9
 
 
 def test_coarse_mask_keeps_the_nearest_place():
     mask = np.zeros((10, 11, 12), bool)
     mask[4, 5, 7] = True
-    found = clusters.coarse(mask, 3)
-    assert found.shape == (4, 4, 4)
-    assert np.argwhere(found).tolist() == [[1, 2, 2]]  # places 3, 6 and 6
-    assert np.array_equal(clusters.coarse(mask, 1), mask)
+    coarse = clusters.coarsen_mask(mask, 3)
+    assert coarse.shape == (4, 4, 4)
+    assert np.argwhere(coarse).tolist() == [[1, 2, 2]]  # places 3, 6 and 6
+    assert np.array_equal(clusters.coarsen_mask(mask, 1), mask)
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])

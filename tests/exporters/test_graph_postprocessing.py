@@ -10,7 +10,7 @@ from support.datasets import oblique_affine, waves_in_air
 from support.trained_models import save_to_export
 
 import zoo
-from zoo.evaluation.candidates import candidates
+from zoo.evaluation.candidates import find_candidates
 from zoo.exporters.saved_model import graph_candidates, graph_components, graph_postprocessing
 from zoo.hub.card import Step
 from zoo.inference.postprocessing import postprocess
@@ -102,7 +102,7 @@ def test_size_and_shape_are_those_of_candidates():
     spacing = (0.7, 1.1, 2.3)
     numbers = graph_components.number_components(tf.constant(mask))
     found = graph_candidates.measure_components(numbers, tf.constant(spacing, tf.float64))
-    wanted = candidates(mask.astype(np.float32), np.diag([*spacing, 1.0]))
+    wanted = find_candidates(mask.astype(np.float32), np.diag([*spacing, 1.0]))
     assert len(wanted) > 20
     both = np.transpose([found.diameter_mm.numpy(), found.elongation.numpy()])
     told = np.array([(one.diameter_mm, one.elongation) for one in wanted])

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 from support.datasets import box_brain
 
-from zoo.evaluation.candidates import candidates
+from zoo.evaluation.candidates import find_candidates
 from zoo.synth import contrast, two_scales
 from zoo.synth.anatomy.labels import CLASSES, INDEX, NUM_LABELS, sides
 from zoo.synth.lacunes import placement, scan
@@ -63,7 +63,7 @@ def test_a_lacune_has_its_size_its_fluid_and_its_rim(brain, diameter):
     limits = {"lacunes": (1, 1), "diameter_mm": (diameter, diameter), "elongation": 1.0}
     image, kinds, _ = painted(brain, [1, 2], **limits, rim=(0.5, 0.5), rim_mm=(2.0, 2.0))
     found = kinds == LACUNE
-    (one,) = candidates(found.astype(float), np.eye(4))
+    (one,) = find_candidates(found.astype(float), np.eye(4))
     assert one.diameter_mm == pytest.approx(diameter, rel=0.12)
     if diameter > 5:
         distance = edt.edt(~found)
@@ -80,7 +80,7 @@ def test_lacunes_keep_within_their_ratio_and_tissue(brain):
     for seed in range(3):
         image, kinds, impossible = painted(brain, [3, seed], lacunes=(3, 3), diameter_mm=(6.0, 15.0))
         assert not (image[kinds == LACUNE] == 0).all(-1).any()
-        for one in candidates((kinds == LACUNE).astype(float), np.eye(4)):
+        for one in find_candidates((kinds == LACUNE).astype(float), np.eye(4)):
             assert one.diameter_mm < 16.5
         share = impossible[kinds == LACUNE].mean()
         assert share < 0.5  # centres keep clear of cortex and fluid; only the rim of a large one comes near
@@ -89,7 +89,7 @@ def test_lacunes_keep_within_their_ratio_and_tissue(brain):
 def test_tubes_are_thin_long_and_radial(brain):
     image, kinds, _ = painted(brain, [5, 1], perivascular=(1, 1), tube_radius_mm=(1.5, 1.5), tube_mm=(18.0, 18.0))
     mask = kinds == 1 + KINDS.index("perivascular")
-    (one,) = candidates(mask.astype(float), np.eye(4))
+    (one,) = find_candidates(mask.astype(float), np.eye(4))
     assert one.elongation > 3
     assert np.ptp(np.argwhere(mask), axis=0).max() >= 9
     rim = (edt.edt(~mask) > 0.9) & (edt.edt(~mask) < 1.6)

@@ -1,8 +1,6 @@
-"""Candidates of a probability map: one row a lesion, kept or dropped by size, shape and place, and as CSV."""
+"""Finds the candidates of a probability map, selects them by size, shape and place, and writes them as CSV."""
 
-import csv
 import dataclasses
-import io
 import math
 import os
 from collections.abc import Iterable
@@ -10,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.files import write_whole
+from zoo.files import csv_text, write_whole
 from zoo.volumes.components import label_components
 
 ROUNDING = 1e-6  # relative: an affine in float32 must not decide whether two voxels in a row are twice as long as wide
@@ -18,7 +16,7 @@ ROUNDING = 1e-6  # relative: an affine in float32 must not decide whether two vo
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One connected component of a thresholded probability map.
+    """A connected component of a thresholded probability map.
 
     Attributes:
         centre_mm: its centre of mass, weighted by probability, in the image's world coordinates.
@@ -37,7 +35,7 @@ class Candidate:
     confidence: float
 
 
-def candidates(
+def find_candidates(
     probability: np.ndarray, affine: np.ndarray, *, threshold: float = 0.5, regions: np.ndarray | None = None
 ) -> tuple[Candidate, ...]:
     """Measures the components of `probability > threshold` (26 neighbours), surest first.
@@ -46,10 +44,20 @@ def candidates(
         probability: (x, y, z) in 0 to 1.
         affine: (4, 4), voxels to mm; may be oblique.
         threshold: from 0, below 1.
-        regions: (x, y, z) integers on the same grid, for the region of each.
+        regions: (x, y, z) integers on the same grid, for the region of each candidate.
+
+    Returns:
+        The candidates in descending order of confidence.
 
     Raises:
         ValueError: a threshold outside its range, or regions on another grid.
+
+    Example:
+        >>> probability = np.zeros((16, 24, 32))
+        >>> probability[2:6, 4:6, 8:10] = 0.9
+        >>> (candidate,) = find_candidates(probability, np.diag([1, 2, 3, 1]))
+        >>> candidate.volume_mm3, candidate.elongation
+        (96.0, 1.5)
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"A threshold lies from 0 to below 1, got {threshold}. Probabilities exceed it or do not.")
@@ -64,11 +72,11 @@ def candidates(
     order = np.argsort(owners, kind="stable")
     where, starts = where[order], np.flatnonzero(np.diff(owners[order])) + 1
     groups = np.split(where, starts) if len(where) else []
-    found = [_measured(voxels, probability, np.asarray(affine, float), regions) for voxels in groups]
-    return tuple(sorted(found, key=lambda one: -one.confidence))
+    candidates = [_measure(voxels, probability, np.asarray(affine, float), regions) for voxels in groups]
+    return tuple(sorted(candidates, key=lambda candidate: -candidate.confidence))
 
 
-def _measured(voxels: np.ndarray, probability: np.ndarray, affine: np.ndarray, regions: np.ndarray | None) -> Candidate:
+def _measure(voxels: np.ndarray, probability: np.ndarray, affine: np.ndarray, regions: np.ndarray | None) -> Candidate:
     weight = probability[tuple(voxels.T)].astype(float)
     centre = weight @ voxels / weight.sum()
     matrix = affine[:3, :3]
@@ -88,42 +96,54 @@ def _measured(voxels: np.ndarray, probability: np.ndarray, affine: np.ndarray, r
 
 
 def select(
-    found: Iterable[Candidate],
+    candidates: Iterable[Candidate],
     *,
     diameter_mm: tuple[float, float] = (3.0, 15.0),
     elongation: float = 3.0,
     impossible: Iterable[int] = (),
 ) -> tuple[Candidate, ...]:
-    """The candidates that have the size, the shape and the place of a lacune.
+    """Returns the candidates that have the size, the shape and the place of a lacune.
 
-    The diameters are those of Wardlaw et al., Lancet Neurology 2013, doi:10.1016/S1474-4422(13)70124-8: 3 to 15 mm,
-    round or ovoid. What is smaller or drawn out is more likely a perivascular space; the elongation is our choice.
+    What is smaller or drawn out is more likely a perivascular space.
 
     Args:
-        found: as `candidates` returns them.
-        diameter_mm: least and largest diameter.
+        candidates: as `find_candidates` returns them.
+        diameter_mm: smallest and largest diameter.
         elongation: largest elongation.
-        impossible: regions where none can be.
+        impossible: regions that cannot hold a lacune.
+
+    Source:
+        Wardlaw et al., Lancet Neurology 2013, doi:10.1016/S1474-4422(13)70124-8: 3 to 15 mm, round or ovoid; the
+        elongation is our choice.
+
+    Example:
+        >>> dot = Candidate((0, 0, 0), diameter_mm=1.2, volume_mm3=1, elongation=1, region=0, confidence=0.9)
+        >>> len(select([dot])), len(select([dot], diameter_mm=(1, 15)))
+        (0, 1)
     """
     banned, (least, most) = frozenset(impossible), diameter_mm
     return tuple(
-        one
-        for one in found
-        if least * (1 - ROUNDING) <= one.diameter_mm <= most * (1 + ROUNDING)
-        and one.elongation <= elongation * (1 + ROUNDING)
-        and one.region not in banned
+        candidate
+        for candidate in candidates
+        if least * (1 - ROUNDING) <= candidate.diameter_mm <= most * (1 + ROUNDING)
+        and candidate.elongation <= elongation * (1 + ROUNDING)
+        and candidate.region not in banned
     )
 
 
 COLUMNS = ("x_mm", "y_mm", "z_mm", "diameter_mm", "volume_mm3", "elongation", "region", "confidence")
 
 
-def write_candidates(found: Iterable[Candidate], path: str | os.PathLike) -> Path:
-    """Writes one row a candidate as CSV, whole or not at all; a header alone where there is none."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(COLUMNS)
-    for one in found:
-        numbers = (*one.centre_mm, one.diameter_mm, one.volume_mm3, one.elongation)
-        rows.writerow([*(f"{number:.3f}" for number in numbers), one.region, f"{one.confidence:.4f}"])
-    return write_whole(path, text.getvalue().encode())
+def write_candidates(candidates: Iterable[Candidate], path: str | os.PathLike) -> Path:
+    """Writes one row for each candidate as CSV, whole or not at all; the header alone for none.
+
+    Example:
+        >>> write_candidates(find_candidates(probability, affine), "candidates.csv")  # doctest: +SKIP
+        PosixPath('candidates.csv')
+    """
+    rows = []
+    for candidate in candidates:
+        sizes = (candidate.diameter_mm, candidate.volume_mm3, candidate.elongation)
+        numbers = [f"{number:.3f}" for number in (*candidate.centre_mm, *sizes)]
+        rows.append(dict(zip(COLUMNS, [*numbers, candidate.region, f"{candidate.confidence:.4f}"], strict=True)))
+    return write_whole(path, csv_text(rows, COLUMNS).encode())

@@ -1,4 +1,4 @@
-"""What is done to a label map after arg-max: the named steps of a card, in order."""
+"""Cleans a label map after arg-max: the named steps of a card, in order."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from zoo.errors import unknown_choice
-from zoo.evaluation.candidates import candidates, select
+from zoo.evaluation.candidates import find_candidates, select
 from zoo.hub.card import Label, Step
 from zoo.registry import check_arguments
 from zoo.volumes import components
@@ -21,9 +21,9 @@ def postprocess(
     """Applies named steps to a label map.
 
     The steps: "largest_component" (connectivity=26), "fill_holes", "remove_small" (minimum_ml) and "select_candidates"
-    (diameter_mm, elongation: `zoo.evaluation.candidates.select`); "within_input", by which nothing is found where all
-    channels are 0, is the predictor's, and passed over here. Each other takes `labels`, indices or names of the card;
-    each of these is treated alone. Left out, all that is not 0 is treated as one.
+    (diameter_mm, elongation: `zoo.evaluation.candidates.select`). "within_input", by which nothing is found where all
+    channels are 0, belongs to the predictor and is skipped here. Each other takes `labels`, indices or names of the
+    card, and treats each alone; without them it treats all that is not 0 as one.
 
     Args:
         labels: (x, y, z) integers, the source values of the card's labels; 0 is background.
@@ -36,6 +36,12 @@ def postprocess(
 
     Raises:
         ValueError: an unknown step, parameter or label; the nearest match is named.
+
+    Example:
+        >>> labels = np.array([1, 1, 0, 0, 1], np.uint8)[:, None, None]
+        >>> steps, names = [Step("largest_component", {})], {1: Label("brain", 1)}
+        >>> postprocess(labels, steps, names, spacing_mm=(1, 1, 1)).ravel()
+        array([1, 1, 0, 0, 0], dtype=uint8)
     """
     result = labels.copy()
     spacing = np.asarray(spacing_mm, float)
@@ -47,14 +53,14 @@ def postprocess(
 def planned(
     steps: Iterable[Step], names: Mapping[int, Label], known: Mapping[str, Callable[..., Any]]
 ) -> Iterator[tuple[Callable[..., Any], int | None, dict[str, Any]]]:
-    """What the steps of a card come to, one label at a time; "within_input" is the predictor's, and passed over.
+    """Turns the steps of a card into calls, one label at a time; "within_input" belongs to the predictor and is skipped.
 
     Args:
         steps: as a card has them.
         names: the card's labels by channel index.
         known: step name -> function, of (labels, value, spacing) and the step's settings.
 
-    Returns:
+    Yields:
         Function, source value of the label it treats (None for all that is not 0), and settings.
 
     Raises:
@@ -66,18 +72,18 @@ def planned(
         if step.name not in known:
             raise unknown_choice("postprocessing step", step.name, [*known, WITHIN_INPUT])
         settings = dict(step.parameters)
-        chosen = settings.pop("labels", None)
+        selected = settings.pop("labels", None)
         check_arguments(known[step.name], settings)
-        for value in [None] if chosen is None else [_value(one, names) for one in chosen]:
+        for value in [None] if selected is None else [_label_value(label, names) for label in selected]:
             yield known[step.name], value, settings
 
 
-def _value(chosen: int | str, names: Mapping[int, Label]) -> int:
-    """The source value of a label that is given by index or name."""
+def _label_value(selected: int | str, names: Mapping[int, Label]) -> int:
+    """Returns the source value of a label by its index or name."""
     for index, label in names.items():
-        if chosen in (index, label.name):
+        if selected in (index, label.name):
             return label.value
-    raise unknown_choice("label", chosen, [label.name for label in names.values()])
+    raise unknown_choice("label", selected, [label.name for label in names.values()])
 
 
 def _mask(labels: np.ndarray, value: int | None) -> np.ndarray:
@@ -91,7 +97,7 @@ def _largest_component(labels: np.ndarray, value: int | None, spacing: np.ndarra
 
 
 def _fill_holes(labels: np.ndarray, value: int | None, spacing: np.ndarray) -> None:
-    """Holes take the value; with none given, the commonest foreground label. Other labels inside stay."""
+    """Fills holes with the value, or with the commonest foreground label; other labels inside stay."""
     mask = _mask(labels, value)
     if mask.any():
         values, counts = np.unique(labels[mask], return_counts=True)
@@ -115,12 +121,12 @@ def _select_candidates(
     diameter_mm: Sequence[float] = (3.0, 15.0),
     elongation: float = 3.0,
 ) -> None:
-    """Keeps the pieces of plausible size and shape."""
+    """Keeps pieces of plausible size and shape."""
     numbered, _ = components.label_components(_mask(labels, value))
     affine, limits = np.diag([*spacing, 1.0]), (float(diameter_mm[0]), float(diameter_mm[1]))
     for number, box in enumerate(ndimage.find_objects(numbered), start=1):
         piece = numbered[box] == number
-        if not select(candidates(piece.astype(np.float32), affine), diameter_mm=limits, elongation=elongation):
+        if not select(find_candidates(piece.astype(np.float32), affine), diameter_mm=limits, elongation=elongation):
             labels[box][piece] = 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from zoo.evaluation import clusters
-from zoo.evaluation.clusters import Judged
+from zoo.evaluation.clusters import MapScore
 from zoo.normative import model as normative
 from zoo.normative.detectors import Detector
 from zoo.normative.model import Encode, Normative
@@ -40,12 +40,12 @@ class Trial:
     """How a detector fared: each patient, and each control judged by the others."""
 
     model: Normative
-    patients: tuple[Judged, ...]
-    controls: tuple[Judged, ...]
+    patients: tuple[MapScore, ...]
+    controls: tuple[MapScore, ...]
 
     def summary(self) -> dict[str, float]:
-        """As `zoo.evaluation.clusters.summary`."""
-        return clusters.summary(self.patients, self.controls)
+        """As `zoo.evaluation.clusters.summarise_scores`."""
+        return clusters.summarise_scores(self.patients, self.controls)
 
 
 def cohort(
@@ -78,9 +78,9 @@ def run(given: Cohort, chosen: Detector) -> Trial:
     )
 
 
-def judged(model: Normative, z: np.ndarray, person: Subject | None = None) -> Judged:
+def judged(model: Normative, z: np.ndarray, person: Subject | None = None) -> MapScore:
     """One person's z at the places of a model against the lesion that is there; without a person, clusters alone."""
     inside = model.on_grid(np.ones(len(model.places), np.float32)) > 0
     affine = common_space.AFFINE @ np.diag([model.step] * 3 + [1.0])
-    lesion = np.zeros(inside.shape, bool) if person is None else clusters.coarse(person.lesion, model.step)
-    return clusters.judged(model.on_grid(z), affine, lesion & inside, inside, kind=person.kind if person else "")
+    lesion = np.zeros(inside.shape, bool) if person is None else clusters.coarsen_mask(person.lesion, model.step)
+    return clusters.score_map(model.on_grid(z), affine, lesion & inside, inside, kind=person.kind if person else "")

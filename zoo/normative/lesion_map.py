@@ -16,7 +16,8 @@ from zoo.evaluation import clusters as detection
 from zoo.hub import trained_models
 from zoo.hub.card import Card
 from zoo.inference.inputs import Images, read_channels
-from zoo.inference.predictor import Predictor, Settings
+from zoo.inference.predictor import Predictor
+from zoo.inference.settings import Settings
 from zoo.normative import model as normative
 from zoo.normative.detectors import Progress
 from zoo.normative.encoding import codes_of
@@ -71,7 +72,7 @@ class LesionMap:
         home = pathlib.Path(folder)
         home.mkdir(parents=True, exist_ok=True)
         values = volumes.array(self.z)
-        ranks = detection.rank_map(self.clusters, values.shape)
+        ranks = detection.map_ranks(self.clusters, values.shape)
         written = [
             volumes.write(home / f"{name}_z.nii.gz", values.astype(np.float32), self.scan),
             volumes.write(home / f"{name}_clusters.nii.gz", ranks, self.scan),
@@ -129,7 +130,7 @@ class Finder:
         coarse = self.normative.z_map(self.encode(person))
         z = way.back(_fine(coarse, self.normative), _ras_shape(scans[0]))
         z = np.asarray(volumes.from_ras(z, scans[0]), np.float32)
-        found = detection.clusters(z, scans[0].affine, p=p, top=top)
+        found = detection.find_clusters(z, scans[0].affine, p=p, top=top)
         judged = coarse[tuple(self.normative.places.T)]
         return LesionMap(volumes.on_grid_of(scans[0], z), found, scans[0], float(np.mean(judged > stats.norm.isf(p))))
 

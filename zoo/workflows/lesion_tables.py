@@ -15,14 +15,15 @@ from scipy import ndimage
 from zoo import files
 from zoo.datasets.cases import stem
 from zoo.errors import unknown_choice
-from zoo.evaluation.candidates import Candidate, candidates
+from zoo.evaluation.candidates import Candidate, find_candidates
 from zoo.hub import trained_models
 from zoo.hub.card import Card
 from zoo.hub.tabular import Value
 from zoo.inference.cohort import Writer
 from zoo.inference.inputs import Images, read_channels
-from zoo.inference.predict import progress_bar
-from zoo.inference.predictor import Predictor, Settings
+from zoo.inference.predictor import Predictor
+from zoo.inference.settings import Settings
+from zoo.progress import progress_bar
 from zoo.volumes import image
 from zoo.volumes.components import label_components
 from zoo.volumes.image import Image
@@ -126,7 +127,7 @@ def _pieces(mask: np.ndarray, sure: np.ndarray, affine: np.ndarray) -> list[Cand
         moved[:3, 3] = affine[:3] @ [*(side.start for side in box), 1.0]
         # What a label won with is more than 0; the floor keeps a voxel whose probability was rounded away.
         own = np.where(numbered[box] == number, np.maximum(sure[box], 1e-6), 0)
-        found += candidates(own, moved, threshold=0.0)
+        found += find_candidates(own, moved, threshold=0.0)
     return found
 
 
@@ -212,8 +213,8 @@ class LesionWriter(Writer):
 
     def found(self, predictor: Predictor, images: Images, **given: Any) -> tuple[Image, list[Row]]:
         """The label map and the rows of a case; `given` as in `write`."""
-        conditioning = predictor.conditioning(given.get("tabular"))
-        ready = predictor.ready(images)
+        conditioning = predictor.encode_tabular(given.get("tabular"))
+        ready = predictor.prepare(images)
         labels, confidence = predictor.predict_with_confidence(
             ready, conditioning=conditioning, progress=given.get("progress")
         )
