@@ -8,6 +8,7 @@ from typing import Any
 
 _HOME = {
     "Card": "zoo.hub.card",
+    "Settings": "zoo.inference.settings",
     "card": "zoo.hub.trained_models",
     "demo": "zoo.workflows.demo",
     "evaluate": "zoo.workflows.evaluate",

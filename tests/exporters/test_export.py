@@ -23,7 +23,8 @@ from zoo.exporters.weights_on_disk import StoredWeight
 from zoo.hub import golden, trained_models
 from zoo.hub.card import Step
 from zoo.inference import exported_network
-from zoo.inference.predictor import Predictor, Settings
+from zoo.inference.predictor import Predictor
+from zoo.inference.settings import Settings
 from zoo.volumes import image, patches
 
 FRESH = """

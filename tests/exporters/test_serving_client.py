@@ -18,7 +18,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import zoo
 from zoo.exporters.export import Windows
-from zoo.inference.predictor import Predictor, Settings
+from zoo.inference.predictor import Predictor
+from zoo.inference.settings import Settings
 
 TOP = ROOT
 WINDOWS = Settings(patch=(64, 64, 64), overlap=0.0)  # few and large: time goes into the messages

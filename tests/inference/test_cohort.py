@@ -9,8 +9,10 @@ from support.cards import make_card
 from support.datasets import noise_in_air
 from support.networks import identity, linear
 
-from zoo.inference.cohort import Report, find_cases, predict_many
-from zoo.inference.predictor import Predictor, Settings
+from zoo.inference.cohort import Report, predict_many
+from zoo.inference.inputs import find_cases
+from zoo.inference.predictor import Predictor
+from zoo.inference.settings import Settings
 
 
 @pytest.fixture
@@ -76,8 +78,7 @@ def test_several_channels_by_name(tmp_path):
         cases,
         tmp_path,
         card=make_card(channels=("T1w", "FLAIR")),
-        settings=Settings(overlap=0.25),
-        progress=False,
+        settings=Settings(overlap=0.25, progress=False),
     )
     assert list(report.done) == ["one"] and "FLAIR was not given" in report.failed["two"]
 

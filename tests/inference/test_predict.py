@@ -16,7 +16,8 @@ from zoo.hub.card import Label, Step
 from zoo.inference import left_right, native_grid, preprocessing, window_memory
 from zoo.inference import predict as module
 from zoo.inference.predict import predict
-from zoo.inference.predictor import Predictor, Settings
+from zoo.inference.predictor import Predictor
+from zoo.inference.settings import Settings
 
 ORIENTATIONS = [
     np.array(rows)[list(order)] * np.array(signs)[:, None]
@@ -108,8 +109,8 @@ def test_mirroring_swaps_left_and_right_by_name():
     settings = make_card(labels=BRAIN, kind="segmentation", activation="softmax", patch=SHAPE)
     for affine in (np.eye(4), np.diag([-1.0, 1, 1, 1])):
         image = noise_in_air(affine=affine)
-        plain = predict(model, image, card=settings, skip=False)
-        mirrored = predict(model, image, card=settings, skip=False, mirror=True)
+        plain = predict(model, image, card=settings, settings=Settings(skip=False))
+        mirrored = predict(model, image, card=settings, mirror=True, settings=Settings(skip=False))
         np.testing.assert_array_equal(values(plain), values(mirrored))
         on_left = 0 if affine[0, 0] > 0 else -1
         assert values(mirrored)[on_left, 0, 0] == 10 and values(mirrored)[-1 - on_left, 0, 0] == 49
@@ -176,7 +177,7 @@ def test_slabs_under_a_budget_give_the_same_labels(spacing_mm):
     image = nibabel.Nifti1Image(data.astype(np.float32), np.diag([1.0, 1, 1, 1]))
     settings = make_card(labels=BRAIN, kind="segmentation", activation="softmax", spacing_mm=spacing_mm)
     whole = values(predict(model, image, card=settings))
-    slabs = values(predict(model, image, card=settings, memory_budget_mb=0.05))
+    slabs = values(predict(model, image, card=settings, settings=Settings(memory_budget_mb=0.05)))
     assert set(np.unique(whole)) == {0, 10, 49}
     np.testing.assert_array_equal(whole, slabs)
 
@@ -216,7 +217,7 @@ def test_air_is_skipped_and_stays_background():
     result = values(predictor(image, progress=lambda *x: counted.append(x)))
     assert counted == [(1, 1)]
     assert result[..., :16].all() and not result[..., 16:].any()
-    assert values(predict(model, image, card=settings, skip=False)).all()
+    assert values(predict(model, image, card=settings, settings=Settings(skip=False))).all()
 
 
 def test_a_case_is_postprocessed_on_its_own_grid():
@@ -298,16 +299,19 @@ def test_what_does_not_fit_memory_is_said_first(monkeypatch):
     monkeypatch.setattr(window_memory, "machine_bytes", lambda: 100_000)
     monkeypatch.setattr(window_memory, "free_bytes", lambda: 100_000)
     with pytest.raises(ValueError, match=r"A window of \(64, 64, 64\) voxels .* needs about 2 MiB, and 0 MiB are free"):
-        predict(identity(), noise_in_air(), card=make_card(), patch=64)
+        predict(identity(), noise_in_air(), card=make_card(), settings=Settings(patch=64))
     with pytest.raises(ValueError, match=r"A volume of \(16, 24, 32\) voxels and 1 classes needs 0 MiB"):
-        predict(identity(), noise_in_air(), card=make_card(), batch_size=1)
+        predict(identity(), noise_in_air(), card=make_card(), settings=Settings(batch_size=1))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"patch": (16, 18, 16)}, "patch must be positive multiples of (4, 4, 4) for toy.test, got (16, 18, 16)"),
-        ({"precision": "float16"}, "There is no precision 'float16'. Did you mean 'bfloat16'?"),
+        (
+            {"settings": Settings(patch=(16, 18, 16))},
+            "patch must be positive multiples of (4, 4, 4) for toy.test, got (16, 18, 16)",
+        ),
+        ({"settings": Settings(precision="float16")}, "There is no precision 'float16'. Did you mean 'bfloat16'?"),
         ({"mirror": (3,)}, "mirror_axes must be some of 0, 1, 2"),
         ({"card": None}, "A card must say what 'identity' takes and gives, got None"),
     ],
@@ -345,7 +349,7 @@ def test_spacing_that_differs_by_rounding_is_left_alone():
 def test_the_bar_is_silent_unless_asked(capsys):
     predict(identity(), noise_in_air(), card=make_card())
     assert capsys.readouterr().err == ""
-    predict(identity(), noise_in_air(), card=make_card(), progress=True)
+    predict(identity(), noise_in_air(), card=make_card(), settings=Settings(progress=True))
     assert "toy.test" in capsys.readouterr().err
 
 

@@ -14,7 +14,8 @@ from support.networks import identity
 from zoo.hub.card import Label, Step
 from zoo.hub.tabular import Tabular
 from zoo.inference.predict import predict
-from zoo.inference.predictor import Predictor, Settings
+from zoo.inference.predictor import Predictor
+from zoo.inference.settings import Settings
 from zoo.models.vnet import vnet
 
 TIME = Tabular("time_h", "h", 0, 48, 6, 4)
@@ -59,9 +60,9 @@ def test_values_reach_the_network_standardised_with_flags():
 
 
 def test_a_raw_vector_stands_in_place_of_names():
-    assert digits(None, conditioning=(1, 2, 3, 4)) == [4321]
+    assert digits(None, settings=Settings(conditioning=(1, 2, 3, 4))) == [4321]
     with pytest.raises(ValueError, match=r"toy.test got tabular values \{'time_h': 1\}, and conditioning is given"):
-        digits({"time_h": 1}, conditioning=(1, 2, 3, 4))
+        digits({"time_h": 1}, settings=Settings(conditioning=(1, 2, 3, 4)))
 
 
 @pytest.mark.parametrize(
@@ -86,8 +87,8 @@ def test_a_model_without_tabular_values_refuses_them():
 
 def test_one_reading_serves_many_conditions():
     predictor = Predictor(told(), card=conditioned())
-    ready = predictor.ready(noise_in_air())
-    found = [predictor.predict(ready, conditioning=predictor.conditioning({"time_h": h})) for h in (6, 10)]
+    case = predictor.prepare(noise_in_air())
+    found = [predictor.predict(case, conditioning=predictor.encode_tabular({"time_h": h})) for h in (6, 10)]
     assert [np.asanyarray(image.dataobj).max() for image in found] == [1000, 1001]
 
 

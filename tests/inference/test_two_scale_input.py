@@ -223,7 +223,7 @@ def test_a_run_its_card_and_its_predictions(tmp_path, source):
     assert card_file.parse(card_file.write(card, tmp_path / "card.json").read_bytes(), "again") == card
     assert "4 times as wide" in (folder / "README.md").read_text()
     scan = np.random.default_rng(1).normal(size=(8, 16, 16)).astype(np.float32)
-    found = zoo.predict(folder, nibabel.Nifti1Image(scan, np.eye(4)), probabilities=True, precision="float32")
+    found = zoo.predict(folder, nibabel.Nifti1Image(scan, np.eye(4)), probabilities=True)
     window = np.concatenate([scan[..., None], by_hand(scan[..., None], (0, 0, 0), scan.shape, 4)], -1)
     logits = np.asarray(zoo.load(folder)(window[None]))[0]
     wanted = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)

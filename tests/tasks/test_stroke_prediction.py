@@ -19,7 +19,7 @@ from zoo.datasets.cases import cases, fitting
 from zoo.hub.card import Label, Step
 from zoo.hub.tabular import Tabular
 from zoo.inference.cohort import predict_many
-from zoo.inference.predictor import Settings
+from zoo.inference.settings import Settings
 
 CHANNELS = ("ADC", "CBV", "CBF", "MTT", "TTP", "Tmax")
 FILES = {"CBV": "rCBV", "CBF": "rCBF"}
@@ -133,9 +133,9 @@ def test_a_cohort_comes_back_on_its_own_grids_under_its_own_values(tree, home, t
         found = nibabel.load(report.done[f"training_{number}"])
         assert found.shape == (*GRIDS[number], 2)
         np.testing.assert_allclose(found.affine, affine(number), atol=1e-5)
-        predicted = zoo.predict(home / NAME, maps(tree, number), tabular=values, overlap=0.0, probabilities=True)
+        predicted = zoo.predict(home / NAME, maps(tree, number), tabular=values, settings=settings)
         np.testing.assert_array_equal(voxels(report.done[f"training_{number}"]), np.asanyarray(predicted.dataobj))
-    other = zoo.predict(home / NAME, maps(tree, 1), overlap=0.0, probabilities=True)
+    other = zoo.predict(home / NAME, maps(tree, 1), settings=settings)
     assert np.abs(np.asanyarray(other.dataobj) - voxels(report.done["training_1"])).max() > 1e-3  # the values count
 
 

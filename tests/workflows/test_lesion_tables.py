@@ -77,7 +77,7 @@ def test_a_scan_of_turned_axes_is_filtered_by_its_true_shape():
 
 def test_labels_and_confidence_are_those_of_prediction():
     predictor = Predictor(threshold(0.3), card=toy())
-    labels, sure = predictor.predict_with_confidence(predictor.ready(scan()))
+    labels, sure = predictor.predict_with_confidence(predictor.prepare(scan()))
     again = zoo.predict(threshold(0.3), scan(), card=toy())
     np.testing.assert_array_equal(labels.dataobj, again.dataobj)
     both = np.asanyarray(zoo.predict(threshold(0.3), scan(), card=toy(), probabilities=True).dataobj)

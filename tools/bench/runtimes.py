@@ -60,13 +60,14 @@ def _runs(model: str, runtime: str) -> tuple[Callable[[], Any] | None, Callable[
     from zoo.exporters import export, window_network
     from zoo.hub import trained_models
     from zoo.inference import compiled_network, exported_network
-    from zoo.inference.predictor import Predictor, Settings
+    from zoo.inference.predictor import Predictor
+    from zoo.inference.settings import Settings
 
     card, head = trained_models.card(model), nibabel.load(zoo.sample())
     head.get_fdata()
     if runtime == "saved_model":
         return None, _served(export.runtime_file(model, "tensorflow"), head)
-    drawn = window_network.drawn(card, card.input.patch)
+    drawn = window_network.draw_inputs(card, card.input.patch)
     if runtime == "keras":
         forward = compiled_network.prepare(trained_models.load(model))
         predictor = Predictor(model)

@@ -35,18 +35,10 @@ def export(  # noqa: PLR0913 - the choices of a command, each an option
     if folder.exists() and not overwrite:
         raise UsageError(f"{folder} exists. Pass --overwrite to replace it, or name another folder.")
     with framework():
-        import zoo
+        from zoo.exporters import export as exporter
 
-        zoo.export(
-            home,
-            folder,
-            format=format,
-            patch=size,
-            overlap=overlap,
-            mirror=mirror,
-            weights=weights,
-            overwrite=overwrite,
-        )
+        windows = exporter.Windows(overlap=overlap, mirror=mirror)
+        exporter.export(home, folder, format=format, patch=size, weights=weights, overwrite=overwrite, windows=windows)
     told = record(folder)
     apart = "" if told["difference"] is None else f", {told['difference']:.1g} of the largest logit from Keras"
     tell({**told, "folder": str(folder)}, f"{folder}: {told['format']}, {told['bytes'] / 1e6:.1f} MB{apart}", as_json)
@@ -70,7 +62,7 @@ def _patch(text: str) -> tuple[int, ...] | None:
 
 
 def settings_of(runtime: str, model: Path) -> dict[str, Any]:
-    """What `zoo.inference.predictor.Settings` needs for a runtime; the network is exported on first use.
+    """What `zoo.inference.settings.Settings` needs for a runtime; the network is exported on first use.
 
     Raises:
         UsageError: there is no such runtime.

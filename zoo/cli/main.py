@@ -170,7 +170,7 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
         return
     given, values = given_cases(scans, card), given_tabular(tabular, card)
     with framework(device), susceptibility_options.prepared(given, card, unit=unit, magnitude=magnitude) as maps:
-        from zoo.inference.predictor import Settings
+        from zoo.inference.settings import Settings
 
         beside = export_command.settings_of(runtime, folder)
         settings = Settings(probabilities=probabilities, mirror=mirror, **beside)

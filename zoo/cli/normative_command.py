@@ -34,8 +34,8 @@ def fit_normative(
     card = _of_codes(find_model(model))
     with framework(device):
         from zoo.datasets.cases import fitting
-        from zoo.inference.predict import progress_bar
         from zoo.normative import lesion_map
+        from zoo.progress import progress_bar
 
         cases = fitting(folder, [channel.name for channel in card.input.channels])
         with progress_bar("voxels") as progress:
@@ -61,7 +61,7 @@ def find_lesions(folder: Path, scans: list[str], out: Path, *, fitted: Path | No
     Raises:
         UsageError: no such file, or what `given_cases` refuses.
     """
-    from zoo.inference.inputs import of_case
+    from zoo.inference.inputs import select_images
     from zoo.normative import lesion_map
 
     card = _of_codes(folder)
@@ -73,7 +73,7 @@ def find_lesions(folder: Path, scans: list[str], out: Path, *, fitted: Path | No
     for name, images in given.items():
         start = time.perf_counter()
         try:
-            images = of_case(images, card) if hasattr(images, "channels") else images
+            images = select_images(images, card) if hasattr(images, "channels") else images
             found = finder(images, tell=_say)
             files = [str(path) for path in found.write(out, name)]
         except FAILURES as error:

@@ -100,7 +100,7 @@ def lesion_writer(card: cards.Card, lesions: Path | None, regions: str) -> Any:
         if regions:
             raise UsageError(f"--regions {regions} names the places of lesions: add --lesions TABLE.csv.")
         return None
-    known = tasks.task(card.task).lesions if card.task in tasks.names() else ()
+    known = tasks.task(card.task).output.lesions if card.task in tasks.names() else ()
     if card.output.kind != "segmentation" or (card.task in tasks.names() and not known):
         raise UsageError(f"{card.name} finds no lesions: leave --lesions out, or see --volumes.")
     from zoo.workflows.lesion_tables import LesionWriter
@@ -138,7 +138,7 @@ def predict_cases(
         card: of the model.
         given: as `given_cases` returns it.
         out: a folder, or a NIfTI file where there is one case.
-        settings: `zoo.inference.predictor.Settings`.
+        settings: `zoo.inference.settings.Settings`.
         overwrite: whether results in a folder are replaced; a file that is named always is.
         tabular: values beside the images of every case; they pass those of a data set's tables.
         writer: `zoo.inference.cohort.Writer` of each case; None for its image alone.
@@ -173,7 +173,7 @@ def named_cases(given: Given, card: cards.Card) -> dict[str, Any]:
     Raises:
         UsageError: no cases, or two of one name.
     """
-    from zoo.inference.cohort import find_cases
+    from zoo.inference.inputs import find_cases
 
     try:
         return find_cases(_listed(given, card), ignore=f"_{card.name.split('.')[-1]}")
@@ -189,7 +189,7 @@ def _listed(given: Given, card: cards.Card) -> Any:
 
     task = tasks.task(card.task) if card.task in tasks.names() else None
     names = [channel.name for channel in card.input.channels]
-    reader, patterns = (task.reader, task.patterns) if task else (None, None)
+    reader, patterns = (task.data.reader, task.data.patterns) if task else (None, None)
     return fitting(given, names, reader=reader, patterns=patterns)
 
 
@@ -205,8 +205,8 @@ def _predict_one(
 ) -> dict[str, Any]:
     """One case into the file `out`."""
     from zoo.inference.cohort import Writer
-    from zoo.inference.predict import progress_bar
     from zoo.inference.predictor import Predictor
+    from zoo.progress import progress_bar
 
     if len(cases) != 1:
         raise UsageError(f"--out {out} is one file, got {len(cases)} scans. Name a folder.")

@@ -28,7 +28,7 @@ def prepared(given: Given, card: cards.Card, *, unit: str, magnitude: Path | Non
     if not unit and magnitude is None:
         yield given
         return
-    from zoo.inference.cohort import find_cases
+    from zoo.inference.inputs import find_cases
     from zoo.volumes import image
     from zoo.workflows import susceptibility_tables
 
@@ -67,7 +67,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], given: Given, car
     """
     import nibabel
 
-    from zoo.inference.cohort import find_cases
+    from zoo.inference.inputs import find_cases
     from zoo.inference.structure_volumes import volumes
     from zoo.volumes import image
     from zoo.workflows import susceptibility_tables

@@ -120,7 +120,7 @@ def _by_pattern(task: Any, patterns: list[str]) -> Any:
     if not patterns:
         return task
     pairs = [one.partition("=")[::2] for one in patterns]
-    wanted = [*task.channels, "labels"]
+    wanted = [*task.data.channels, "labels"]
     for name, pattern in pairs:
         if name not in wanted or not pattern:
             raise UsageError(
@@ -174,7 +174,7 @@ def evaluate(
     """
     chosen = _by_pattern(_task(task), pattern)
     with framework(device):
-        from zoo.inference.predictor import Settings
+        from zoo.inference.settings import Settings
         from zoo.workflows.evaluate import evaluate as assess
 
         found = assess(chosen, run, source, out=out, settings=Settings(mirror=mirror))

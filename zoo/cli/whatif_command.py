@@ -50,7 +50,7 @@ def whatif(
             given_tabular(f"{name}={value}", card)
     fixed = given_tabular(tabular, card)
     with framework(device):
-        from zoo.inference.predictor import Settings
+        from zoo.inference.settings import Settings
         from zoo.workflows import whatif as sweeping
 
         settings = Settings(precision=precision)

@@ -1,8 +1,8 @@
-"""Prediction for many cases: one network, one report, and no bad case that stops the others."""
+"""Predicts many cases with one network; a case that fails is reported and does not stop the others."""
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,42 +13,42 @@ import numpy as np
 from zoo.datasets.cases import Case
 from zoo.hub.card import Card
 from zoo.hub.tabular import Value
-from zoo.inference.inputs import Images, of_case, tabular_of
-from zoo.inference.predict import progress_bar
-from zoo.inference.predictor import Predictor, Settings
+from zoo.inference.inputs import Cases, Images, find_cases, select_images, select_tabular
+from zoo.inference.predictor import Predictor
+from zoo.inference.settings import Settings
+from zoo.progress import progress_bar
 from zoo.volumes import image, nifti
 
-SUFFIXES = (".nii.gz", ".nii")
-Cases = str | os.PathLike | Sequence[str | os.PathLike | Case] | Mapping[str, Images | Case]
+Tabular = Mapping[str, Mapping[str, Value]]
 
 
 class Writer:
-    """Writes what becomes of one case: the image that the predictor gives; others write more."""
+    """Writes the image that the predictor gives; subclasses write more beside it."""
 
     def is_whole(self, target: Path) -> bool:
-        """Whether everything that `write` leaves is there and can be read to its last byte."""
+        """Returns whether everything that `write` leaves is there and can be read to its last byte."""
         try:
             nifti.load(target)
         except (OSError, ValueError):
             return False
         return True
 
-    def write(self, predictor: Predictor, images: Images, target: Path, **given: Any) -> None:
-        """Predicts a case and writes what comes out.
+    def write(self, predictor: Predictor, images: Images, target: Path, **options: Any) -> None:
+        """Predicts a case and writes the result.
 
         Args:
-            predictor: made ready once.
+            predictor: built once for all cases.
             images: as `zoo.predict` takes them.
             target: file of the image.
-            **given: `tabular` and `progress`, as the predictor takes them.
+            **options: `tabular` and `progress`, as the predictor takes them.
         """
-        result = predictor(images, **given)
+        result = predictor(images, **options)
         image.write(target, np.asanyarray(result.dataobj), result)
 
 
 @dataclass
 class Report:
-    """What became of every case, by its name.
+    """Lists the outcome of every case by its name.
 
     Attributes:
         done: file written in this run.
@@ -63,20 +63,19 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON has it."""
+        """Returns the report for JSON."""
         return asdict(self)
 
 
-def predict_many(  # noqa: PLR0913 - the choices a caller has, each by name
+def predict_many(
     model: str | os.PathLike | keras.Model,
     cases: Cases,
     out: str | os.PathLike,
     *,
     card: Card | None = None,
     settings: Settings | None = None,
-    tabular: Mapping[str, Mapping[str, Value]] | None = None,
+    tabular: Tabular | None = None,
     overwrite: bool = False,
-    progress: bool | None = None,
     writer: Writer | None = None,
 ) -> Report:
     """Predicts every case and writes `out/<case>_<tag>.nii.gz`, tag as in `builder.tag`, or `..._probabilities.nii.gz`.
@@ -89,96 +88,83 @@ def predict_many(  # noqa: PLR0913 - the choices a caller has, each by name
         cases: a folder of .nii and .nii.gz files; or their paths; or a dict from case name to what
             `zoo.predict` takes (several channels); or cases of a data set (`zoo.datasets.cases`), whose tables give the
             tabular values.
-        out: folder for the results; made when it is not there.
+        out: folder for the results, made when it is not there; or a .nii or .nii.gz file for a single case, which is
+            replaced.
         card: of a Keras model.
         settings: how to predict.
         tabular: case name -> values beside its images, as `zoo.predict` takes them; they pass those of a table.
         overwrite: predict again what is there already.
-        progress: show a bar on stderr; None when that is a terminal.
-        writer: what is written of each case; None for its image alone.
+        writer: writes the result of each case; None writes its image alone.
 
     Returns:
         The report; its dicts keep the order of the cases.
 
     Raises:
         FileNotFoundError: the folder of cases does not exist.
-        ValueError: no cases, two of one name, or what `Predictor` refuses. Errors of one case are not raised.
+        ValueError: no cases, two of one name, several for one file, or what `Predictor` refuses. Errors of one case
+            are not raised.
+
+    Example:
+        >>> report = predict_many("unet3d.brain_mask", "scans", "masks")  # doctest: +SKIP
+        >>> report.done, report.failed  # doctest: +SKIP
     """
-    predictor = Predictor(model, card=card, settings=settings)
+    predictor, writer, report = Predictor(model, card=card, settings=settings), writer or Writer(), Report()
     tag = predictor.card.name.split(".")[-1]
     named = find_cases(cases, ignore=f"_{tag}")
-    tag += "_probabilities" if predictor.settings.probabilities else ""
-    folder, report, writer = Path(out), Report(), writer or Writer()
-    folder.mkdir(parents=True, exist_ok=True)
-    with progress_bar(predictor.card.name, shown=progress) as tell:
-        for number, (name, images) in enumerate(named.items()):
-            tell(number, len(named))
-            target = folder / f"{name}_{tag}.nii.gz"
+    targets = name_results(named, Path(out), tag + "_probabilities" * predictor.settings.probabilities)
+    overwrite = overwrite or Path(out) in targets.values()
+    with progress_bar(predictor.card.name, shown=predictor.settings.progress) as show:
+        for index, (name, target) in enumerate(targets.items()):
+            if len(targets) > 1:
+                show(index, len(targets))
             if not overwrite and writer.is_whole(target):
                 report.kept[name] = str(target)
-            else:
-                _predict_one(predictor, (name, images, (tabular or {}).get(name, {})), target, report, writer)
-        tell(len(named), len(named))
+                continue
+            options = {"tabular": (tabular or {}).get(name, {}), "progress": show if len(targets) == 1 else None}
+            _predict_one(predictor, (name, named[name]), target, report, writer, options)
+        show(len(targets), len(targets))
     return report
 
 
-def find_cases(cases: Cases, *, ignore: str = "") -> dict[str, Images | Case]:
-    """Cases by name: the file name without its suffix, the key of a dict, or the id of a case.
+def name_results(cases: Mapping[str, Any], out: Path, tag: str) -> dict[str, Path]:
+    """Returns the file of each case: `out` itself where that is a NIfTI file, else `out/<case>_<tag>.nii.gz`.
 
-    Args:
-        cases: as `predict_many` takes them.
-        ignore: files in a folder whose name ends so are results, not cases.
+    The folder is made.
 
     Raises:
-        FileNotFoundError: the folder does not exist.
-        ValueError: no cases, or two of one name.
+        ValueError: `out` is a file, and there are several cases, or it is the scan itself.
+
+    Example:
+        >>> name_results({"sub-01": None}, Path("mask.nii.gz"), "brain_mask")["sub-01"].name
+        'mask.nii.gz'
     """
-    if isinstance(cases, Mapping):
-        return dict(cases)
-    listed = _files(Path(cases), ignore) if isinstance(cases, str | os.PathLike) else cases
-    found: dict[str, Images | Case] = {}
-    for one in listed:
-        path = one if isinstance(one, Case) else Path(one)
-        name = path.id if isinstance(path, Case) else _stem(path)
-        if name in found:
-            raise ValueError(
-                f"Two cases are called {name!r}: {found[name]} and {path}. Pass a dict from a name of your own to path."
-            )
-        found[name] = path
-    if not found:
-        raise ValueError(f"There are no cases in {cases!r}. Name .nii or .nii.gz files, or a folder that holds some.")
-    return found
-
-
-def _files(folder: Path, ignore: str) -> list[Path]:
-    if folder.is_file():
-        return [folder]
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}. Name one that holds .nii or .nii.gz files.")
-    names = [path for path in sorted(folder.iterdir()) if path.name.endswith(SUFFIXES) and path.is_file()]
-    results = (ignore, f"{ignore}_probabilities")
-    return [path for path in names if not path.name.startswith(".") and not (ignore and _stem(path).endswith(results))]
-
-
-def _stem(path: Path) -> str:
-    suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), "")
-    return path.name.removesuffix(suffix)
+    if not out.name.endswith((".nii", ".nii.gz")):
+        out.mkdir(parents=True, exist_ok=True)
+        return {name: out / f"{name}_{tag}.nii.gz" for name in cases}
+    if len(cases) != 1:
+        raise ValueError(f"out {out} is one file, got {len(cases)} scans. Name a folder.")
+    ((name, images),) = cases.items()
+    files = images.files if isinstance(images, Case) else images.values() if isinstance(images, Mapping) else [images]
+    if out.resolve() in {Path(file).resolve() for file in files if isinstance(file, str | os.PathLike)}:
+        raise ValueError(f"out {out} is the scan itself. Name another file.")
+    return {name: out}
 
 
 def _predict_one(
     predictor: Predictor,
-    given: tuple[str, Images | Case, Mapping[str, Value]],
+    case: tuple[str, Images | Case],
     target: Path,
     report: Report,
     writer: Writer,
+    options: dict[str, Any],
 ) -> None:
     start = time.perf_counter()
-    name, images, tabular = given
+    name, images = case
     try:
         if isinstance(images, Case):
-            tabular = {**tabular_of(images, predictor.card), **tabular}
-            images = of_case(images, predictor.card)
-        writer.write(predictor, images, target, tabular=tabular)
+            options = {**options, "tabular": {**select_tabular(images, predictor.card), **options["tabular"]}}
+            images = select_images(images, predictor.card)
+        writer.write(predictor, images, target, **options)
     except Exception as error:  # whatever it is, the other cases can still be done
         report.failed[name] = " ".join(f"{error or type(error).__name__}".split())
     else:

@@ -11,7 +11,7 @@ from zoo.inference.batch_norm_folding import fold_batch_norm
 
 
 class Forward(Protocol):
-    """Windows in, logits out; tabular values beside them where the network takes some."""
+    """Turns windows into logits; tabular values go beside them where the network takes some."""
 
     def __call__(self, windows: np.ndarray, conditioning: Sequence[float] | None = None) -> np.ndarray:
         """(batch, x, y, z, channels) float32 to (batch, x, y, z, num_classes) float32."""
@@ -22,7 +22,7 @@ Windowed = Callable[[np.ndarray], np.ndarray]
 
 
 def prepare(model: keras.Model, *, precision: str = "float32", jit: bool | str = "auto") -> Forward:
-    """Makes a network ready for many windows.
+    """Compiles a network for many windows.
 
     Tabular values are an input of the compiled function, so that other values do not compile anew.
 
@@ -37,6 +37,12 @@ def prepare(model: keras.Model, *, precision: str = "float32", jit: bool | str =
 
     Raises:
         ValueError: an unknown precision or jit, or bfloat16 for a model that is not functional.
+
+    Example:
+        >>> inputs = keras.Input((None, None, None, 1))
+        >>> forward = prepare(keras.Model(inputs, keras.layers.ReLU()(inputs)))
+        >>> forward(np.ones((1, 4, 4, 4, 1), np.float32)).shape
+        (1, 4, 4, 4, 1)
     """
     copy = fold_batch_norm(model, precision=policy(precision))
     if copy is model and policy(precision) != "float32":
@@ -55,25 +61,25 @@ def prepare(model: keras.Model, *, precision: str = "float32", jit: bool | str =
 
     def forward(windows: np.ndarray, conditioning: Sequence[float] | None = None) -> np.ndarray:
         values = check_conditioning(model, conditioning)
-        given = [windows] if values is None else [windows, values]
-        return keras.ops.convert_to_numpy(compiled(*map(keras.ops.convert_to_tensor, given)))
+        arrays = [windows] if values is None else [windows, values]
+        return keras.ops.convert_to_numpy(compiled(*map(keras.ops.convert_to_tensor, arrays)))
 
     return forward
 
 
 def check_conditioning(model: keras.Model, values: Sequence[float] | None) -> np.ndarray | None:
-    """The tabular values as (1, n) float32; None where the network takes none.
+    """Returns the tabular values as (1, n) float32; None where the network takes none.
 
     Raises:
         ValueError: tabular values where the network takes none, or the reverse, or another number of them.
     """
-    wanted = [int(one.shape[-1]) for one in (getattr(model, "inputs", None) or [])[1:]]
-    given = [] if values is None else [len(values)]
-    if wanted != given:
+    expected = [int(tensor.shape[-1]) for tensor in (getattr(model, "inputs", None) or [])[1:]]
+    received = [] if values is None else [len(values)]
+    if expected != received:
         raise ValueError(
-            f"{model.name!r} takes {sum(wanted)} tabular values beside the volume, got {sum(given)}. "
-            f"Pass conditioning with {sum(wanted)} numbers." if wanted else
-            f"{model.name!r} takes no tabular values, got {sum(given)}. Leave conditioning out."
+            f"{model.name!r} takes {sum(expected)} tabular values beside the volume, got {sum(received)}. "
+            f"Pass conditioning with {sum(expected)} numbers." if expected else
+            f"{model.name!r} takes no tabular values, got {sum(received)}. Leave conditioning out."
         )  # fmt: skip
     return None if values is None else np.asarray([values], np.float32)
 

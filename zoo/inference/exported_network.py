@@ -1,6 +1,6 @@
 """Runs an exported network in place of the Keras one: ONNX Runtime, OpenVINO, LiteRT or a SavedModel.
 
-The file says which. Reading, normalising, windows and blending stay those of `zoo.predict`.
+Reading, normalising, windows and blending stay those of `zoo.predict`.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,6 +28,10 @@ def opened(runtime: str, path: Path) -> Run:
     Raises:
         ImportError: the runtime is not installed; what installs it is named.
         ValueError: there is no such runtime.
+
+    Example:
+        >>> run = opened("onnx", Path("network.onnx"))  # doctest: +SKIP
+        >>> logits = run([np.zeros((1, 64, 64, 64, 1), np.float32)])  # doctest: +SKIP
     """
     if runtime not in _OPENERS:
         raise unknown_choice("runtime", runtime, ["keras", *_OPENERS])
@@ -39,7 +43,7 @@ def opened(runtime: str, path: Path) -> Run:
 
 
 def prepare(runtime: str, path: Path) -> Forward:
-    """An exported network as the windows of `zoo.predict` call it, one window at a time."""
+    """Opens an exported network for `zoo.predict`; it runs one window at a time."""
     run = opened(runtime, path)
 
     def forward(windows: np.ndarray, conditioning: Sequence[float] | None = None) -> np.ndarray:
@@ -53,8 +57,8 @@ def _onnx(path: Path) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
-    names = [one.name for one in session.get_inputs()]
-    return lambda inputs: session.run(None, dict(zip(names, _ordered(names, inputs), strict=True)))[0]
+    names = [port.name for port in session.get_inputs()]
+    return lambda inputs: session.run(None, dict(zip(names, _order(names, inputs), strict=True)))[0]
 
 
 def _openvino(path: Path) -> Run:
@@ -62,7 +66,7 @@ def _openvino(path: Path) -> Run:
 
     compiled = openvino.Core().compile_model(str(path), "AUTO", {"INFERENCE_PRECISION_HINT": "f32"})
     names = [port.get_any_name() for port in compiled.inputs]
-    return lambda inputs: np.array(compiled(_ordered(names, inputs))[0])
+    return lambda inputs: np.array(compiled(_order(names, inputs))[0])
 
 
 def _litert(path: Path) -> Run:
@@ -74,7 +78,7 @@ def _litert(path: Path) -> Run:
     (output,) = interpreter.get_output_details()
 
     def run(inputs: list[np.ndarray]) -> np.ndarray:
-        for port, values in zip(ports, _ordered([port["name"] for port in ports], inputs), strict=True):
+        for port, values in zip(ports, _order([port["name"] for port in ports], inputs), strict=True):
             interpreter.set_tensor(port["index"], values)
         interpreter.invoke()
         return interpreter.get_tensor(output["index"])
@@ -91,8 +95,8 @@ def _tensorflow(path: Path) -> Run:
     return lambda inputs: patch(**{n: tf.constant(v) for n, v in zip(names, inputs, strict=False)})["logits"].numpy()
 
 
-def _ordered(names: Sequence[str], inputs: list[np.ndarray]) -> list[np.ndarray]:
-    """The inputs in the order of a runtime's ports: windows, and conditioning where a name says so."""
+def _order(names: Sequence[str], inputs: list[np.ndarray]) -> list[np.ndarray]:
+    """Orders the inputs by a runtime's ports: windows, and conditioning where a name says so."""
     return [inputs[1] if "conditioning" in name else inputs[0] for name in names]
 
 

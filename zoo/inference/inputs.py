@@ -1,12 +1,13 @@
-"""The images that a caller names, matched against the channels of a card."""
+"""Finds the cases that a caller names, and matches their images against the channels of a card."""
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import nibabel
 import numpy as np
 
-from zoo.datasets.cases import Case
+from zoo.datasets.cases import Case, stem
 from zoo.datasets.images import picture
 from zoo.errors import unknown_choice
 from zoo.hub.card import Card
@@ -14,9 +15,54 @@ from zoo.hub.tabular import Value
 from zoo.volumes import image
 from zoo.volumes.image import Image
 
-One = str | os.PathLike | Image
-ONE = (str, os.PathLike, nibabel.spatialimages.SpatialImage)
-Images = One | Sequence[One] | Mapping[str, One]
+NIFTI = (".nii.gz", ".nii")
+SINGLE = (str, os.PathLike, nibabel.spatialimages.SpatialImage)
+SingleImage = str | os.PathLike | Image
+Images = SingleImage | Sequence[SingleImage] | Mapping[str, SingleImage]
+Cases = str | os.PathLike | Sequence[str | os.PathLike | Case] | Mapping[str, Images | Case]
+
+
+def find_cases(cases: Cases, *, ignore: str = "") -> dict[str, Images | Case]:
+    """Lists cases by name: the file name without its suffix, the key of a dict, or the id of a case.
+
+    Args:
+        cases: a folder of .nii and .nii.gz files; or their paths; or a dict from case name to what `zoo.predict`
+            takes; or cases of a data set (`zoo.datasets.cases`).
+        ignore: files in a folder whose name ends so are results, not cases.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        ValueError: no cases, or two of one name.
+
+    Example:
+        >>> list(find_cases(["scans/a.nii.gz", "scans/b.nii"]))
+        ['a', 'b']
+    """
+    if isinstance(cases, Mapping):
+        return dict(cases)
+    entries = _list_files(Path(cases), ignore) if isinstance(cases, str | os.PathLike) else cases
+    named: dict[str, Images | Case] = {}
+    for entry in entries:
+        case = entry if isinstance(entry, Case) else Path(entry)
+        name = case.id if isinstance(case, Case) else stem(case)
+        if name in named:
+            raise ValueError(
+                f"Two cases are called {name!r}: {named[name]} and {case}. Pass a dict from a name of your own to path."
+            )
+        named[name] = case
+    if not named:
+        raise ValueError(f"There are no cases in {cases!r}. Name .nii or .nii.gz files, or a folder that holds some.")
+    return named
+
+
+def _list_files(folder: Path, ignore: str) -> list[Path]:
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}. Name one that holds .nii or .nii.gz files.")
+    paths = [path for path in sorted(folder.iterdir()) if path.name.endswith(NIFTI) and path.is_file()]
+    results = (ignore, f"{ignore}_probabilities")
+    return [path for path in paths if not path.name.startswith(".") and not (ignore and stem(path).endswith(results))]
 
 
 def read_channels(images: Images, card: Card) -> list[Image]:
@@ -35,14 +81,14 @@ def read_channels(images: Images, card: Card) -> list[Image]:
             `zoo.volumes.image.read`), or channels on different grids.
     """
     names = [channel.name for channel in card.input.channels]
-    given = _by_name(images, names, card.name)
-    read = [_read(given[name], name) for name in names]
-    image.check_same_grid(read, names)
-    return read
+    by_name = _by_name(images, names, card.name)
+    channels = [_read(by_name[name], name) for name in names]
+    image.check_same_grid(channels, names)
+    return channels
 
 
-def of_case(case: Case, card: Card) -> Images:
-    """The files of a case that a model takes; a channel that shares a file with others is read.
+def select_images(case: Case, card: Card) -> Images:
+    """Selects the files of a case that a model takes; a channel that shares a file with others is read.
 
     Args:
         case: of a data set; a single channel may have another name than the model's, several may not.
@@ -60,31 +106,37 @@ def of_case(case: Case, card: Card) -> Images:
             f"{card.name} takes the channels {', '.join(names)}, and case {case.id} has {', '.join(case.channels)}: "
             f"{', '.join(missing)} is missing. Add it, or leave the case out."
         )
-    files: dict[str, One] = {
+    files: dict[str, SingleImage] = {
         name: picture(case, name) if name in case.volumes else case.channels[name] for name in names
     }
     return files if len(names) > 1 else next(iter(files.values()))
 
 
-def tabular_of(case: Case, card: Card) -> dict[str, Value]:
-    """The values of a case that a model takes; others in the tables of its data set are left aside."""
-    return {one.name: case.tabular[one.name] for one in card.input.tabular if one.name in case.tabular}
+def select_tabular(case: Case, card: Card) -> dict[str, Value]:
+    """Selects the values of a case that a model takes; others in the tables of its data set are left out."""
+    return {field.name: case.tabular[field.name] for field in card.input.tabular if field.name in case.tabular}
 
 
-def stack(read: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
-    """The channels in RAS+ as one array.
+def stack(channels: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
+    """Turns the channels to RAS+ and stacks them.
 
     Args:
-        read: images on one grid.
+        channels: images on one grid.
 
     Returns:
         (x, y, z, channels) float32 and the (4, 4) affine in mm.
+
+    Example:
+        >>> left_handed = nibabel.Nifti1Image(np.zeros((16, 24, 32), np.float32), np.diag([-2.0, 2, 2, 1]))
+        >>> volume, affine = stack([left_handed])
+        >>> volume.shape, float(affine[0, 0])
+        ((16, 24, 32, 1), 2.0)
     """
-    turned = [image.to_ras(image.array(one), one.affine) for one in read]
+    turned = [image.to_ras(image.array(channel), channel.affine) for channel in channels]
     return np.stack([volume for volume, _ in turned], -1), turned[0][1]
 
 
-def _by_name(images: Images, names: list[str], model: str) -> dict[str, One]:
+def _by_name(images: Images, names: list[str], model: str) -> dict[str, SingleImage]:
     if isinstance(images, Mapping):
         for name in images:
             if name not in names:
@@ -96,7 +148,7 @@ def _by_name(images: Images, names: list[str], model: str) -> dict[str, One]:
                 "Pass an image for each."
             )
         return dict(images)
-    several: list[One] = [images] if isinstance(images, ONE) else list(images)
+    several: list[SingleImage] = [images] if isinstance(images, SINGLE) else list(images)
     if len(several) != len(names):
         raise ValueError(
             f"{model} takes {len(names)} channels ({', '.join(names)}), got {len(several)} images. "
@@ -105,7 +157,7 @@ def _by_name(images: Images, names: list[str], model: str) -> dict[str, One]:
     return dict(zip(names, several, strict=True))
 
 
-def _read(one: One, name: str) -> Image:
-    if isinstance(one, str | os.PathLike):
-        return image.read(one)
-    return image.check(one, f"The image for {name!r}")
+def _read(channel: SingleImage, name: str) -> Image:
+    if isinstance(channel, str | os.PathLike):
+        return image.read(channel)
+    return image.check(channel, f"The image for {name!r}")

@@ -1,4 +1,4 @@
-"""Which label becomes which when left and right swap."""
+"""Pairs the labels of left and right by the words in their names."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ _WORD = re.compile(r"[A-Za-z]+")
 
 
 def partners(labels: Mapping[int, Label]) -> tuple[int, ...]:
-    """The channel that each channel turns into under a left/right flip, by the words in the names.
+    """Returns, for each label, the index of its left/right counterpart, matched by name; its own where it has no side.
 
     A side is a word of its own: left/right, lh/rh or l/r, in any case ("Left-Thalamus", "thalamus_l").
 
@@ -19,9 +19,13 @@ def partners(labels: Mapping[int, Label]) -> tuple[int, ...]:
 
     Raises:
         ValueError: a label has a side and no partner.
+
+    Example:
+        >>> partners({0: Label("csf", 0), 1: Label("Left-Thalamus", 10), 2: Label("Right-Thalamus", 49)})
+        (0, 2, 1)
     """
     index_of = {label.name.lower(): index for index, label in labels.items()}
-    found = []
+    counterparts = []
     for index in sorted(labels):
         name = labels[index].name.lower()
         other = _WORD.sub(lambda word: _OTHER.get(word.group(), word.group()), name)
@@ -30,5 +34,5 @@ def partners(labels: Mapping[int, Label]) -> tuple[int, ...]:
                 f"Label {labels[index].name!r} has a side, and there is no label {other!r}. Name its partner so, "
                 "or predict without mirroring along axis 0."
             )
-        found.append(index_of[other])
-    return tuple(found)
+        counterparts.append(index_of[other])
+    return tuple(counterparts)

@@ -53,7 +53,7 @@ def postprocess(
 def planned(
     steps: Iterable[Step], names: Mapping[int, Label], known: Mapping[str, Callable[..., Any]]
 ) -> Iterator[tuple[Callable[..., Any], int | None, dict[str, Any]]]:
-    """Turns the steps of a card into calls, one label at a time; "within_input" belongs to the predictor and is skipped.
+    """Turns the steps of a card into calls, one label at a time; skips "within_input", the predictor's.
 
     Args:
         steps: as a card has them.

@@ -1,69 +1,44 @@
-"""A trained model made ready once, for as many images as there are."""
+"""Builds and compiles a trained model once, then predicts any number of images with it."""
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from zoo import devices
 from zoo.hub import trained_models
 from zoo.hub.card import Card
 from zoo.hub.tabular import Value, encode
 from zoo.inference import exported_network, inputs, native_grid, preprocessing, window_memory
-from zoo.inference.compiled_network import check_conditioning, prepare
+from zoo.inference.compiled_network import Forward, check_conditioning, prepare
 from zoo.inference.inputs import Images
 from zoo.inference.left_right import partners
-from zoo.inference.postprocessing import WITHIN_INPUT, postprocess
+from zoo.inference.native_grid import NativeGrid
+from zoo.inference.postprocessing import WITHIN_INPUT
+from zoo.inference.settings import Settings
 from zoo.inference.sliding_window import sliding_window
-from zoo.volumes import image
+from zoo.volumes import image as volumes
 from zoo.volumes.image import Image
 
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How to predict; `zoo.predict` says what each means.
-
-    `network` is an exported network (`zoo.exporters.export.runtime_file`) that runs in place of the Keras one, by
-    the runtime named.
-    """
-
-    probabilities: bool = False
-    patch: Sequence[int] | None = None
-    overlap: float = 0.5
-    mirror: bool | Sequence[int] = False
-    batch_size: int | None = None
-    precision: str = "float32"
-    jit: bool | str = "auto"
-    conditioning: Sequence[float] | None = None
-    skip: bool | None = None
-    memory_budget_mb: float = 2048
-    runtime: str = "keras"
-    network: os.PathLike | None = None
-
-
 @dataclass(frozen=True)
-class Ready:
-    """A case that is read and normalised, for as many predictions as one wants of it.
+class PreparedCase:
+    """A case that is read and normalised, for any number of predictions.
 
     Attributes:
         volume: (x, y, z, channels) float32 on the network's grid.
         inside: (x, y, z) bool, where there is something to find; None for everywhere.
-        like: the first channel, whose grid results come back to.
-        shape: voxels of the images along x, y, z in RAS+.
-        scale: image voxels that a voxel of the network's grid spans, along x, y, z.
+        grid: of the images, which results come back to.
     """
 
     volume: np.ndarray
     inside: np.ndarray | None
-    like: Image
-    shape: tuple[int, ...]
-    scale: np.ndarray
+    grid: NativeGrid
 
 
 class Predictor:
@@ -76,38 +51,27 @@ class Predictor:
 
     Raises:
         ValueError: no such model, a Keras model without a card, or a setting that does not fit the model.
+
+    Example:
+        >>> predictor = Predictor("unet3d.brain_mask")  # doctest: +SKIP
+        >>> masks = [predictor(path) for path in ("a.nii.gz", "b.nii.gz")]  # doctest: +SKIP
     """
 
     def __init__(
         self, model: str | os.PathLike | keras.Model, *, card: Card | None = None, settings: Settings | None = None
     ) -> None:
         self.settings = settings or Settings()
-        if isinstance(model, keras.Model):
-            if card is None:
-                raise ValueError(
-                    f"A card must say what {model.name!r} takes and gives, got None. Pass card=, or the name of a "
-                    "trained model (zoo.list_models())."
-                )
-        else:
-            card = trained_models.card(model) if card is None else card
-            if card.output.kind == "sources":
-                raise ValueError(f"{card.name} takes EEG, not images. Use zoo.locate_sources(recording).")
-            model = trained_models.load(model)
-        self.card, self.model = card, model
-        self.patch = self._patch()
-        self._segments = card.output.kind == "segmentation"
-        self._within = any(step.name == WITHIN_INPUT for step in card.postprocessing)
-        self._flips = partners(card.output.labels) if 0 in self._mirror_axes() and card.output.labels else None
-        preprocessing.split(card.preprocessing)
-        given = self.settings
-        if given.conditioning is not None or not card.input.tabular:
-            check_conditioning(model, given.conditioning)
-        self._forward = (
-            prepare(model, precision=given.precision, jit=given.jit)
-            if given.network is None
-            else exported_network.prepare(given.runtime, Path(given.network))
-        )
-        self._batch_size = given.batch_size or window_memory.choose_batch_size(model, self.patch)
+        self.model, self.card = load_with_card(model, card)
+        self.patch = choose_patch(self.card, self.settings.patch)
+        output, axes = self.card.output, self.settings.mirror_axes
+        self._segments = output.kind == "segmentation"
+        self._within_input = any(step.name == WITHIN_INPUT for step in self.card.postprocessing)
+        self._flips = partners(output.labels) if 0 in axes and output.labels else None
+        preprocessing.split(self.card.preprocessing)
+        if self.settings.conditioning is not None or not self.card.input.tabular:
+            check_conditioning(self.model, self.settings.conditioning)
+        self._forward = _make_forward(self.model, self.settings)
+        self._batch_size = self.settings.batch_size or window_memory.choose_batch_size(self.model, self.patch)
 
     def __call__(
         self, images: Images, *, tabular: Mapping[str, Value] | None = None, progress: Progress | None = None
@@ -125,11 +89,11 @@ class Predictor:
         Raises:
             ValueError: images or values that do not fit the model, or that hold no brain.
         """
-        conditioning = self.conditioning(tabular)  # first: what is wrong with it is found at once
-        return self.predict(self.ready(images), conditioning=conditioning, progress=progress)
+        conditioning = self.encode_tabular(tabular)  # first, so that a fault in it is found at once
+        return self.predict(self.prepare(images), conditioning=conditioning, progress=progress)
 
-    def conditioning(self, tabular: Mapping[str, Value] | None = None) -> Sequence[float] | None:
-        """The conditioning vector of a case: its tabular values by the card, or the raw one of the settings.
+    def encode_tabular(self, tabular: Mapping[str, Value] | None = None) -> Sequence[float] | None:
+        """Returns the conditioning vector of a case: its tabular values by the card, or the settings' raw vector.
 
         Raises:
             ValueError: values that the card does not know or accept (`zoo.hub.tabular.encode`), or both kinds.
@@ -140,47 +104,51 @@ class Predictor:
             raise ValueError(f"{self.card.name} got tabular values {dict(tabular)}, and {why}. Leave one out.")
         return raw if raw is not None or not fields else encode(fields, tabular or {}).tolist()
 
-    def ready(self, images: Images) -> Ready:
+    def prepare(self, images: Images) -> PreparedCase:
         """Reads, checks, resamples and normalises one case.
 
         Raises:
             ValueError: as calling the predictor does.
         """
-        read = inputs.read_channels(images, self.card)
-        like = read[0]
-        volume, affine = inputs.stack(read)
-        del read
-        shape, spacing = volume.shape[:3], image.spacing_mm(affine)
+        channels = inputs.read_channels(images, self.card)
+        like = channels[0]
+        volume, affine = inputs.stack(channels)
+        del channels
+        shape, spacing = volume.shape[:3], volumes.spacing_mm(affine)
         work, work_spacing = preprocessing.to_work_grid(self.card, volume, spacing)
         del volume
-        self._check_room(work.shape)
-        wanted = self._segments if self.settings.skip is None else self.settings.skip
-        inside = (work != 0).any(-1) if wanted or self._within else None
-        return Ready(preprocessing.normalise(self.card, work), inside, like, shape, work_spacing / spacing)
+        window_memory.check_volume_fits(self.model, work.shape, self.patch, context=bool(self.card.input.context))
+        skips = self._segments if self.settings.skip is None else self.settings.skip
+        inside = (work != 0).any(-1) if skips or self._within_input else None
+        grid = NativeGrid(like, shape, work_spacing / spacing)
+        return PreparedCase(preprocessing.normalise(self.card, work), inside, grid)
 
     def predict(
-        self, ready: Ready, *, conditioning: Sequence[float] | None = None, progress: Progress | None = None
+        self, case: PreparedCase, *, conditioning: Sequence[float] | None = None, progress: Progress | None = None
     ) -> Image:
-        """Predicts a case that is ready; one may be predicted under many conditions.
+        """Predicts a prepared case; one may be predicted under many conditions.
 
         Args:
-            ready: what `ready` made of the images.
-            conditioning: what `conditioning` made of the tabular values.
+            case: what `prepare` returned.
+            conditioning: what `encode_tabular` returned.
             progress: called with (windows done, windows in all).
 
         Returns:
             An image on the grid of the first channel.
         """
-        return self._native(self._run(ready, conditioning, progress), ready)
+        values, budget = self._run(case, conditioning, progress), self.settings.budget_bytes
+        if self._segments and not self.settings.probabilities:
+            return native_grid.native_labels(values, case.grid, self.card, budget_bytes=budget)
+        return native_grid.native_values(values, case.grid, budget_bytes=budget)
 
     def predict_with_confidence(
-        self, ready: Ready, *, conditioning: Sequence[float] | None = None, progress: Progress | None = None
+        self, case: PreparedCase, *, conditioning: Sequence[float] | None = None, progress: Progress | None = None
     ) -> tuple[Image, Image]:
-        """Predicts labels, and how sure the network is of them, in one run.
+        """Predicts labels and the network's confidence in them, in one run.
 
         Args:
-            ready: what `ready` made of the images.
-            conditioning: what `conditioning` made of the tabular values.
+            case: what `prepare` returned.
+            conditioning: what `encode_tabular` returned.
             progress: called with (windows done, windows in all).
 
         Returns:
@@ -195,93 +163,78 @@ class Predictor:
                 f"{self.card.name} gives {'probabilities' if self._segments else self.card.output.kind} here, and "
                 "labels are needed. Leave probabilities out, or take a model of kind segmentation."
             )
-        confidence = np.empty(tuple(ready.shape), np.float32)
-        labels = self._native_labels(self._run(ready, conditioning, progress), ready, confidence)
-        return labels, image.on_grid_of(ready.like, image.from_ras(confidence, ready.like))
+        grid, confidence = case.grid, np.empty(tuple(case.grid.shape), np.float32)
+        values, budget = self._run(case, conditioning, progress), self.settings.budget_bytes
+        labels = native_grid.native_labels(values, grid, self.card, budget_bytes=budget, confidence=confidence)
+        return labels, volumes.on_grid_of(grid.like, volumes.from_ras(confidence, grid.like))
 
-    def _run(self, ready: Ready, conditioning: Sequence[float] | None, progress: Progress | None) -> np.ndarray:
-        """What the network gives on its own grid, after the activation."""
+    def _run(self, case: PreparedCase, conditioning: Sequence[float] | None, progress: Progress | None) -> np.ndarray:
+        """Runs the network over a case; returns values on its own grid, after the activation."""
         forward = self._forward
-        found = sliding_window(
+        values = sliding_window(
             forward if conditioning is None else functools.partial(forward, conditioning=conditioning),
-            ready.volume,
+            case.volume,
             patch=self.patch,
             overlap=self.settings.overlap,
             batch_size=self._batch_size,
-            mirror_axes=self._mirror_axes(),
+            mirror_axes=self.settings.mirror_axes,
             flip_labels=self._flips,
             activation=self.card.output.activation,
-            skip=ready.inside,
+            skip=case.inside,
             context=self.card.input.context,
             progress=progress,
         )
-        if self._within and ready.inside is not None:
-            found[~ready.inside] = self._nothing(found.shape[-1])
-        return found
-
-    def _nothing(self, num_classes: int) -> np.ndarray:
-        """(num_classes,): what a network gives that is sure of the background."""
-        values = np.zeros(num_classes, np.float32)
-        values[:1] = self.card.output.activation == "softmax"
+        if self._within_input and case.inside is not None:
+            values[~case.inside] = _background_values(values.shape[-1], self.card.output.activation)
         return values
 
-    def _patch(self) -> tuple[int, int, int]:
-        asked, divisor = self.settings.patch or self.card.input.patch, self.card.input.divisor
-        x, y, z = (int(n) for n in np.broadcast_to(asked, 3))
-        if any(n < 1 or n % by for n, by in zip((x, y, z), divisor, strict=True)):
+
+def load_with_card(model: str | os.PathLike | keras.Model, card: Card | None) -> tuple[keras.Model, Card]:
+    """Loads a trained model by name or folder; passes a Keras model on.
+
+    Returns:
+        The network, and its card.
+
+    Raises:
+        ValueError: no such model, a Keras model without a card, or a model that takes EEG.
+    """
+    if isinstance(model, keras.Model):
+        if card is None:
             raise ValueError(
-                f"patch must be positive multiples of {divisor} for {self.card.name}, got {(x, y, z)}. "
-                f"The card's own is {self.card.input.patch}."
+                f"A card must say what {model.name!r} takes and gives, got None. Pass card=, or the name of a "
+                "trained model (zoo.list_models())."
             )
-        return x, y, z
+        return model, card
+    card = trained_models.card(model) if card is None else card
+    if card.output.kind == "sources":
+        raise ValueError(f"{card.name} takes EEG, not images. Use zoo.locate_sources(recording).")
+    return trained_models.load(model), card
 
-    def _mirror_axes(self) -> tuple[int, ...]:
-        given = self.settings.mirror
-        return ((0,) if given else ()) if isinstance(given, bool) else tuple(given)
 
-    def _check_room(self, shape: Sequence[int]) -> None:
-        """Says what does not fit before it starts, rather than being killed later."""
-        num_classes = keras.tree.flatten(self.model.outputs)[0].shape[-1]
-        voxels = float(np.prod(np.maximum(shape[:3], self.patch)))
-        wide = shape[3] if self.card.input.context else 0
-        needed, free = 4 * voxels * (num_classes + shape[3] + wide + 1), devices.machine_bytes()
-        if needed > free:
-            raise ValueError(
-                f"A volume of {tuple(shape[:3])} voxels and {num_classes} classes needs {needed / 2**20:.0f} MiB, and "
-                f"{free / 2**20:.0f} MiB are free. Free memory, or crop the volume."
-            )
+def choose_patch(card: Card, patch: Sequence[int] | int | None) -> tuple[int, int, int]:
+    """Returns the window in voxels: the one requested, else the card's.
 
-    def _slabs(self, result: np.ndarray, ready: Ready) -> Iterator[tuple[slice, np.ndarray]]:
-        budget = int(self.settings.memory_budget_mb * 2**20)
-        return native_grid.native_slabs(result, ready.shape, ready.scale, budget_bytes=budget)
+    Raises:
+        ValueError: a size that is no positive multiple of the card's divisor.
+    """
+    x, y, z = (int(size) for size in np.broadcast_to(patch or card.input.patch, 3))
+    if any(size < 1 or size % by for size, by in zip((x, y, z), card.input.divisor, strict=True)):
+        raise ValueError(
+            f"patch must be positive multiples of {card.input.divisor} for {card.name}, got {(x, y, z)}. "
+            f"The card's own is {card.input.patch}."
+        )
+    return x, y, z
 
-    def _native(self, result: np.ndarray, ready: Ready) -> Image:
-        """From the network's grid to the image's own: labels by arg-max there, or the values themselves."""
-        if self._segments and not self.settings.probabilities:
-            return self._native_labels(result, ready)
-        values = np.empty((*ready.shape, result.shape[-1]), np.float32)
-        for part, slab in self._slabs(result, ready):
-            values[part] = slab
-        values = values[..., 0] if values.shape[-1] == 1 else values
-        return image.on_grid_of(ready.like, image.from_ras(values, ready.like))
 
-    def _native_labels(self, result: np.ndarray, ready: Ready, confidence: np.ndarray | None = None) -> Image:
-        """Labels on the image's own grid; fills `confidence`, where it is given, along the way."""
-        table, names = self._values(), self.card.output.labels
-        foreground = [channel for channel, index in enumerate(sorted(names)) if names[index].value]
-        labels = np.empty(tuple(ready.shape), table.dtype)
-        for part, slab in self._slabs(result, ready):
-            labels[part] = table[native_grid.classes(slab, self.card.output.activation)]
-            if confidence is not None:
-                confidence[part] = slab[..., foreground].max(-1)
-        native = image.from_ras(labels, ready.like)
-        del labels
-        spacing = image.spacing_mm(ready.like.affine)  # along the image's own axes, so after turning back to them
-        return image.on_grid_of(ready.like, postprocess(native, self.card.postprocessing, names, spacing_mm=spacing))
+def _make_forward(model: keras.Model, settings: Settings) -> Forward:
+    """Compiles the Keras network, or opens the exported one that the settings name."""
+    if settings.network is None:
+        return prepare(model, precision=settings.precision, jit=settings.jit)
+    return exported_network.prepare(settings.runtime, Path(settings.network))
 
-    def _values(self) -> np.ndarray:
-        """Source value of each class, and last a 0 for voxels of none."""
-        values = [self.card.output.labels[index].value for index in sorted(self.card.output.labels)]
-        lowest, highest = min(0, *values), max(0, *values)
-        fits = next(d for d in ("uint8", "int16", "int32") if np.iinfo(d).min <= lowest and highest <= np.iinfo(d).max)
-        return np.asarray([*values, 0], fits)
+
+def _background_values(num_classes: int, activation: str) -> np.ndarray:
+    """Returns (num_classes,): what a network gives where it is sure of the background."""
+    values = np.zeros(num_classes, np.float32)
+    values[:1] = activation == "softmax"
+    return values

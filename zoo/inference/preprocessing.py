@@ -1,4 +1,4 @@
-"""What is done to a whole volume before a network sees it: the named steps of a card, in order.
+"""Prepares a whole volume for a network: the named steps of a card, in order.
 
 Grid steps come first: `Step("resample", {"spacing_mm": (1, 1, 1)})` or `Step("resize", {"shape": (128, 128, 128)})`.
 Intensity steps follow, each channel alone: those of `zoo.volumes.intensity`, so that training and prediction share one
@@ -34,17 +34,26 @@ def to_work_grid(card: Card, volume: np.ndarray, spacing_mm: np.ndarray) -> tupl
     Raises:
         ValueError: an unknown step or parameter, or a grid step after an intensity step.
     """
-    given, (grid, _) = card.input.spacing_mm, split(card.preprocessing)
-    if given is not None and not any(step.name == "resample" for step in grid):
-        grid = [Step("resample", {"spacing_mm": given}), *grid]
-    for step in grid:
+    for step in grid_steps(card):
         check_arguments(GRID[step.name], step.parameters)
         volume, spacing_mm = GRID[step.name](volume, spacing_mm, **step.parameters)
     return volume, spacing_mm
 
 
+def grid_steps(card: Card) -> list[Step]:
+    """Returns the grid steps of a card; resampling to its spacing comes first where no step says how.
+
+    Raises:
+        ValueError: a grid step after an intensity step, or a misspelt grid step.
+    """
+    spacing, (steps, _) = card.input.spacing_mm, split(card.preprocessing)
+    if spacing is None or any(step.name == "resample" for step in steps):
+        return steps
+    return [Step("resample", {"spacing_mm": spacing}), *steps]
+
+
 def normalise(card: Card, volume: np.ndarray) -> np.ndarray:
-    """Carries out the intensity steps of a card, each channel alone, measured on the whole volume.
+    """Applies the intensity steps of a card, each channel alone, measured on the whole volume.
 
     Args:
         card: of the trained model.
@@ -67,13 +76,13 @@ def normalise(card: Card, volume: np.ndarray) -> np.ndarray:
         )
     result = np.empty_like(volume)
     for index, channel in enumerate(card.input.channels):
-        own = intensity.of_channel(settings, channel.name)
-        result[..., index] = intensity.measure(volume[..., index], own).apply(volume[..., index])
+        steps = intensity.of_channel(settings, channel.name)
+        result[..., index] = intensity.measure(volume[..., index], steps).apply(volume[..., index])
     return result
 
 
 def _varies(volume: np.ndarray, settings: Sequence[intensity.Step]) -> bool:
-    """Whether any channel has more than one value where its spread is measured."""
+    """Returns whether any channel has more than one value where its spread is measured."""
     masked = any(step["name"] == "z_score" and step.get("mask") for step in settings)
     for channel in np.moveaxis(volume, -1, 0):
         values = channel[channel != 0] if masked else channel
@@ -83,13 +92,18 @@ def _varies(volume: np.ndarray, settings: Sequence[intensity.Step]) -> bool:
 
 
 def split(steps: Sequence[Step]) -> tuple[list[Step], list[Step]]:
-    """Grid steps and intensity steps.
+    """Splits the steps of a card into grid steps and intensity steps.
 
     Raises:
         ValueError: a grid step after an intensity step, or a misspelt grid step.
+
+    Example:
+        >>> grid, intensities = split([Step("resize", {"shape": (64, 64, 64)}), Step("z_score", {})])
+        >>> grid[0].name, intensities[0].name
+        ('resize', 'z_score')
     """
-    kinds = [step.name in GRID for step in steps]
-    grid, rest = list(steps[: sum(kinds)]), list(steps[sum(kinds) :])
+    count = sum(step.name in GRID for step in steps)
+    grid, rest = list(steps[:count]), list(steps[count:])
     for step in rest:
         if step.name in GRID:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Runs a network over a volume in overlapping windows of one fixed shape and blends what it gives."""
+"""Runs a network over a volume in overlapping windows of one fixed shape and blends the results."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +11,14 @@ from scipy import special
 from zoo.errors import unknown_choice
 from zoo.inference.compiled_network import Windowed, prepare
 from zoo.inference.window_memory import choose_batch_size
-from zoo.volumes import context as surroundings
+from zoo.volumes import context as wide_context
 from zoo.volumes import patches
 
 SLAB = 8  # planes blended at once: few enough that their temporaries stay in cache
 ACTIVATIONS = ("linear", "relu", "sigmoid", "softmax", "softplus", "tanh")
 
 
-def sliding_window(  # noqa: PLR0913 - the choices a caller has, each by name
+def sliding_window(  # noqa: PLR0913 - one keyword a choice
     network: keras.Model | Windowed,
     volume: np.ndarray,
     *,
@@ -50,8 +50,8 @@ def sliding_window(  # noqa: PLR0913 - the choices a caller has, each by name
         activation: "softmax", "sigmoid", "linear", "tanh", "relu" or "softplus".
         skip: (x, y, z) bool, True where there is something to find. Windows without any are not run, and
             voxels that no window reached become background: the first channel 1 under softmax, else 0.
-        context: how many times as wide the surroundings are that each window has as further channels
-            (`zoo.volumes.context`), from the same volume, 0 beyond it; as much memory again. None for none.
+        context: how many times as wide as a window the surroundings are that it gets as further channels
+            (`zoo.volumes.context`), from the same volume, 0 beyond it; needs as much memory again. None for none.
         progress: called with (windows done, windows in all) after every batch.
 
     Returns:
@@ -59,6 +59,11 @@ def sliding_window(  # noqa: PLR0913 - the choices a caller has, each by name
 
     Raises:
         ValueError: an unknown activation, axis or permutation, or a network whose output has another size.
+
+    Example:
+        >>> values = sliding_window(lambda windows: 2 * windows, np.ones((20, 24, 33)), patch=16, activation="linear")
+        >>> values.shape, float(values.max())
+        ((20, 24, 33, 1), 2.0)
     """
     if activation not in ACTIVATIONS:
         raise unknown_choice("activation", activation, ACTIVATIONS)
@@ -68,13 +73,13 @@ def sliding_window(  # noqa: PLR0913 - the choices a caller has, each by name
     if isinstance(network, keras.Model):
         batch_size = choose_batch_size(network, size) if batch_size is None else batch_size
         network = prepare(network)
-    forward = _mirrored(network, mirror_axes, flip_labels)
+    forward = _average_mirrors(network, mirror_axes, flip_labels)
     padded, inside = patches.pad_to(volume, min_shape=size)
-    corners = _corners(padded.shape, size, overlap, _padded_mask(skip, volume, size))
-    views = _Views(padded, size, context)
-    mean, total = _accumulate(forward, views, corners, batch_size or 1, progress)
+    corners = _choose_corners(padded.shape, size, overlap, _pad_mask(skip, volume, size))
+    windows = _Windows(padded, size, context)
+    mean, total = _accumulate(forward, windows, corners, batch_size or 1, progress)
     # Contiguous: a view of the padded volume would keep all of it in memory.
-    return _activate(np.ascontiguousarray(mean[inside]), total[inside], activation)
+    return _activate_seen(np.ascontiguousarray(mean[inside]), total[inside], activation)
 
 
 def activate(logits: np.ndarray, activation: str) -> np.ndarray:
@@ -86,6 +91,10 @@ def activate(logits: np.ndarray, activation: str) -> np.ndarray:
 
     Returns:
         The same shape, float32.
+
+    Example:
+        >>> activate(np.zeros((1, 1, 1, 4), np.float32), "softmax").ravel()
+        array([0.25, 0.25, 0.25, 0.25], dtype=float32)
     """
     if activation == "softmax":
         for plane in logits:  # a plane at a time: no second volume in memory
@@ -103,7 +112,8 @@ def activate(logits: np.ndarray, activation: str) -> np.ndarray:
     return logits
 
 
-def _activate(mean: np.ndarray, total: np.ndarray, activation: str) -> np.ndarray:
+def _activate_seen(mean: np.ndarray, total: np.ndarray, activation: str) -> np.ndarray:
+    """Applies the activation; voxels that no window reached become background."""
     result = activate(mean, activation)
     unseen = total == 0
     if unseen.any():
@@ -113,29 +123,29 @@ def _activate(mean: np.ndarray, total: np.ndarray, activation: str) -> np.ndarra
     return result
 
 
-def _mirrored(network: Windowed, axes: Sequence[int], flip_labels: Sequence[int] | None) -> Windowed:
-    """The mean of a network's logits over every combination of mirror axes."""
+def _average_mirrors(network: Windowed, axes: Sequence[int], flip_labels: Sequence[int] | None) -> Windowed:
+    """Returns a network that averages its logits over every combination of mirror axes."""
     axes = tuple(axes)
     if len(set(axes)) < len(axes) or not set(axes) <= {0, 1, 2}:
         raise ValueError(f"mirror_axes must be some of 0, 1, 2, each once; got {axes}. 0 is left/right in RAS.")
-    flips = [chosen for n in range(len(axes) + 1) for chosen in itertools.combinations(axes, n)]
+    flips = [flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)]
     if len(flips) == 1:
         return network
 
     def mean(windows: np.ndarray) -> np.ndarray:
         result = np.zeros(1, np.float32)
-        for index, chosen in enumerate(flips):
-            at = tuple(axis + 1 for axis in chosen)
-            logits = np.flip(network(np.ascontiguousarray(np.flip(windows, at))), at)
-            if 0 in chosen and flip_labels is not None:
-                logits = logits[..., _permutation(flip_labels, logits.shape[-1])]
+        for index, flip in enumerate(flips):
+            batch_axes = tuple(axis + 1 for axis in flip)
+            logits = np.flip(network(np.ascontiguousarray(np.flip(windows, batch_axes))), batch_axes)
+            if 0 in flip and flip_labels is not None:
+                logits = logits[..., _check_permutation(flip_labels, logits.shape[-1])]
             result = result + (logits - result) / np.float32(index + 1)  # exact where they agree
         return result
 
     return mean
 
 
-def _permutation(flip_labels: Sequence[int], num_classes: int) -> np.ndarray:
+def _check_permutation(flip_labels: Sequence[int], num_classes: int) -> np.ndarray:
     partners = np.asarray(flip_labels, np.int64)
     if partners.shape != (num_classes,) or not np.array_equal(np.sort(partners), np.arange(num_classes)):
         raise ValueError(
@@ -145,7 +155,7 @@ def _permutation(flip_labels: Sequence[int], num_classes: int) -> np.ndarray:
     return partners
 
 
-def _padded_mask(skip: np.ndarray | None, volume: np.ndarray, size: tuple[int, ...]) -> np.ndarray | None:
+def _pad_mask(skip: np.ndarray | None, volume: np.ndarray, size: tuple[int, ...]) -> np.ndarray | None:
     if skip is None:
         return None
     if skip.shape != volume.shape[:3]:
@@ -153,61 +163,61 @@ def _padded_mask(skip: np.ndarray | None, volume: np.ndarray, size: tuple[int, .
     return patches.pad_to(skip.astype(bool), min_shape=size)[0]
 
 
-def _corners(shape: Sequence[int], size: tuple[int, ...], overlap: float, mask: np.ndarray | None) -> np.ndarray:
-    """First voxels of the windows to run; at least one, so that the number of channels is known."""
+def _choose_corners(shape: Sequence[int], size: tuple[int, ...], overlap: float, mask: np.ndarray | None) -> np.ndarray:
+    """Returns the first voxels of the windows to run; at least one, so that the number of channels is known."""
     corners = patches.starts(shape[:3], size, overlap)
     if mask is None:
         return corners
-    found = [mask[_box(corner, size)].any() for corner in corners]
-    return corners[found] if any(found) else corners[:1]
+    occupied = [mask[_box(corner, size)].any() for corner in corners]
+    return corners[occupied] if any(occupied) else corners[:1]
 
 
 def _box(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(c, c + p) for c, p in zip(corner, size, strict=True))
 
 
-class _Views:
-    """What the network sees at each place: windows of one size, and their surroundings where it wants them."""
+class _Windows:
+    """Cuts batches of windows of one size, with their surroundings where the network takes them."""
 
     def __init__(self, volume: np.ndarray, size: tuple[int, ...], ratio: int | None) -> None:
         self.volume, self.size, self.ratio, self.means = volume, size, ratio, None
         if ratio is not None:
-            surroundings.check(size, ratio)
-            self.means = surroundings.block_means(volume, ratio)
+            wide_context.check(size, ratio)
+            self.means = wide_context.block_means(volume, ratio)
 
     def batches(self, corners: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Corners and windows; the last batch repeats zeros, so that one compiled shape serves all."""
+        """Yields corners and windows; the last batch is filled with zeros, so that one compiled shape serves all."""
         num = self.volume.shape[3]
         for first in range(0, len(corners), batch_size):
-            chosen = corners[first : first + batch_size]
+            batch = corners[first : first + batch_size]
             windows = np.zeros((batch_size, *self.size, num * (1 if self.ratio is None else 2)), np.float32)
-            for window, corner in zip(windows, chosen, strict=False):
+            for window, corner in zip(windows, batch, strict=False):
                 window[..., :num] = self.volume[_box(corner, self.size)]
                 if self.means is not None and self.ratio is not None:
-                    window[..., num:] = surroundings.around(self.means, corner, self.size, self.ratio)
-            yield chosen, windows
+                    window[..., num:] = wide_context.around(self.means, corner, self.size, self.ratio)
+            yield batch, windows
 
 
 def _accumulate(
     forward: Windowed,
-    views: _Views,
+    windows: _Windows,
     corners: np.ndarray,
     batch_size: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The blended logits and the weight of each voxel; one thread blends while the network runs on."""
-    weight, shape = patches.gaussian_weight(views.size), views.volume.shape[:3]
+    """Returns the blended logits and the weight of each voxel; one thread blends while the network runs on."""
+    weight, shape = patches.gaussian_weight(windows.size), windows.volume.shape[:3]
     total = np.zeros(shape, np.float32)
     mean, pending, done = np.zeros(0, np.float32), None, 0
     with ThreadPoolExecutor(1) as blender:
-        for chosen, windows in views.batches(corners, batch_size):
-            logits = forward(windows)
+        for places, batch in windows.batches(corners, batch_size):
+            logits = forward(batch)
             if not mean.size:
-                mean = np.zeros((*shape, _num_classes(logits, windows)), np.float32)
+                mean = np.zeros((*shape, _count_classes(logits, batch)), np.float32)
             if pending is not None:
                 pending.result()
-            pending = blender.submit(_blend, mean, total, logits, corners=chosen, weight=weight)
-            done += len(chosen)
+            pending = blender.submit(_blend, mean, total, logits, corners=places, weight=weight)
+            done += len(places)
             if progress is not None:
                 progress(done, len(corners))
         if pending is not None:
@@ -215,7 +225,7 @@ def _accumulate(
     return mean, total
 
 
-def _num_classes(logits: np.ndarray, windows: np.ndarray) -> int:
+def _count_classes(logits: np.ndarray, windows: np.ndarray) -> int:
     if logits.ndim != 5 or logits.shape[:4] != windows.shape[:4]:
         raise ValueError(
             f"The network turned windows of {windows.shape} into {logits.shape}. It must keep the size: "

@@ -1,4 +1,4 @@
-"""How large each structure of a label map is, and how left differs from right."""
+"""Measures the volume of each structure in a label map, and how left differs from right."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ Row = dict[str, str | int | float]
 
 
 def volumes(image: Image, card: Card) -> list[Row]:
-    """Volume of each structure that a trained model finds.
+    """Measures each structure that a trained model finds.
 
     The asymmetry of a sided structure is `200 (left - right) / (left + right)`, in percent, the same on both rows;
     empty where there is no partner or neither side was found.
@@ -28,31 +28,33 @@ def volumes(image: Image, card: Card) -> list[Row]:
 
     Returns:
         One row a label but the background: structure, value, num_voxels, volume_ml, asymmetry_percent.
+
+    Example:
+        >>> card = zoo.card("unet3d.brain_mask")  # doctest: +SKIP
+        >>> volumes(zoo.predict("unet3d.brain_mask", "t1.nii.gz"), card)[0]["volume_ml"]  # doctest: +SKIP
     """
     labels = np.asanyarray(image.dataobj)
     voxel_ml = float(np.prod(spacing_mm(image.affine))) / 1000
-    found = dict(zip(*(part.tolist() for part in np.unique(labels, return_counts=True)), strict=True))
-    counts = {index: found.get(label.value, 0) for index, label in card.output.labels.items()}
-    other = partners(card.output.labels)
+    by_value = dict(zip(*(part.tolist() for part in np.unique(labels, return_counts=True)), strict=True))
+    counts = {index: by_value.get(label.value, 0) for index, label in card.output.labels.items()}
+    counterparts = partners(card.output.labels)
     rows: list[Row] = []
     for index, label in card.output.labels.items():
         if label.value == 0:
             continue
         row: Row = {"structure": label.name, "value": label.value, "num_voxels": counts[index]}
-        partner = index if other is None else int(other[index])
-        rows.append(
-            row | {"volume_ml": counts[index] * voxel_ml, "asymmetry_percent": _asymmetry(index, partner, counts)}
-        )
+        asymmetry = _measure_asymmetry(index, counterparts[index], counts)
+        rows.append(row | {"volume_ml": counts[index] * voxel_ml, "asymmetry_percent": asymmetry})
     return rows
 
 
-def _asymmetry(index: int, partner: int, counts: dict[int, int]) -> float | str:
-    left, right = (counts[side] for side in sorted((index, partner)))
-    return "" if partner == index or left + right == 0 else 200 * (left - right) / (left + right)
+def _measure_asymmetry(index: int, counterpart: int, counts: dict[int, int]) -> float | str:
+    left, right = (counts[side] for side in sorted((index, counterpart)))
+    return "" if counterpart == index or left + right == 0 else 200 * (left - right) / (left + right)
 
 
 def write_volumes(path: str | os.PathLike, image: Image, card: Card) -> Path:
-    """Writes the table of `volumes`, whole or not at all: CSV, or with .tsv as BIDS has it, empty cells as n/a."""
+    """Writes the rows of `volumes`, whole or not at all: CSV, or for a .tsv file as BIDS has it, empty cells as n/a."""
     text, tabs = io.StringIO(), os.fspath(path).endswith(".tsv")
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n", delimiter="\t" if tabs else ",")
     table.writeheader()

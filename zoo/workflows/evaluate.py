@@ -20,8 +20,9 @@ from zoo.evaluation.lesions import lesion_metrics
 from zoo.evaluation.surfaces import segmentation_metrics
 from zoo.hub import card_file
 from zoo.inference import inputs
-from zoo.inference.predict import progress_bar
-from zoo.inference.predictor import Predictor, Settings
+from zoo.inference.predictor import Predictor
+from zoo.inference.settings import Settings
+from zoo.progress import progress_bar
 from zoo.reporting import lesion_report, report
 from zoo.volumes import image as images
 from zoo.workflows import evaluate_lesions
@@ -93,7 +94,7 @@ def evaluate(
     with progress_bar(f"evaluating {predictor.card.name}", shown=progress) as tell:
         for number, case in enumerate(found):
             tell(number, len(found))
-            _measure_one(predictor, case, assessment, task.lesions)
+            _measure_one(predictor, case, assessment, task.output.lesions)
         tell(len(found), len(found))
     if not assessment.scores:
         raise ValueError(f"None of the {len(found)} cases could be measured: {next(iter(assessment.failed.values()))}")
@@ -106,7 +107,7 @@ def evaluate(
 
 def _columns(task: "Task") -> tuple[str, ...]:
     """The metrics that tables show."""
-    return SHOWN + tuple(f"lesion_{name}" for name in BY_LESION if task.lesions)
+    return SHOWN + tuple(f"lesion_{name}" for name in BY_LESION if task.output.lesions)
 
 
 def _model(task: "Task", run: str | os.PathLike) -> tuple[str | Path, Path]:
@@ -125,10 +126,10 @@ def _model(task: "Task", run: str | os.PathLike) -> tuple[str | Path, Path]:
 
 def _labelled(task: "Task", source: str | os.PathLike, folder: Path) -> list[Case]:
     if str(source) == SYNTHETIC:
-        if task.test_cases is None:
+        if task.synthesis.test_cases is None:
             raise ValueError(f"Task {task.name!r} has no test cases of its own: give a folder of labelled cases.")
-        return task.test_cases(folder / "cases")
-    found = fitting(Path(source), task.channels, reader=task.reader, patterns=task.patterns)
+        return task.synthesis.test_cases(folder / "cases")
+    found = fitting(Path(source), task.data.channels, reader=task.data.reader, patterns=task.data.patterns)
     labelled = [case for case in found if case.labels]
     if not labelled:
         raise ValueError(f"None of the {len(found)} cases in {source} has a label map to compare with.")
@@ -185,14 +186,16 @@ def _truth(case: Case) -> images.Image:
 
 def _predict(predictor: Predictor, case: Case) -> images.Image:
     card = predictor.card
-    return predictor(inputs.of_case(case, card), tabular=inputs.tabular_of(case, card))
+    return predictor(inputs.select_images(case, card), tabular=inputs.select_tabular(case, card))
 
 
 def _predict_surely(predictor: Predictor, case: Case) -> tuple[images.Image, images.Image]:
     """Labels and their probability."""
     card = predictor.card
-    conditioning = predictor.conditioning(inputs.tabular_of(case, card))
-    return predictor.predict_with_confidence(predictor.ready(inputs.of_case(case, card)), conditioning=conditioning)
+    conditioning = predictor.encode_tabular(inputs.select_tabular(case, card))
+    return predictor.predict_with_confidence(
+        predictor.prepare(inputs.select_images(case, card)), conditioning=conditioning
+    )
 
 
 def _lesion_sections(
@@ -203,15 +206,15 @@ def _lesion_sections(
     sections: list[report.Section] = []
     rows: list[Mapping[str, Any]] = []
     for label in predictor.card.output.labels.values():
-        if label.name not in task.lesions:
+        if label.name not in task.output.lesions:
             continue
         cases = [
             evaluate_lesions.lesion_case(folder, case, (label.value, label.name), _stored(folder, name))
             for name, case in known.items()
         ]
         rows += lesion_report.rows(cases)
-        sections += evaluate_lesions.sections(folder, known, cases, value=label.value, channels=task.channels)
-    if task.lesions:
+        sections += evaluate_lesions.sections(folder, known, cases, value=label.value, channels=task.data.channels)
+    if task.output.lesions:
         files.write_whole(assessment.folder / "lesions.csv", files.csv_text(rows).encode())
     return sections
 
@@ -292,7 +295,7 @@ def _three_cases(
         scan = picture(by_id[case], _shown(predictor, by_id[case]))
         predicted = read_labels(assessment.folder / "predictions" / f"{case}.nii.gz")  # may be empty
         truth = _truth(by_id[case])
-        at = evaluate_lesions.largest_mm([truth, predicted]) if task.lesions else None
+        at = evaluate_lesions.largest_mm([truth, predicted]) if task.output.lesions else None
         figure = draw_planes(scan, predicted, reference=truth, names=names, at_mm=at)
         dice = _case_dice(assessment.scores[case])
         drawn.append(report.Picture(report.png(figure), f"{rank.capitalize()} case, {case}: mean Dice {dice:.3f}."))

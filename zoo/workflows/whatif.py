@@ -17,9 +17,10 @@ from zoo.errors import unknown_choice
 from zoo.hub.card import Card
 from zoo.hub.tabular import Tabular, Value, number
 from zoo.inference.inputs import Images
-from zoo.inference.predict import progress_bar
-from zoo.inference.predictor import Predictor, Settings
+from zoo.inference.predictor import Predictor
+from zoo.inference.settings import Settings
 from zoo.inference.structure_volumes import volumes
+from zoo.progress import progress_bar
 
 TABLE, PLOT = "whatif.csv", "whatif.png"
 Row = dict[str, float | str]
@@ -87,8 +88,10 @@ def whatif(
     predictor = Predictor(model, card=card, settings=settings)
     axes, fixed = _axes(predictor.card, sweep, tabular or {}), dict(tabular or {})
     combinations = list(itertools.product(*(dict.fromkeys(sweep[axis.name]) for axis in axes)))
-    vectors = [predictor.conditioning({**fixed, **_named(axes, values)}) for values in combinations]  # all are checked
-    ready, rows = predictor.ready(images), []
+    vectors = [
+        predictor.encode_tabular({**fixed, **_named(axes, values)}) for values in combinations
+    ]  # all are checked
+    ready, rows = predictor.prepare(images), []
     with progress_bar(f"what if, {predictor.card.name}", shown=progress) as tell:
         for done, (values, vector) in enumerate(zip(combinations, vectors, strict=True)):
             tell(done, len(combinations))

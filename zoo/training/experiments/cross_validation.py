@@ -15,7 +15,8 @@ from zoo.evaluation import aggregate, surfaces
 from zoo.hub.card import Card
 from zoo.hub.tabular import Value
 from zoo.inference.cohort import predict_many
-from zoo.inference.predictor import Predictor, Settings
+from zoo.inference.predictor import Predictor
+from zoo.inference.settings import Settings
 from zoo.training import batches, fit
 from zoo.training.task import Task
 from zoo.volumes import image as images
@@ -60,11 +61,11 @@ def cross_validate(
         print(f"Fold {number + 1} of {len(parts)}: {len(part.train)} cases train.", file=sys.stderr)
         run = fit.run(task, pathlib.Path(source), folder / f"fold_{number}", options, split=part)
         held_out = part.select(cases)[1]
-        report = predict_many(run / task.model_name, held_out, folder / OUT_OF_FOLD, progress=False)
+        report = predict_many(run / task.model_name, held_out, folder / OUT_OF_FOLD, settings=Settings(progress=False))
         for case in held_out:
             if case.id not in report.failed:
                 scores[case.id] = _score(task, folder / OUT_OF_FOLD / f"{case.id}_{task.name}.nii.gz", case)
-    names = {value: name for name, value in task.labels.values()}
+    names = {value: name for name, value in task.data.labels.values()}
     return aggregate.summarise(scores, names=names)
 
 
@@ -81,7 +82,7 @@ def _folds(cases: Sequence[Any], folder: pathlib.Path, num_folds: int, seed: int
 
 def _score(task: Task, path: pathlib.Path, case: Any) -> dict[int, dict[str, float]]:
     predicted, reference = read_labels(path), read_labels(case.labels)  # either may be empty
-    values = [value for _, value in task.labels.values() if value]
+    values = [value for _, value in task.data.labels.values() if value]
     spacing = images.spacing_mm(predicted.affine).tolist()
     known = {value: value for value in values}
     truth = class_indices(np.asanyarray(reference.dataobj), known, f"The label map of {case.id}")

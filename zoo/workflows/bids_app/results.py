@@ -143,7 +143,8 @@ class Worker:
 
     @cached_property
     def _predictor(self) -> "Predictor":
-        from zoo.inference.predictor import Predictor, Settings
+        from zoo.inference.predictor import Predictor
+        from zoo.inference.settings import Settings
 
         recipe = self.recipe
         return Predictor(recipe.model, settings=Settings(probabilities=recipe.probabilities, mirror=recipe.mirror))
