@@ -379,7 +379,7 @@ def test_a_save_that_breaks_leaves_what_was_there(saved, made, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(trained_models, "readme", full)
+    monkeypatch.setattr(save, "readme", full)
     with pytest.raises(OSError, match="No space left"):
         zoo.save(made, saved, tiny_card(), overwrite=True)
     assert before == {path.name: path.read_bytes() for path in saved.iterdir()}

@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from zoo import files
 from zoo.errors import unknown_choice
 from zoo.hub import card as cards
 from zoo.hub import card_file
@@ -53,7 +54,7 @@ def places() -> list[Path]:
     return [folder for folder in candidates if os.path.isdir(folder)]
 
 
-def trained_models() -> list[str]:
+def list_trained() -> list[str]:
     """Sorted names of all trained models on this machine; a folder counts when it holds a card."""
     folders = (folder for place in places() for folder in _entries(place))
     found = {folder.name for folder in folders if cards.NAME.fullmatch(folder.name)}
@@ -112,7 +113,7 @@ def _timeout_s() -> float:
 def _nowhere(name: str) -> ValueError:
     why = "ZOO_OFFLINE forbids a download" if _offline() else "ZOO_URL names no address to fetch from"
     looked = ", ".join(str(place) for place in places()) or "no folder"
-    known = trained_models()
+    known = list_trained()
     fault = unknown_choice("trained model", name, known) if known else f"There is no trained model {name!r}."
     return ValueError(f"{fault} Looked in {looked}; {why}. Add a folder to ZOO_PATH, or set ZOO_URL.")
 
@@ -144,8 +145,7 @@ def download(name: str) -> Path:
             part = target.with_name(f".{name}.part")
             try:
                 _fetch(name, part, timeout_s)
-                shutil.rmtree(target, ignore_errors=True)  # without a card it was nobody's model
-                os.replace(part, target)
+                files.swap_folder(part, target)  # a target without a card was nobody's model
             finally:
                 shutil.rmtree(part, ignore_errors=True)
     return target
@@ -206,7 +206,7 @@ def _fetch_from(source: str, part: Path, timeout_s: float) -> None:
         if wanted is not None:
             _get_checked(source, wanted, part / wanted.file, timeout_s)
     (part / "README.md").write_text(readme(card), encoding="utf-8")
-    os.replace(new, part / card_file.FILE)
+    new.rename(part / card_file.FILE)
 
 
 def _get_checked(source: str, wanted: cards.Stored, path: Path, timeout_s: float) -> None:
@@ -282,7 +282,8 @@ def _get_from_hub(place: str, file: str, path: Path) -> None:
     store = path.parent / ".hub"
     try:
         got = hub.hf_hub_download(repository, f"{folder}/{file}", revision=revision or None, local_dir=store)
-        os.replace(got, path)
+        path.unlink(missing_ok=True)
+        shutil.move(got, path)
     except _FAILURES:
         raise
     except Exception as error:  # the hub's own errors share no base class across its versions

@@ -2,12 +2,10 @@
 
 import dataclasses
 import os
-import shutil
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.files import write_whole
+from zoo.files import replacing_folder, write_whole
 from zoo.hub import card_file, golden, safetensors_file
 from zoo.hub.card import Attached, Card, Weights
 from zoo.hub.download import sha256
@@ -54,14 +52,8 @@ def save(
         raise ValueError(f"The folder must be called {card.name!r} as on the card, got {folder.name!r}. Rename one.")
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder} exists. Pass overwrite=True to replace it, or give the card another tag.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    part.mkdir()
-    try:
-        _write_all(model, part, card, dtype, golden_input)
-        _replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with replacing_folder(folder, overwrite=overwrite) as temporary:
+        _write_all(model, temporary, card, dtype, golden_input)
     return folder
 
 
@@ -88,21 +80,6 @@ def attach(folder: str | os.PathLike, file: str) -> Card:
     card_file.write(card, folder)
     write_whole(folder / "README.md", readme(card).encode())
     return card
-
-
-def _replace(part: Path, folder: Path) -> None:
-    """Renames `part` to `folder`; what was there comes back if that fails."""
-    if not folder.exists():
-        part.rename(folder)
-        return
-    old = part.with_name(f"{part.name}.old")
-    folder.rename(old)
-    try:
-        part.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_all(model: Any, part: Path, card: Card, dtype: str, inputs: "golden.Inputs | None") -> None:

@@ -14,7 +14,7 @@ from zoo import errors, registry
 from zoo.hub import card as cards
 from zoo.hub import card_file, golden, safetensors_file
 from zoo.hub.card import Card, Golden, Stored, Weights
-from zoo.hub.download import find, sha256, trained_models
+from zoo.hub.download import find, list_trained, sha256
 from zoo.hub.safetensors_file import read_weights, write_weights
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def list_models(pattern: str = "*") -> list[str]:
     Returns:
         The names that match, each half sorted.
     """
-    return fnmatch.filter([*registry.builders(), *trained_models()], pattern)
+    return fnmatch.filter([*registry.builders(), *list_trained()], pattern)
 
 
 def card(name: str | os.PathLike) -> Card:
