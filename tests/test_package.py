@@ -22,7 +22,7 @@ def run(*command, cwd):
     return done.stdout
 
 
-@pytest.mark.parametrize("work", ["import zoo; zoo.list_models()", "import zoo.cli"])
+@pytest.mark.parametrize("work", ["import zoo; zoo.list_models()", "import zoo.cli.main"])
 def test_listing_models_and_the_command_line_load_no_framework(work, tmp_path):
     code = f"import sys; {work}; print(sorted({{name.split('.')[0] for name in sys.modules}}))"
     assert not HEAVY & set(eval(run(sys.executable, "-c", code, cwd=tmp_path)))
