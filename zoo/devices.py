@@ -83,13 +83,27 @@ def free_bytes() -> int:
     return _gpu_bytes() if accelerators() and shutil.which("nvidia-smi") else machine_bytes()
 
 
-def machine_bytes() -> int:
-    """Free bytes of the machine, or of its container; half the RAM where the system does not tell."""
-    path = Path("/proc/meminfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    limits = [limit for limit in (_cgroup_room(),) if limit is not None]
-    return min(available + limits, default=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+def machine_bytes(meminfo: str | Path = "/proc/meminfo", cgroup: str | Path = "/sys/fs/cgroup") -> int:
+    """Returns the free memory of the machine in bytes, or what the limit of its container leaves where that is less.
+
+    Args:
+        meminfo: the file in which Linux describes its memory; where it tells nothing, half the RAM counts as free.
+        cgroup: the folder in which Linux describes the limit of a container.
+
+    Example:
+        >>> machine_bytes() > 0
+        True
+    """
+    try:
+        lines = Path(meminfo).read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    try:
+        limit, used = (int((Path(cgroup) / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no container, or "max": no limit
+        return free
+    return max(min(free, limit - used), 0)
 
 
 def _gpu_bytes() -> int:
@@ -101,14 +115,6 @@ def _gpu_bytes() -> int:
     import tensorflow as tf
 
     return total - tf.config.experimental.get_memory_info("GPU:0")["current"]
-
-
-def _cgroup_room() -> int | None:
-    """What a container may still take, None where there is no limit."""
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if not limit.exists() or not used.exists() or limit.read_text().strip() == "max":
-        return None
-    return max(int(limit.read_text()) - int(used.read_text()), 0)
 
 
 def processor() -> str:

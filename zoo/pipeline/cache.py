@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from zoo.datasets.cases import Case
 from zoo.datasets.parallel import Failure
+from zoo.devices import machine_bytes
 from zoo.pipeline import memory_cache, tfrecord_cache
 from zoo.pipeline.cache_index import Entry
 from zoo.pipeline.prepare import Reading
@@ -91,7 +92,7 @@ def build(
     reading = reading.of(cases)
     if str(where) == MEMORY:
         sizes = memory_cache.estimate(cases, reading)
-        limit = MEMORY_SHARE * memory_cache.available() if limit_mb is None else limit_mb * 1e6
+        limit = MEMORY_SHARE * machine_bytes() if limit_mb is None else limit_mb * 1e6
         if _fits(sizes, limit):
             return Cache(*_filled(memory_cache.fill(cases, reading, sizes), reading))
         where = _folder(cases)

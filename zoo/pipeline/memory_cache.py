@@ -1,6 +1,5 @@
 """Prepared cases in one buffer of memory that tf.data reads without a copy."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,20 +24,6 @@ class Filled:
     failures: list[Failure]
     buffer: tf.Tensor
     places: tf.Tensor
-
-
-def available() -> int:
-    """Free memory in bytes: of the machine, or what the container's limit leaves."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    group = Path("/sys/fs/cgroup")
-    try:
-        return min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        return free
 
 
 def estimate(cases: Sequence[Case], reading: Reading) -> list[int]:

@@ -8,12 +8,9 @@ can be lost, or never written, without harm: what a killed run left is taken ove
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import struct
 import sys
-import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,6 @@ from zoo.pipeline.prepare import FORMAT, Prepared, Reading, key, prepare
 
 MANIFEST = "manifest.json"
 HEAD, FOOT = 12, 4  # bytes that TFRecord puts before and after a record: length and checksums
-_OLD_S = 3600  # a part older than that belongs to no living run
 
 
 def digest(value: Any) -> str:
@@ -49,7 +45,7 @@ def fill(cases: Sequence[Case], reading: Reading, folder: Path) -> tuple[list[En
         The entries, in the order of the cases, and the cases that were left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
+    files.remove_leftovers(folder)
     known = _manifest(folder)
     fresh: list[str] = []
 
@@ -70,17 +66,12 @@ def fill(cases: Sequence[Case], reading: Reading, folder: Path) -> tuple[list[En
 
 
 def write(path: Path, case: Case, prepared: Prepared) -> Entry:
-    """Writes one shard under another name, then renames it; returns its entry."""
+    """Writes one shard, whole or not at all, and returns its entry."""
     header, arrays = _describe(case, prepared)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with tf.io.TFRecordWriter(str(temporary)) as writer:
-            writer.write(header)
-            for array in arrays:
-                writer.write(array.tobytes().ljust(_length(array), b"\0"))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with files.replacing(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
+        writer.write(header)
+        for array in arrays:
+            writer.write(array.tobytes().ljust(_record_bytes(array), b"\0"))
     return read_entry(path)
 
 
@@ -121,7 +112,7 @@ def _describe(case: Case, prepared: Prepared) -> tuple[bytes, list[np.ndarray]]:
     """The header record, its places counted from the end of itself, and the arrays of the other records."""
     images = [*prepared.channels, *([] if prepared.labels is None else [prepared.labels])]
     arrays = [*images, *prepared.places.values()]
-    ends = np.cumsum([HEAD + _length(array) + FOOT for array in arrays]).tolist()
+    ends = np.cumsum([HEAD + _record_bytes(array) + FOOT for array in arrays]).tolist()
     begins = [HEAD, *(end + HEAD for end in ends[:-1])]
     blocks = [Block(array.dtype.name, at) for array, at in zip(images, begins, strict=False)]
     num = len(prepared.channels)
@@ -141,7 +132,7 @@ def _describe(case: Case, prepared: Prepared) -> tuple[bytes, list[np.ndarray]]:
     return header.ljust(len(header) + padded(before) - before), arrays
 
 
-def _length(array: np.ndarray) -> int:
+def _record_bytes(array: np.ndarray) -> int:
     """Bytes of an array's record, so that each array begins a multiple of the alignment after the one before."""
     return padded(HEAD + array.nbytes + FOOT) - HEAD - FOOT
 
@@ -207,10 +198,3 @@ def _drop_stale(path: Path) -> None:
         if other != path and re.fullmatch(re.escape(stem) + r"-[0-9a-f]{16}\.tfrecord", other.name):
             print(f"{other.name} is stale and was replaced.", file=sys.stderr)
             other.unlink(missing_ok=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Deletes parts that killed runs left."""
-    for part in folder.glob(".*.part"):
-        if time.time() - part.stat().st_mtime > _OLD_S:
-            part.unlink(missing_ok=True)
