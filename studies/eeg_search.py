@@ -27,19 +27,19 @@ SHORT = {
     "loss_arguments.background": "background weight",
     "optimizer.name": "optimiser",
     "optimizer.learning_rate": "rate",
-    "synthesis_arguments.target": "target",
-    "synthesis_arguments.examples": "batches to learn from",
+    "sample_arguments.target": "target",
+    "sample_arguments.examples": "batches to learn from",
 }
 
 
 def searched(task: object, work: pathlib.Path) -> list[dict[str, str]]:
     """The trials of one network, the best first; the picture of importances goes to `docs`."""
-    linear = {"channels": CHANNELS, "synthesis_arguments": {"sbl_steps": ()}, "preprocessing": ()}
+    linear = {"channels": CHANNELS, "sample_arguments": {"sbl_steps": ()}, "preprocessing": ()}
     chosen = task.replace(monitor="hit", batch_size=BATCH, validation_batches=8, **linear)
-    out = work / f"search_{task.builder}"
+    out = work / f"search_{task.network.builder}"
     search(chosen, "synthetic", out, space=eeg_sources.SEARCH, trials=TRIALS, options=Options(steps=STEPS))
     if (out / IMPORTANCE).exists():
-        shutil.copyfile(out / IMPORTANCE, DOCS / f"eeg_search_{task.builder}.png")
+        shutil.copyfile(out / IMPORTANCE, DOCS / f"eeg_search_{task.network.builder}.png")
     with open(out / TABLE, newline="") as file:
         rows = list(csv.DictReader(file))
     return sorted(rows, key=lambda row: -float(row["score"]) if row["state"] == "COMPLETE" else 1.0)
@@ -63,7 +63,7 @@ def main(work: pathlib.Path) -> pathlib.Path:
     for task in (eeg_sources.TASK, eeg_sources.VNET):
         rows = searched(task, work)
         head = f"| score | {' | '.join(SHORT.values())} |\n|{'---|' * (len(SHORT) + 1)}\n"
-        parts.append(f"## {task.builder}\n\n{head}" + "\n".join(line(row) for row in rows) + "\n")
+        parts.append(f"## {task.network.builder}\n\n{head}" + "\n".join(line(row) for row in rows) + "\n")
     return write_whole(RESULT, "\n".join(parts).encode())
 
 

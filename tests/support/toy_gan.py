@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from zoo.models.gan3d import gan3d
 from zoo.training import adversarial
-from zoo.training.task import Task
+from zoo.training.task import CardText, Data, Fit, Network, Output, Synthesis, Task
 
 PATCH, CONTEXT, CODE, BATCH = (8, 12, 16), (8, 8, 16), 6, 4
 TINY = {"filters": (4, 6), "norm": "group"}
@@ -46,28 +46,40 @@ def watchers(out, validation):
 
 TASK = Task(
     name="ramps",
-    description="Fills holes in ramps.",
-    builder="gan3d",
-    arguments={**TINY, "variant": "contextual", "context_shape": CONTEXT, "context_ratio": 2.0},
-    code_size=CODE,
-    fixed_size=True,
-    channels=("T1w",),
-    labels={},
-    kind="generation",
-    activation="linear",
-    spacing_mm=(1.0, 1.0, 1.0),
-    patch=PATCH,
-    divisor=(4, 4, 4),
-    loss=dict,
-    learner=learner,
-    watchers=watchers,
-    monitor="psnr",
-    batch_size=BATCH,
-    batched=True,
-    steps=30,
-    synthesis=synthesis,
-    validation_batches=1,
-    training_data={"data": "ramps", "licence": "none needed"},
+    data=Data(
+        channels=("T1w",),
+        labels={},
+        spacing_mm=(1.0, 1.0, 1.0),
+        patch=PATCH,
+    ),
+    network=Network(
+        builder="gan3d",
+        arguments={**TINY, "variant": "contextual", "context_shape": CONTEXT, "context_ratio": 2.0},
+        code_size=CODE,
+        fixed_size=True,
+        divisor=(4, 4, 4),
+    ),
+    output=Output(
+        kind="generation",
+        activation="linear",
+    ),
+    fit=Fit(
+        loss=dict,
+        learner=learner,
+        watchers=watchers,
+        monitor="psnr",
+        batch_size=BATCH,
+        steps=30,
+        validation_batches=1,
+    ),
+    synthesis=Synthesis(
+        batched=True,
+        samples=synthesis,
+    ),
+    card=CardText(
+        description="Fills holes in ramps.",
+        training_data={"data": "ramps", "licence": "none needed"},
+    ),
 )
 
 

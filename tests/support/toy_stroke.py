@@ -22,11 +22,11 @@ def synthesis(task, split):
 
     def sample(seed):
         luck = tf.random.stateless_uniform((4,), seed)
-        wide = tf.cast(tf.range(task.patch[0]), "float32")[:, None, None] < 2.0 + 4.0 * luck[0]
-        block = tf.cast(tf.broadcast_to(wide, task.patch), "float32")[..., None]
-        image = tf.repeat(block, 6, -1) + 0.3 * tf.random.stateless_normal((*task.patch, 6), seed + 1)
+        wide = tf.cast(tf.range(task.data.patch[0]), "float32")[:, None, None] < 2.0 + 4.0 * luck[0]
+        block = tf.cast(tf.broadcast_to(wide, task.data.patch), "float32")[..., None]
+        image = tf.repeat(block, 6, -1) + 0.3 * tf.random.stateless_normal((*task.data.patch, 6), seed + 1)
         vector = tf.reshape(tf.stack([luck, tf.zeros((4,))], -1), (8,))
-        return (image, vector), tf.concat([tf.cast(block, "int32"), tf.ones((*task.patch, 1), "int32")], -1)
+        return (image, vector), tf.concat([tf.cast(block, "int32"), tf.ones((*task.data.patch, 1), "int32")], -1)
 
     return sample
 
@@ -35,7 +35,7 @@ TASK = stroke.TASK.replace(
     arguments={"filters": (2, 4), "strides": ((2, 2, 1),), "any_size": True, "activation": "relu"},
     divisor=(2, 2, 1),
     patch=(8, 16, 6),
-    synthesis=synthesis,
+    samples=synthesis,
     optimizer={"name": "adam", "learning_rate": 3e-3},
     batch_size=1,
     steps=50,

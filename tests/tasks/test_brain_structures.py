@@ -22,9 +22,9 @@ def test_every_label_of_the_scheme_has_a_class():
 
 
 def test_sides_are_partners_and_source_values_freesurfers():
-    labels = task.TASK.labels
-    for left, right in task.TASK.flip_pairs:
-        assert labels[left][0].replace("left", "right") == labels[right][0]
+    labels = task.TASK.data.labels
+    for left in range(3, len(labels), 2):
+        assert labels[left][0].replace("left", "right") == labels[left + 1][0]
     assert labels[task.CLASSES.index("left_hippocampus")] == ("left_hippocampus", 17)
     assert labels[task.CLASSES.index("right_cerebellum")] == ("right_cerebellum", 47)
     assert len({value for _, value in labels.values()}) == len(labels)
@@ -64,7 +64,7 @@ def test_test_cases_are_the_held_out_donors_in_every_contrast(monkeypatch, tmp_p
         return Anatomy(name, brain, np.eye(4), "test", (), ())
 
     monkeypatch.setattr(task, "anatomy", donor)
-    cases = task.TASK.test_cases(tmp_path / "cases")
+    cases = task.TASK.synthesis.test_cases(tmp_path / "cases")
     assert asked == [("donor_15496", True), ("donor_15697", True)]
     assert [case.id for case in cases if case.subject == "donor_15697"] == [
         f"15697_{name}" for name in ("t1", "t2", "flair", "pd", "inverted", "t1_5mm")

@@ -59,7 +59,7 @@ def test_a_bank_comes_back_from_the_cache(monkeypatch, tmp_path, small):
 
 
 def test_batches_go_on_where_they_stopped(small):
-    small_task = task.TASK.replace(batch_size=3, synthesis_arguments={"sbl_steps": (1, 2)})  # few: steps compile long
+    small_task = task.TASK.replace(batch_size=3, sample_arguments={"sbl_steps": (1, 2)})  # few: steps compile long
     every = list(batches.synthetic(small_task, split="train", seed=0, stop=2))
     later = next(iter(batches.synthetic(small_task, split="train", seed=0, start=1, stop=2)))
     assert every[0][0].shape == (3, *grid.SHAPE, 12) and every[0][1].shape == (3, *grid.SHAPE, 6)
@@ -101,9 +101,7 @@ def test_potentials_alone_are_spread_without_physics(small):
 
 
 def test_a_small_set_comes_back_and_cubes_are_for_training_alone(small):
-    small_task = task.TASK.replace(
-        batch_size=2, synthesis_arguments={"examples": 2, "target": "dilated", "sbl_steps": ()}
-    )
+    small_task = task.TASK.replace(batch_size=2, sample_arguments={"examples": 2, "target": "dilated", "sbl_steps": ()})
     found = [np.asarray(y) for _, y in batches.synthetic(small_task, split="train", seed=0, stop=4)]
     assert np.array_equal(found[0], found[2]) and np.array_equal(found[1], found[3])
     assert not np.array_equal(found[0], found[1])
@@ -114,4 +112,4 @@ def test_a_small_set_comes_back_and_cubes_are_for_training_alone(small):
 
 def test_both_networks_are_found_by_name():
     assert tasks.task("eeg_sources").builder == "unet3d" and tasks.task("vnet.eeg_sources") is task.VNET
-    assert len(task.TASK.labels) == task.TASK.num_logits == 10 == len(task.TASK.final_bias)
+    assert len(task.TASK.data.labels) == task.TASK.num_logits == 10 == len(task.TASK.fit.final_bias)

@@ -72,8 +72,8 @@ def toy(seed=0):
         batch_size=4,
         steps=50,
         validation_batches=2,
-        synthesis=lambda chosen, _: lesions.pairs(
-            images / images.std(), corners, size=chosen.batch_size, patch=chosen.patch
+        samples=lambda chosen, _: lesions.pairs(
+            images / images.std(), corners, size=chosen.fit.batch_size, patch=chosen.data.patch
         ),
     )
 

@@ -20,12 +20,12 @@ def blocks(shape):
 
 
 def test_labels_are_sided_freesurfers_and_every_tissue_is_brain():
-    labels = task.TASK.labels
+    labels = task.TASK.data.labels
     assert labels[0] == ("background", 0) and labels[1] == ("brain", 1)
     assert ("left_hippocampus", 17) in labels.values() and ("right_substantia_nigra", 59) in labels.values()
     assert len({value for _, value in labels.values()}) == len(labels) == 2 + 2 * len(task.STRUCTURES)
-    for left, right in task.TASK.flip_pairs:
-        assert labels[left][0].replace("left", "right") == labels[right][0]
+    for left in (index for index, (name, _) in labels.items() if name.startswith("left_")):
+        assert labels[left][0].replace("left", "right") == labels[left + 1][0]
     table = task.class_table(dict(labels))
     named = {label.name: labels[table[label.index]][0] for label in scheme.LABELS}
     assert named["csf"] == named["left_cortex"] == named["brainstem"] == named["left_ventricle"] == "brain"
@@ -36,13 +36,12 @@ def test_labels_are_sided_freesurfers_and_every_tissue_is_brain():
 def test_one_network_a_structure_and_two_channels():
     one = task.variant("resunet", labels=["hippocampus"])
     assert one.model_name == "resunet.qsm_nuclei_hippocampus"
-    assert dict(one.labels) == {0: ("background", 0), 1: ("left_hippocampus", 17), 2: ("right_hippocampus", 53)}
-    assert one.flip_pairs == ((1, 2),)
-    assert task.class_table(dict(one.labels))[scheme.INDEX["left_cortex"]] == 0
+    assert dict(one.data.labels) == {0: ("background", 0), 1: ("left_hippocampus", 17), 2: ("right_hippocampus", 53)}
+    assert task.class_table(dict(one.data.labels))[scheme.INDEX["left_cortex"]] == 0
     two = task.variant(second=True)
-    assert two.channels == ("Chimap", "T1w") and two.model_name == "unet3d.qsm_nuclei_t1w"
+    assert two.data.channels == ("Chimap", "T1w") and two.model_name == "unet3d.qsm_nuclei_t1w"
     only_mask = task.variant(labels=["brain"])
-    assert list(only_mask.labels.values()) == [("background", 0), ("brain", 1)] and only_mask.flip_pairs == ()
+    assert list(only_mask.data.labels.values()) == [("background", 0), ("brain", 1)]
     with pytest.raises(ValueError, match="amygdala"):
         task.variant(labels=["amigdala"])
     with pytest.raises(ValueError, match="at least one structure"):
@@ -84,7 +83,7 @@ def test_samples_are_functions_of_their_seed(monkeypatch, second):
     np.testing.assert_array_equal(image, again)
     assert np.abs(image - np.asarray(other)).max() > 0.01
     assert np.abs(image[..., 0]).max() <= 1
-    names = {chosen.labels[value][0] for value in np.unique(classes)}
+    names = {chosen.data.labels[value][0] for value in np.unique(classes)}
     assert names <= {"background", "brain", "left_putamen", "right_putamen", "left_red_nucleus", "right_red_nucleus"}
     if second:
         assert image[..., 1].min() == 0 and 0.1 < image[..., 1].max() <= 1

@@ -119,7 +119,7 @@ def native(tmp_path_factory):
 
 
 def test_a_folder_of_native_grids_gives_padded_masked_batches_with_its_table(native, tmp_path):
-    task = toy_stroke.TASK.replace(synthesis=None, patch=(16, 16, 12), batch_size=4, tabular_dropout=0.0)
+    task = toy_stroke.TASK.replace(samples=None, patch=(16, 16, 12), batch_size=4, tabular_dropout=0.0)
     feed = batches.feed(task, native, seed=0, out=tmp_path)
     (volume, vector), labels = next(iter(feed.training(0)))
     assert volume.shape == (4, 16, 16, 12, 6) and labels.shape == (4, 16, 16, 12, 2) and vector.shape == (4, 8)
@@ -172,7 +172,7 @@ OPTIONS = fit.Options(steps=25, precision="float32")
 
 @pytest.mark.slow
 def test_folds_predict_every_case_with_its_own_table(native, tmp_path):
-    task = toy_stroke.TASK.replace(synthesis=None, validation_batches=1)
+    task = toy_stroke.TASK.replace(samples=None, validation_batches=1)
     rows = cross_validation.cross_validate(task, native, tmp_path, folds=5, options=OPTIONS)
     dice = next(row for row in rows if row["label"] == "infarct" and row["metric"] == "dice")
     assert dice["n"] == 5

@@ -11,10 +11,8 @@ import pytest
 from scipy import ndimage
 from support import toy
 from support.cards import make_card
-from typer.testing import CliRunner
 
 import zoo
-from zoo.cli.main import app
 from zoo.datasets.cases import cases, fitting
 from zoo.hub.card import Label, Step
 from zoo.hub.tabular import Tabular
@@ -68,7 +66,7 @@ def tree(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def model_folder(tmp_path_factory):
     """A folder with a fresh V-Net that shrinks z less than x and y, its FiLM drawn."""
     folder = tmp_path_factory.mktemp("home")
     keras.utils.set_random_seed(3)
@@ -99,13 +97,6 @@ def home(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def run(home, monkeypatch):
-    monkeypatch.setenv("ZOO_PATH", str(home))
-    monkeypatch.setenv("ZOO_OFFLINE", "1")
-    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
-
-
 def voxels(path):
     return np.asanyarray(nibabel.load(path).dataobj)
 
@@ -123,9 +114,9 @@ def test_the_raw_series_is_left_out_and_every_case_has_six_maps(tree):
     assert found[0].tabular["time_to_reperfusion_h"] == 2.25 and "tici" not in found[3].tabular
 
 
-def test_a_cohort_comes_back_on_its_own_grids_under_its_own_values(tree, home, tmp_path):
+def test_a_cohort_comes_back_on_its_own_grids_under_its_own_values(tree, model_folder, tmp_path):
     settings = Settings(overlap=0.0, probabilities=True)
-    report = predict_many(home / NAME, fitting(tree, CHANNELS), tmp_path, settings=settings)
+    report = predict_many(model_folder / NAME, fitting(tree, CHANNELS), tmp_path, settings=settings)
     assert list(report.done) == ["training_1", "training_2", "training_48"]
     assert "There is no brain in the images" in report.failed["training_4"]
     given = {1: {"time_to_reperfusion_h": 2.25, "tici": "2b"}, 2: {"time_to_reperfusion_h": 4, "tici": "3"}, 48: {}}
@@ -133,14 +124,16 @@ def test_a_cohort_comes_back_on_its_own_grids_under_its_own_values(tree, home, t
         found = nibabel.load(report.done[f"training_{number}"])
         assert found.shape == (*GRIDS[number], 2)
         np.testing.assert_allclose(found.affine, affine(number), atol=1e-5)
-        predicted = zoo.predict(home / NAME, maps(tree, number), tabular=values, settings=settings)
+        predicted = zoo.predict(model_folder / NAME, maps(tree, number), tabular=values, settings=settings)
         np.testing.assert_array_equal(voxels(report.done[f"training_{number}"]), np.asanyarray(predicted.dataobj))
-    other = zoo.predict(home / NAME, maps(tree, 1), settings=settings)
+    other = zoo.predict(model_folder / NAME, maps(tree, 1), settings=settings)
     assert np.abs(np.asanyarray(other.dataobj) - voxels(report.done["training_1"])).max() > 1e-3  # the values count
 
 
-def test_the_command_on_a_data_set(tree, run, tmp_path):
-    done = run("predict", NAME, tree, "--out", tmp_path, "--tabular", "time_to_reperfusion_h=4,tici=2b", "--json")
+def test_the_command_on_a_data_set(tree, zoo_command, tmp_path):
+    done = zoo_command(
+        "predict", NAME, tree, "--out", tmp_path, "--tabular", "time_to_reperfusion_h=4,tici=2b", "--json"
+    )
     assert done.exit_code == 1 and "training_4: There is no brain in the images" in done.stderr
     rows = json.loads(done.stdout)
     assert [row["case"] for row in rows] == IDS and "error" in rows[2]
@@ -149,12 +142,14 @@ def test_the_command_on_a_data_set(tree, run, tmp_path):
     ]
 
 
-def test_the_command_on_one_case(tree, home, run, tmp_path):
+def test_the_command_on_one_case(tree, model_folder, zoo_command, tmp_path):
     words = [f"{name}={path}" for name, path in maps(tree, 1).items()]
-    done = run("predict", NAME, *words, "--out", tmp_path / "x.nii.gz", "--tabular", "time_to_reperfusion_h=4,tici=2b")
+    done = zoo_command(
+        "predict", NAME, *words, "--out", tmp_path / "x.nii.gz", "--tabular", "time_to_reperfusion_h=4,tici=2b"
+    )
     assert done.exit_code == 0, done.output
     values = {"time_to_reperfusion_h": 4, "tici": "2b"}
-    expected = zoo.predict(home / NAME, maps(tree, 1), tabular=values)
+    expected = zoo.predict(model_folder / NAME, maps(tree, 1), tabular=values)
     np.testing.assert_array_equal(voxels(tmp_path / "x.nii.gz"), np.asanyarray(expected.dataobj))
 
 
@@ -168,25 +163,27 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad_arguments_are_one_line_and_code_2(tree, run, what):
+def test_bad_arguments_are_one_line_and_code_2(tree, zoo_command, what):
     places, tabular, *messages = BAD[what]
     given = list(maps(tree, 1).items())
-    done = run("predict", NAME, *(f"{given[k][0]}={given[k][1]}" for k in places), "--tabular", tabular)
+    done = zoo_command("predict", NAME, *(f"{given[k][0]}={given[k][1]}" for k in places), "--tabular", tabular)
     assert done.exit_code == 2 and done.stderr.count("\n") == 1
     assert all(message in done.stderr for message in messages), done.stderr
 
 
-def test_channels_on_two_grids_are_refused_with_the_difference(tree, run, tmp_path):
+def test_channels_on_two_grids_are_refused_with_the_difference(tree, zoo_command, tmp_path):
     given = maps(tree, 1)
     moved = affine(1)
     moved[0, 3] += 1.7
     nibabel.save(nibabel.Nifti1Image(voxels(given["TTP"]), moved), tmp_path / "TTP.nii")
-    done = run("predict", NAME, *(f"{name}={path}" for name, path in {**given, "TTP": tmp_path / "TTP.nii"}.items()))
+    done = zoo_command(
+        "predict", NAME, *(f"{name}={path}" for name, path in {**given, "TTP": tmp_path / "TTP.nii"}.items())
+    )
     assert done.exit_code == 1 and done.stderr.count("\n") == 1
     assert "'TTP' and 'ADC' lie on different grids: the same voxel is up to 1.70 mm apart" in done.stderr
 
 
-def test_evaluation_measures_the_good_cases_and_names_the_bad(tree, home, tmp_path):
+def test_evaluation_measures_the_good_cases_and_names_the_bad(tree, model_folder, tmp_path):
     task = toy.TASK.replace(
         name="tiny_stroke",
         builder="vnet",
@@ -195,7 +192,7 @@ def test_evaluation_measures_the_good_cases_and_names_the_bad(tree, home, tmp_pa
         lesions=("infarct",),
         preprocessing=({"name": "z_score", "mask": "nonzero"},),
     )
-    found = zoo.evaluate(task, home / NAME, tree, out=tmp_path, settings=Settings(overlap=0.0))
+    found = zoo.evaluate(task, model_folder / NAME, tree, out=tmp_path, settings=Settings(overlap=0.0))
     assert list(found.scores) == ["training_1", "training_48"]
     assert (
         "holds the value 255 beside 0, and 1 is expected. Divide a mask of 0 and 255 by 255"

@@ -11,7 +11,7 @@ from zoo.training.experiments import cross_validation
 
 STEPS = ({"name": "resample", "spacing_mm": [1.0, 1.0, 1.0]}, {"name": "z_score"})
 TASK = toy.TASK.replace(
-    synthesis=None, preprocessing=STEPS, patch=(16, 16, 16), arguments={"filters": (2, 4)}, validation_batches=1
+    samples=None, preprocessing=STEPS, patch=(16, 16, 16), arguments={"filters": (2, 4)}, validation_batches=1
 )
 OPTIONS = fit.Options(steps=25, precision="float32")
 

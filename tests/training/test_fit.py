@@ -136,7 +136,7 @@ def test_another_runs_folder_is_refused(finished):
 
 def test_a_task_without_synthesis_asks_for_a_folder(tmp_path):
     with pytest.raises(ValueError, match=r"Task 'ball' has no synthesis: give a folder"):
-        fit.train(toy.TASK.replace(synthesis=None), "synthetic", tmp_path / "run", precision="float32")
+        fit.train(toy.TASK.replace(samples=None), "synthetic", tmp_path / "run", precision="float32")
 
 
 def test_shards_cut_the_joined_batch():
@@ -186,7 +186,7 @@ def write_cases(root, number):
 def test_a_folder_of_real_cases_trains_and_resumes_its_split(tmp_path, capsys):
     write_cases(tmp_path / "data", 5)
     steps = ({"name": "resample", "spacing_mm": [1.0, 1.0, 1.0]}, {"name": "z_score"})
-    task = toy.TASK.replace(synthesis=None, steps=25, preprocessing=steps, positive_fraction=1.0, batch_size=1)
+    task = toy.TASK.replace(samples=None, steps=25, preprocessing=steps, positive_fraction=1.0, batch_size=1)
     out = fit.train(task, tmp_path / "data", tmp_path / "run", precision="float32")
     split = json.loads((out / "splits.json").read_text())["folds"][0]
     assert len(split["train"]) == 4 and len(split["validation"]) == 1

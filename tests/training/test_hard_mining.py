@@ -22,7 +22,7 @@ def synthesis(task, split):
     """A bright lesion, and in every third sample a bright block that is none."""
 
     def sample(seed):
-        noise = 0.2 * tf.random.stateless_normal((*task.patch, 3), seed)
+        noise = 0.2 * tf.random.stateless_normal((*task.data.patch, 3), seed)
         number = tf.cast(seed[1], "int32")
         corner = tf.pad(tf.ones((2, 2, 2)), [(1, 5)] * 3)
         mimic = tf.cast(number % 3 == 0, "float32") * tf.pad(tf.ones((2, 2, 2)), [(5, 1)] * 3)
@@ -35,7 +35,7 @@ TASK = lacunes.TASK.replace(
     arguments={"filters": (2, 4), "norm": "none"},
     patch=(8, 8, 8),
     divisor=(2, 2, 2),
-    synthesis=synthesis,
+    samples=synthesis,
     batch_size=1,
     steps=75,
     validation_batches=1,

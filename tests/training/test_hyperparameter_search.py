@@ -7,6 +7,7 @@ from support import toy
 
 from zoo.training import fit
 from zoo.training.experiments import hyperparameter_search
+from zoo.training.run.divergence import DivergedError
 
 OPTIONS = fit.Options(steps=25, precision="float32")
 SPACE = {
@@ -35,7 +36,7 @@ def test_a_search_goes_on_until_its_trials_have_ended(searched):
 
 
 def test_an_interrupted_trial_is_made_up_for_and_a_diverged_one_counts(tmp_path, monkeypatch):
-    ends = iter([KeyboardInterrupt(), fit.watch.DivergedError("nan"), None])
+    ends = iter([KeyboardInterrupt(), DivergedError("nan"), None])
 
     def run(task, source, folder, options, callbacks):
         end = next(ends)
@@ -58,8 +59,11 @@ def test_settings_are_changed_by_path():
     changed = hyperparameter_search.with_settings(
         toy.TASK, {"batch_size": 3, "optimizer.learning_rate": 0.5, "arguments.dropout": 0.2}
     )
-    assert changed.batch_size == 3 and changed.optimizer["learning_rate"] == 0.5
-    assert changed.optimizer["schedule"] == "polynomial" and changed.arguments == {"filters": (4, 8), "dropout": 0.2}
+    assert changed.fit.batch_size == 3 and changed.fit.optimizer["learning_rate"] == 0.5
+    assert changed.fit.optimizer["schedule"] == "polynomial" and changed.network.arguments == {
+        "filters": (4, 8),
+        "dropout": 0.2,
+    }
 
 
 def test_bad_spaces_are_refused(tmp_path):

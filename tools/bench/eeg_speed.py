@@ -76,7 +76,7 @@ def samples_per_s(rounds: int, batches: int = 20) -> float:
 
     stream = iter(sources.synthetic(TASK, split="train", seed=0))
     next(stream)
-    return batches * TASK.batch_size / seconds(lambda: [next(stream) for _ in range(batches)], rounds)
+    return batches * TASK.fit.batch_size / seconds(lambda: [next(stream) for _ in range(batches)], rounds)
 
 
 def main() -> pathlib.Path:

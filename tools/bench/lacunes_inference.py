@@ -64,7 +64,7 @@ def stand_in(folder: pathlib.Path) -> str:
     from zoo.training.run import model_card
 
     (folder / "config.json").write_text('{"source": "synthetic", "seed": 0, "steps": 0}')
-    model_card.publish(zoo.load(TASK.builder, **TASK.builder_arguments), TASK, folder, progress={"seconds": 0})
+    model_card.publish(zoo.load(TASK.network.builder, **TASK.builder_arguments), TASK, folder, progress={"seconds": 0})
     return str(folder / TASK.model_name)
 
 

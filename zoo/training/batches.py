@@ -69,12 +69,12 @@ def feed(task: Task, source: str | pathlib.Path, *, seed: int, out: pathlib.Path
 
 
 def _synthetic_feed(task: Task, seed: int) -> Feed:
-    validation = synthetic(task, split="validation", seed=seed, stop=task.validation_batches).cache()
+    validation = synthetic(task, split="validation", seed=seed, stop=task.fit.validation_batches).cache()
 
     def find(model: Any, step: int) -> hard_mining.Hard:
         settings, sample = _mining(task), _sample(task, "train")
         number_of = lambda number: sample(tf.constant([_base(seed, "train"), number], tf.int32))  # noqa: E731
-        looked_at = hard_mining.window(step, task.batch_size, MINED * settings.num)
+        looked_at = hard_mining.window(step, task.fit.batch_size, MINED * settings.num)
         return hard_mining.hard_numbers(model, settings, number_of, looked_at)
 
     return Feed(
@@ -82,7 +82,9 @@ def _synthetic_feed(task: Task, seed: int) -> Feed:
             task, synthetic(task, split="train", seed=seed, start=start, shard=shard, hard=hard), seed, start, shard
         ),
         validation,
-        lambda: prior(task, synthetic(task, split="prior", seed=seed, stop=math.ceil(PRIOR_SAMPLES / task.batch_size))),
+        lambda: prior(
+            task, synthetic(task, split="prior", seed=seed, stop=math.ceil(PRIOR_SAMPLES / task.fit.batch_size))
+        ),
         find,
     )
 
@@ -93,12 +95,12 @@ def _mining(task: Task) -> Mining:
     Raises:
         ValueError: the network takes tabular values, too, or synthesis makes whole batches: nothing is mined there.
     """
-    if task.mining is None or task.tabular or task.batched:
+    if task.fit.mining is None or task.data.tabular or task.synthesis.batched:
         raise ValueError(
-            f"Task {task.name!r} mines hard samples with {task.mining}: it needs settings, images alone, and a "
+            f"Task {task.name!r} mines hard samples with {task.fit.mining}: it needs settings, images alone, and a "
             "synthesis of single samples. Set mining=None."
         )
-    return task.mining
+    return task.fit.mining
 
 
 SPLIT_FILE, CACHE = "splits.json", "cache"
@@ -108,10 +110,10 @@ MINED = 4  # samples of a synthesis looked at for each that is kept
 
 def _folder_feed(task: Task, root: pathlib.Path, seed: int, out: pathlib.Path, split: Split | None) -> Feed:
     """Patches of real cases; which cases train is written to the run folder and kept when the run goes on."""
-    if task.maps:
+    if task.synthesis.maps:
         raise ValueError(
-            f"Task {task.name!r} trains with maps of {', '.join(task.maps)}, which only its synthesis draws, and the "
-            f"source is {root}. Leave the term of the loss out that wants them, or train on synthetic samples."
+            f"Task {task.name!r} trains with maps of {', '.join(task.synthesis.maps)}, which only its synthesis draws, "
+            f"and the source is {root}. Leave the term of the loss out that wants them, or train on synthetic samples."
         )
     found = labelled(task, root)
     chosen = split or _split(found, seed, out)
@@ -121,18 +123,18 @@ def _folder_feed(task: Task, root: pathlib.Path, seed: int, out: pathlib.Path, s
     )
 
     def batches(cache: Any, hard: hard_mining.Hard | None = None, **stream: Any) -> tf.data.Dataset:
-        sampling = Sampling(positive_fraction=task.positive_fraction)
-        if hard and task.mining and isinstance(hard, Mapping):
-            sampling = dataclasses.replace(sampling, hard_fraction=task.mining.fraction, hard_places=hard)
+        sampling = Sampling(positive_fraction=task.data.positive_fraction)
+        if hard and task.fit.mining and isinstance(hard, Mapping):
+            sampling = dataclasses.replace(sampling, hard_fraction=task.fit.mining.fraction, hard_places=hard)
         found = dataset(
             cache,
-            patch=task.patch,
-            batch_size=task.batch_size,
+            patch=task.data.patch,
+            batch_size=task.fit.batch_size,
             sampling=sampling,
-            augment=task.augment if cache is training else None,
-            stream=Stream(masked=task.masked, context=task.context, **stream),
+            augment=task.data.augment if cache is training else None,
+            stream=Stream(masked=task.data.masked, context=task.data.context, **stream),
         )
-        return found.map(lambda x, y: ((x["volume"], x["conditioning"]), y)) if task.tabular else found
+        return found.map(lambda x, y: ((x["volume"], x["conditioning"]), y)) if task.data.tabular else found
 
     def train(start: int, shard: Shard | None, hard: hard_mining.Hard | None) -> tf.data.Dataset:
         if shard is None:
@@ -143,9 +145,9 @@ def _folder_feed(task: Task, root: pathlib.Path, seed: int, out: pathlib.Path, s
 
     return Feed(
         train,
-        batches(validation, seed=seed + 1, stop=task.validation_batches).cache(),
-        lambda: prior(task, batches(training, seed=seed + 2, stop=task.validation_batches)),
-        lambda model, _: hard_mining.hard_places(model, _mining(task), training, task.patch, task.context),
+        batches(validation, seed=seed + 1, stop=task.fit.validation_batches).cache(),
+        lambda: prior(task, batches(training, seed=seed + 2, stop=task.fit.validation_batches)),
+        lambda model, _: hard_mining.hard_places(model, _mining(task), training, task.data.patch, task.data.context),
     )
 
 
@@ -155,7 +157,7 @@ def labelled(task: Task, root: pathlib.Path) -> list[Case]:
     Raises:
         ValueError: no case has labels; or a channel is missing.
     """
-    found = fitting(root, task.channels, reader=task.reader, patterns=task.patterns)
+    found = fitting(root, task.data.channels, reader=task.data.reader, patterns=task.data.patterns)
     having = [case for case in found if case.labels]
     if not having:
         raise ValueError(f"None of the {len(found)} cases in {root} has a label map: training needs them.")
@@ -164,14 +166,16 @@ def labelled(task: Task, root: pathlib.Path) -> list[Case]:
 
 def reading(task: Task) -> Reading:
     """How the task reads cases: its channels, spacing, intensity steps, and the values of its labels."""
-    steps = tuple(step for step in task.preprocessing if step["name"] != "resample")
-    values = {value: index for index, (_, value) in task.labels.items()}
+    steps = tuple(step for step in task.data.preprocessing if step["name"] != "resample")
+    values = {value: index for index, (_, value) in task.data.labels.items()}
     numbers = _entries(task)
-    return Reading(channels=task.channels, spacing_mm=task.grid_mm, steps=steps, labels=values, tabular=tuple(numbers))
+    return Reading(
+        channels=task.data.channels, spacing_mm=task.grid_mm, steps=steps, labels=values, tabular=tuple(numbers)
+    )
 
 
 def _entries(task: Task) -> list[str]:
-    return [entry for one in task.tabular for entry in (one.name, f"{one.name} is missing")]
+    return [entry for one in task.data.tabular for entry in (one.name, f"{one.name} is missing")]
 
 
 def conditioned(task: Task, case: Case) -> Case:
@@ -182,9 +186,9 @@ def conditioned(task: Task, case: Case) -> Case:
     Raises:
         ValueError: a value that its field does not accept; the case is named.
     """
-    known = {one.name: case.tabular[one.name] for one in task.tabular if one.name in case.tabular}
+    known = {one.name: case.tabular[one.name] for one in task.data.tabular if one.name in case.tabular}
     try:
-        numbers = encode(task.tabular, known).tolist()
+        numbers = encode(task.data.tabular, known).tolist()
     except ValueError as error:
         raise ValueError(f"Case {case.id}: {error}") from error
     return dataclasses.replace(case, tabular=dict(zip(_entries(task), numbers, strict=True)))
@@ -192,17 +196,17 @@ def conditioned(task: Task, case: Case) -> Case:
 
 def _with_gaps(task: Task, batches: Any, seed: int, start: int, shard: Shard | None) -> Any:
     """Takes tabular values away, all or one by one, as a function of the seed and the number of the batch."""
-    if not task.tabular:
+    if not task.data.tabular:
         return batches
     index, count = shard or (0, 1)
     numbers = _numbers_by_clock() if shard is None else tf.data.Dataset.range(start, tf.int64.max)
 
     def taken(number: Any, batch: Any) -> Any:
         (volume, vector), labels = batch
-        pairs = tf.reshape(vector, (-1, len(task.tabular), 2))
+        pairs = tf.reshape(vector, (-1, len(task.data.tabular), 2))
         key = tf.stack([tf.constant(seed, tf.int64), number * count + index])
-        luck = tf.random.stateless_uniform((tf.shape(pairs)[0], 1 + len(task.tabular)), key)
-        gone = (luck[:, :1] < task.tabular_dropout) | (luck[:, 1:] < task.tabular_dropout / 2)
+        luck = tf.random.stateless_uniform((tf.shape(pairs)[0], 1 + len(task.data.tabular)), key)
+        gone = (luck[:, :1] < task.data.tabular_dropout) | (luck[:, 1:] < task.data.tabular_dropout / 2)
         pairs = tf.where(gone[..., None], tf.constant([0.0, 1.0]), pairs)
         return (volume, tf.ensure_shape(tf.reshape(pairs, tf.shape(vector)), vector.shape)), labels
 
@@ -248,16 +252,16 @@ def synthetic(
         ValueError: the task has no synthesis.
     """
     sample = _sample(task, split)
-    size, base = 1 if task.batched else task.batch_size, _base(seed, split)
+    size, base = 1 if task.synthesis.batched else task.fit.batch_size, _base(seed, split)
     numbers = _numbers_by_clock() if shard is None else _numbers(size, start, stop, shard)
-    numbers = hard_mining.returning(numbers, hard, task.mining.fraction) if task.mining else numbers
+    numbers = hard_mining.returning(numbers, hard, task.fit.mining.fraction) if task.fit.mining else numbers
     samples = numbers.map(
         lambda number: sample(tf.cast(tf.stack([tf.cast(base, tf.int64), number]), tf.int32)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
     _check_context(task, samples)
-    batches = (samples if task.batched else samples.batch(size, drop_remainder=True)).prefetch(2)
+    batches = (samples if task.synthesis.batched else samples.batch(size, drop_remainder=True)).prefetch(2)
     # Keras counts one batch too many when it cannot know where a data set ends.
     return batches if stop is None else batches.apply(tf.data.experimental.assert_cardinality(stop - start))
 
@@ -265,19 +269,19 @@ def synthetic(
 def _check_context(task: Task, samples: tf.data.Dataset) -> None:
     """Refuses a synthesis that gives patches without the surroundings that the task's network looks at."""
     image = samples.element_spec[0]
-    if task.context and (isinstance(image, tuple) or image.shape[-1] != task.num_channels):
+    if task.data.context and (isinstance(image, tuple) or image.shape[-1] != task.num_channels):
         raise ValueError(
-            f"Task {task.name!r} has context={task.context}, and its synthesis does not give {task.num_channels} "
+            f"Task {task.name!r} has context={task.data.context}, and its synthesis does not give {task.num_channels} "
             "channels, those of the patch and of its surroundings. Set context=None, or train on real data."
         )
 
 
 def _sample(task: Task, split: str) -> Callable[[Any], Any]:
     """The task's synthesis, compiled."""
-    if task.synthesis is None:
+    if task.synthesis.samples is None:
         raise ValueError(f"Task {task.name!r} has no synthesis: give a folder or a BIDS data set as its source.")
     # XLA makes synthesis quicker on every device, also inside a data set's map.
-    return tf.function(task.synthesis(task, split, **task.synthesis_arguments), jit_compile=True)
+    return tf.function(task.synthesis.samples(task, split, **task.synthesis.sample_arguments), jit_compile=True)
 
 
 def _base(seed: int, split: str) -> int:
@@ -300,7 +304,7 @@ def _numbers_by_clock() -> tf.data.Dataset:
 def prior(task: Task, batches: Any) -> list[float]:
     """Fraction of voxels of each class in some batches, each at least a millionth."""
     # Voxels of padding count as one class more, which is left out.
-    flat = (tf.where(y[..., 1] > 0, y[..., 0], task.num_classes) if task.masked else y[..., 0] for _, y in batches)
+    flat = (tf.where(y[..., 1] > 0, y[..., 0], task.num_classes) if task.data.masked else y[..., 0] for _, y in batches)
     counts = sum(tf.math.bincount(tf.reshape(y, [-1]), minlength=task.num_classes + 1).numpy() for y in flat)
     counts = counts[: task.num_classes]
     return [max(float(count) / counts.sum(), 1e-6) for count in counts]

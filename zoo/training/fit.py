@@ -112,11 +112,11 @@ def run(
     place = cluster.here()
     if place and place.serves:
         cluster.serve()
-    if place and task.mining:
+    if place and task.fit.mining:
         raise ValueError(
             f"Task {task.name!r} mines hard samples, which one process does: set mining=None in a cluster."
         )
-    plan = Plan.of(options.steps or task.steps)
+    plan = Plan.of(options.steps or task.fit.steps)
     run_folder.open_run(out, _config(task, source, options, plan))
     if (out / task.model_name).exists():
         return out
@@ -127,11 +127,11 @@ def run(
         with cluster.scope(strategy):
             model = network.build(task, plan.steps, jit=use_jit(options.jit))
         twin = network.build(task, plan.steps) if place else None
-    keeper = Keeper(out, monitor=task.monitor, writes=not place or place.writes)
+    keeper = Keeper(out, monitor=task.fit.monitor, writes=not place or place.writes)
     begin = functools.partial(_first_weights, task, options.start_from)
     _resume_or_begin(model, feed, plan, keeper, begin=begin, alone=place is None)
-    watchers = task.watchers(out, feed.validation) if task.watchers else []
-    work = Work(model, feed, plan, keeper, callbacks, watchers, task.mining)
+    watchers = task.fit.watchers(out, feed.validation) if task.fit.watchers else []
+    work = Work(model, feed, plan, keeper, callbacks, watchers, task.fit.mining)
     with keeper, _divergence_explained(work, twin):
         if place:
             cluster.fit(
@@ -147,12 +147,12 @@ def run(
 
 def _config(task: Task, source: Any, options: Options, plan: Plan) -> dict[str, Any]:
     kept = ("batch_size", "patch", "spacing_mm", "channels", "optimizer", "arguments", "builder")
-    settings = {key: getattr(task, key) for key in kept}
+    settings = {key: value for key, value in task.settings().items() if key in kept}
     chosen = {"task": task.name, "source": str(source), "seed": options.seed, "steps": plan.steps}
-    if task.mining is not None:
-        chosen["mining"] = dataclasses.asdict(task.mining)
-    if task.context is not None:
-        chosen["context"] = task.context
+    if task.fit.mining is not None:
+        chosen["mining"] = dataclasses.asdict(task.fit.mining)
+    if task.data.context is not None:
+        chosen["context"] = task.data.context
     if options.start_from is not None:
         chosen["start_from"] = str(options.start_from)
     return chosen | {"precision": policy(options.precision), "deterministic": options.deterministic} | settings
@@ -199,13 +199,13 @@ def _first_weights(task: Task, start_from: str | pathlib.Path | None, model: ker
 
     Where there is a learner, no head has classes, and drawn weights stay as they are.
     """
-    if start_from is None and task.learner is not None:
+    if start_from is None and task.fit.learner is not None:
         return
-    if start_from is None and task.final_bias is not None:
-        model.get_layer("logits").bias.assign(task.final_bias)
+    if start_from is None and task.fit.final_bias is not None:
+        model.get_layer("logits").bias.assign(task.fit.final_bias)
         return
     if start_from is None:
-        set_final_bias(model, [share**task.prior_power for share in feed.prior()])
+        set_final_bias(model, [share**task.fit.prior_power for share in feed.prior()])
         return
     inside = pathlib.Path(start_from) / task.model_name
     source = inside if inside.is_dir() else start_from

@@ -62,7 +62,7 @@ def learn(task: Task, network: keras.Model, steps: int, jit: bool) -> keras.Mode
     Returns:
         The compiled model.
     """
-    model = Joint(network, task.loss(**task.loss_arguments))
-    model.compile(optimizer=optimizer(task.optimizer, steps), jit_compile=jit, auto_scale_loss=False)
+    model = Joint(network, task.fit.loss(**task.fit.loss_arguments))
+    model.compile(optimizer=optimizer(task.fit.optimizer, steps), jit_compile=jit, auto_scale_loss=False)
     model.optimizer.build(model.trainable_variables)
     return model

@@ -36,13 +36,17 @@ def build(task: Task, steps: int, *, jit: bool = False) -> keras.Model:
         steps: optimiser steps of the whole training, for the schedule.
         jit: whether XLA compiles the step.
     """
-    builder = registry.builder(task.builder)
+    builder = registry.builder(task.network.builder)
     registry.check_arguments(builder, task.builder_arguments)
     model = builder(**task.builder_arguments)
-    if task.learner:
-        return task.learner(task, model, steps, jit)
+    if task.fit.learner:
+        return task.fit.learner(task, model, steps, jit)
     compile_model(
-        model, task.loss(**task.loss_arguments), optimizer(task.optimizer, steps), metrics=_metrics(task), jit=jit
+        model,
+        task.fit.loss(**task.fit.loss_arguments),
+        optimizer(task.fit.optimizer, steps),
+        metrics=_metrics(task),
+        jit=jit,
     )
     model.optimizer.build(model.trainable_variables)
     return model
@@ -50,6 +54,6 @@ def build(task: Task, steps: int, *, jit: bool = False) -> keras.Model:
 
 def _metrics(task: Task) -> list[Any]:
     """The task's own metrics, or the mean Dice of a segmentation that names none and is chosen by it."""
-    if task.metrics is not list or task.monitor != "dice" or task.kind != "segmentation":
-        return task.metrics()
-    return [MeanDice(task.num_logits, maps=(*(("mask",) if task.masked else ()), *task.maps))]
+    if task.fit.metrics is not list or task.fit.monitor != "dice" or task.output.kind != "segmentation":
+        return task.fit.metrics()
+    return [MeanDice(task.num_logits, maps=(*(("mask",) if task.data.masked else ()), *task.synthesis.maps))]

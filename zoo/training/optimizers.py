@@ -26,6 +26,16 @@ NNUNET = {
     "schedule": "polynomial",
     "global_clipnorm": 12.0,
 }
+# What short trainings on one machine share: Adam that falls to zero, and averaged weights to validate and ship.
+EMA_ADAM = {
+    "name": "adam",
+    "learning_rate": 2e-3,
+    "schedule": "polynomial",
+    "warmup": 50,
+    "global_clipnorm": 5.0,
+    "use_ema": True,
+    "ema_momentum": 0.98,
+}
 
 
 @keras.saving.register_keras_serializable(package="zoo")

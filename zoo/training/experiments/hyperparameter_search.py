@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from zoo.errors import unknown_choice
-from zoo.files import write_whole
+from zoo.files import replacing, write_whole
 from zoo.training import fit
 from zoo.training.run import run_folder
 from zoo.training.run.divergence import DivergedError
@@ -55,12 +55,12 @@ def with_settings(task: Task, settings: Mapping[str, Any]) -> Task:
     Raises:
         ValueError: a path that names no field of a task; the nearest match is named.
     """
-    fields = {field.name for field in dataclasses.fields(task)}
     for path, value in settings.items():
         name, _, inner = path.partition(".")
-        if name not in fields:
-            raise unknown_choice("task setting", name, fields)
-        task = task.replace(**{name: dict(getattr(task, name)) | {inner: value} if inner else value})
+        known = task.settings()
+        if name not in known:
+            raise unknown_choice("task setting", name, known)
+        task = task.replace(**{name: dict(known[name]) | {inner: value} if inner else value})
     return task
 
 
@@ -119,13 +119,13 @@ def search(
         chosen = with_settings(task, suggest(trial, space))
         run = out / f"trial_{trial.number:03d}"
         try:
-            fit.run(chosen, source, run, options, callbacks=[_Report(trial, task.monitor)])
+            fit.run(chosen, source, run, options, callbacks=[_Report(trial, task.fit.monitor)])
         except DivergedError:
             trial.set_user_attr(DIVERGED, True)
             raise
         finally:
             keras.utils.clear_session()  # or the networks of all trials stay in memory
-        return max(row[f"val_{task.monitor}"] for row in run_folder.read_log(run / "log.csv"))
+        return max(row[f"val_{task.fit.monitor}"] for row in run_folder.read_log(run / "log.csv"))
 
     study.optimize(objective, n_trials=max(trials - len(_ended(study)), 0), catch=(DivergedError,))
     return _write(study, space, out)
@@ -196,4 +196,5 @@ def _draw_importance(study: Any, path: pathlib.Path) -> None:
     axis.barh(names, [shares[name] for name in names], color="#31688e")
     axis.set(xlabel="share of the score's variance (fANOVA)", title=f"{len(complete)} complete trials", xlim=(0, 1))
     axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)

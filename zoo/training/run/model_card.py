@@ -1,4 +1,4 @@
-"""From a finished run to a trained-model folder with its card."""
+"""Writes the trained-model folder of a finished run, with its card."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def publish(model: keras.Model, task: Task, out: pathlib.Path, *, progress: Mapp
         model: the trained network.
         task: what it learned.
         out: the run folder.
-        progress: where the run stands, as the keeper tells it.
+        progress: where the run stands: its `seconds` of training so far.
 
     Returns:
         The trained-model folder.
@@ -41,37 +41,49 @@ def publish(model: keras.Model, task: Task, out: pathlib.Path, *, progress: Mapp
 
 
 def describe(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any]) -> cards.Card:
-    """The card of a run; what was measured on test data is added by `zoo.evaluate`."""
+    """Returns the card of a run, without metrics: `release` adds what was measured on test data."""
     return cards.Card(
         name=task.model_name,
         version=VERSION,
-        builder=task.builder,
+        builder=task.network.builder,
         arguments=task.builder_arguments,
         task=task.name,
-        description=task.description,
+        description=task.card.description,
         input=_input(task),
         output=_output(task),
         training=_training(task, config, progress),
         licence="Apache-2.0",
-        intended_use=task.intended_use,
-        limits=task.limits or ("Not validated beyond the metrics on this card.",),
+        intended_use=task.card.intended_use,
+        limits=limits(task),
         changelog={VERSION: "First weights."},
-        preprocessing=_steps(task.preprocessing),
-        postprocessing=_steps(task.postprocessing),
-        references=task.references,
+        preprocessing=_steps(task.data.preprocessing),
+        postprocessing=_steps(task.output.postprocessing),
+        references=task.card.references,
     )
 
 
+def limits(task: Task) -> tuple[str, ...]:
+    """Returns the limits that a card of the task states."""
+    return task.card.limits or ("Not validated beyond the metrics on this card.",)
+
+
 def _input(task: Task) -> cards.Input:
-    channels = tuple(cards.Channel(name, task.intensities.get(name, "any scale")) for name in task.channels)
-    return cards.Input(channels, task.patch, task.divisor, task.grid_mm, tabular=task.tabular, context=task.context)
+    channels = tuple(cards.Channel(name, task.card.intensities.get(name, "any scale")) for name in task.data.channels)
+    return cards.Input(
+        channels,
+        task.data.patch,
+        task.network.divisor,
+        task.grid_mm,
+        tabular=task.data.tabular,
+        context=task.data.context,
+    )
 
 
 def _output(task: Task) -> cards.Output:
-    labels = {index: cards.Label(name, value) for index, (name, value) in task.labels.items()}
+    labels = {index: cards.Label(name, value) for index, (name, value) in task.data.labels.items()}
     if task.num_logits == 1:
         labels = {0: labels[1]}
-    return cards.Output(task.kind, task.activation, labels)
+    return cards.Output(task.output.kind, task.output.activation, labels)
 
 
 def _steps(steps: tuple[Mapping[str, Any], ...]) -> tuple[cards.Step, ...]:
@@ -80,11 +92,11 @@ def _steps(steps: tuple[Mapping[str, Any], ...]) -> tuple[cards.Step, ...]:
 
 def _training(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any]) -> cards.Training:
     synthetic = config["source"] == SYNTHETIC
-    told = task.training_data if synthetic else {}
+    text = task.card.training_data if synthetic else {}
     device = ", ".join(accelerators()) or f"CPU ({platform.machine()})"
     return cards.Training(
-        data=told.get("data", f"real data in {pathlib.Path(config['source']).name}"),
-        data_licence=told.get("licence", "that of the data"),
+        data=text.get("data", f"real data in {pathlib.Path(config['source']).name}"),
+        data_licence=text.get("licence", "that of the data"),
         synthetic=synthetic,
         command=f"zoo train {task.name} --source {config['source']} --seed {config['seed']} --steps {config['steps']}",
         commit=run_folder.commit().removesuffix("+changes") or None,
