@@ -9,11 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 from support.cards import unet3d_card
-from typer.testing import CliRunner
 
 import zoo
 from zoo.cli import terminal
-from zoo.cli.main import app
 from zoo.hub import card_file
 from zoo.hub.card import Label
 
@@ -28,22 +26,13 @@ def tiny_card(name, channels):
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def model_folder(tmp_path_factory):
     """A folder with a model of one channel and one of two."""
     folder = tmp_path_factory.mktemp("models")
     for name, channels in ((ONE, ("T1w",)), (TWO, ("T1w", "FLAIR"))):
         card = tiny_card(name, channels)
         zoo.save(zoo.load("unet3d", **card.arguments), folder / name, card)
     return folder
-
-
-@pytest.fixture
-def run(models, monkeypatch):
-    """Runs the command line in this process; stderr apart."""
-    monkeypatch.setenv("ZOO_PATH", str(models))
-    monkeypatch.setenv("ZOO_OFFLINE", "1")
-    monkeypatch.delenv("ZOO_DEBUG", raising=False)
-    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
 
 @pytest.fixture
@@ -64,55 +53,60 @@ def one_line(text):
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
-def test_help_fits_80_columns_and_has_an_exit_code_of_0(run, verb):
-    done = run(*verb.split(), "--help")
+def test_help_fits_80_columns_and_has_an_exit_code_of_0(zoo_command, verb):
+    done = zoo_command(*verb.split(), "--help")
     assert done.exit_code == 0
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "Usage: " in done.stdout and "--help" in done.stdout
 
 
-def test_no_verb_shows_the_help_and_version_the_version(run):
-    assert all(verb in run().stdout for verb in VERBS)
-    assert run("--version").stdout == f"{zoo.__version__}\n"
+def test_no_verb_shows_the_help_and_version_the_version(zoo_command):
+    assert all(verb in zoo_command().stdout for verb in VERBS)
+    assert zoo_command("--version").stdout == f"{zoo.__version__}\n"
 
 
-def test_list_names_builders_and_trained_models(run):
-    rows = {row["name"]: row for row in json.loads(run("list", "--json").stdout)}
+def test_list_names_builders_and_trained_models(zoo_command):
+    rows = {row["name"]: row for row in json.loads(zoo_command("list", "--json").stdout)}
     assert set(rows) == set(zoo.list_models())
     assert (rows["unet3d"]["trained"], rows[ONE]["trained"]) == (False, True)
     assert rows[ONE]["parameters"] == zoo.load(ONE).count_params()
     assert all(row["description"] for row in rows.values())
-    shown = run("list", "*tiny*").stdout
+    shown = zoo_command("list", "*tiny*").stdout
     assert [line.split()[0] for line in shown.splitlines()[1:]] == [ONE, TWO]
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_a_card_with_faults_spoils_only_its_own_row(run, models, tmp_path, monkeypatch):
+def test_a_card_with_faults_spoils_only_its_own_row(zoo_command, model_folder, tmp_path, monkeypatch):
     bad = tmp_path / "more" / "unet3d.spoilt"
     bad.mkdir(parents=True)
     (bad / "card.json").write_text('{"name": 1}')
-    monkeypatch.setenv("ZOO_PATH", f"{models}{os.pathsep}{bad.parent}")
-    rows = {row["name"]: row["description"] for row in json.loads(run("list", "*.*", "--json").stdout)}
+    monkeypatch.setenv("ZOO_PATH", f"{model_folder}{os.pathsep}{bad.parent}")
+    rows = {row["name"]: row["description"] for row in json.loads(zoo_command("list", "*.*", "--json").stdout)}
     assert rows["unet3d.spoilt"].startswith("unusable: ") and rows[ONE] == "A network that knows nothing."
 
 
-def test_info_shows_the_card(run, models):
-    told = run("info", TWO)
+def test_info_shows_the_card(zoo_command, model_folder):
+    told = zoo_command("info", TWO)
     assert told.exit_code == 0
     for words in ("A network that knows nothing.", "T1w: any", "FLAIR: any", "background, left, right", "z_score"):
         assert words in told.stdout
     assert "Synthetic images. noise" in told.stdout and "- Knows nothing." in told.stdout
-    assert json.loads(run("info", TWO, "--json").stdout) == json.loads((models / TWO / "card.json").read_text())
-    assert json.loads(run("info", models / ONE, "--json").stdout)["name"] == ONE
+    assert json.loads(zoo_command("info", TWO, "--json").stdout) == json.loads(
+        (model_folder / TWO / "card.json").read_text()
+    )
+    assert json.loads(zoo_command("info", model_folder / ONE, "--json").stdout)["name"] == ONE
 
 
-def test_info_shows_what_a_network_takes(run):
-    assert run("info", "unet3d").stdout.startswith("unet3d: Builds the 3D U-Net")
-    assert "input_shape: (x, y, z, channels)" in json.loads(run("info", "unet3d", "--json").stdout)["documentation"]
+def test_info_shows_what_a_network_takes(zoo_command):
+    assert zoo_command("info", "unet3d").stdout.startswith("unet3d: Builds the 3D U-Net")
+    assert (
+        "input_shape: (x, y, z, channels)"
+        in json.loads(zoo_command("info", "unet3d", "--json").stdout)["documentation"]
+    )
 
 
-def test_predict_finishes_the_good_scans_and_reports_the_bad(run, scans, tmp_path):
-    done = run("predict", ONE, scans, "--out", tmp_path / "out")
+def test_predict_finishes_the_good_scans_and_reports_the_bad(zoo_command, scans, tmp_path):
+    done = zoo_command("predict", ONE, scans, "--out", tmp_path / "out")
     assert done.exit_code == 1
     assert one_line(done.stderr) and done.stderr.startswith("zoo: sub-02_T1w: ")
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -122,10 +116,10 @@ def test_predict_finishes_the_good_scans_and_reports_the_bad(run, scans, tmp_pat
     np.testing.assert_array_equal(nibabel.load(tmp_path / "out" / files[0]).dataobj, wanted.dataobj)
 
 
-def test_predict_tells_volumes_as_json_and_keeps_what_is_there(run, scans, tmp_path):
+def test_predict_tells_volumes_as_json_and_keeps_what_is_there(zoo_command, scans, tmp_path):
     files = [scans / "sub-01_T1w.nii.gz", scans / "sub-03_T1w.nii"]
     first, second, third = (
-        json.loads(run("predict", ONE, *files, "--out", tmp_path, "--json", *more).stdout)
+        json.loads(zoo_command("predict", ONE, *files, "--out", tmp_path, "--json", *more).stdout)
         for more in ((), (), ("--overwrite",))
     )
     assert [row["case"] for row in first] == ["sub-01_T1w", "sub-03_T1w"]
@@ -135,27 +129,29 @@ def test_predict_tells_volumes_as_json_and_keeps_what_is_there(run, scans, tmp_p
         wanted = {"left": (labels == 17).sum() / 1000, "right": (labels == 53).sum() / 1000}  # 1 mm voxels
         assert row["volumes_ml"] == pytest.approx(wanted)
     assert second[0]["volumes_ml"] == first[0]["volumes_ml"]
-    assert "was there already" in run("predict", ONE, files[0], "--out", tmp_path).stdout
+    assert "was there already" in zoo_command("predict", ONE, files[0], "--out", tmp_path).stdout
 
 
-def test_predict_takes_channels_by_name_in_any_order(run, scans, tmp_path):
+def test_predict_takes_channels_by_name_in_any_order(zoo_command, scans, tmp_path):
     t1w, flair = scans / "sub-01_T1w.nii.gz", scans / "sub-03_T1w.nii"
-    done = run("predict", TWO, f"FLAIR={flair}", f"T1w={t1w}", "--out", tmp_path / "two.nii.gz")
+    done = zoo_command("predict", TWO, f"FLAIR={flair}", f"T1w={t1w}", "--out", tmp_path / "two.nii.gz")
     assert (done.exit_code, done.stderr) == (0, "")
     wanted = zoo.predict(TWO, {"T1w": t1w, "FLAIR": flair})
     np.testing.assert_array_equal(nibabel.load(tmp_path / "two.nii.gz").dataobj, wanted.dataobj)
 
 
-def test_a_file_whose_name_has_an_equals_sign_is_a_file(run, scans, tmp_path, monkeypatch):
+def test_a_file_whose_name_has_an_equals_sign_is_a_file(zoo_command, scans, tmp_path, monkeypatch):
     monkeypatch.chdir(scans)
     (scans / "sub-01_T1w.nii.gz").rename(scans / "run=1.nii.gz")
-    assert run("predict", ONE, "run=1.nii.gz", "--out", tmp_path).exit_code == 0
+    assert zoo_command("predict", ONE, "run=1.nii.gz", "--out", tmp_path).exit_code == 0
     assert (tmp_path / "run=1_tiny_one.nii.gz").is_file()
 
 
-def test_predict_writes_probabilities(run, scans, tmp_path):
+def test_predict_writes_probabilities(zoo_command, scans, tmp_path):
     out = tmp_path / "p.nii.gz"
-    done = run("predict", ONE, scans / "sub-01_T1w.nii.gz", "--out", out, "--probabilities", "--mirror", "--json")
+    done = zoo_command(
+        "predict", ONE, scans / "sub-01_T1w.nii.gz", "--out", out, "--probabilities", "--mirror", "--json"
+    )
     assert json.loads(done.stdout)[0]["volumes_ml"] == {}
     values = nibabel.load(out).get_fdata()
     assert values.shape == (*SHAPE, 3)
@@ -184,40 +180,40 @@ def test_predict_writes_probabilities(run, scans, tmp_path):
         (("predict", ONE, "{folder}", "--out", "x.nii.gz"), "is one file, got 3 scans"),
     ],
 )
-def test_bad_arguments_end_in_2_and_one_line(run, scans, tmp_path, words, told):
+def test_bad_arguments_end_in_2_and_one_line(zoo_command, scans, tmp_path, words, told):
     (tmp_path / "empty").mkdir()
     places = {"good": scans / "sub-01_T1w.nii.gz", "folder": scans, "empty": tmp_path / "empty"}
-    done = run(*(word.format(**places) for word in words))
+    done = zoo_command(*(word.format(**places) for word in words))
     assert (done.exit_code, done.stdout) == (2, "")
     assert told in done.stderr and one_line(done.stderr)
 
 
-def test_verify_names_what_is_damaged_and_checks_the_rest(run, models, tmp_path, monkeypatch):
-    assert run("verify", ONE, TWO).stdout == f"{ONE}: verified\n{TWO}: verified\n"
+def test_verify_names_what_is_damaged_and_checks_the_rest(zoo_command, model_folder, tmp_path, monkeypatch):
+    assert zoo_command("verify", ONE, TWO).stdout == f"{ONE}: verified\n{TWO}: verified\n"
     copy = tmp_path / "models" / ONE
     copy.mkdir(parents=True)
-    for path in (models / ONE).iterdir():
+    for path in (model_folder / ONE).iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     (copy / "weights.safetensors").write_bytes(b"spoilt")
-    done = run("verify", copy, TWO, "--json")
+    done = zoo_command("verify", copy, TWO, "--json")
     assert done.exit_code == 1 and one_line(done.stderr)
     assert "weights.safetensors has 6 bytes" in done.stderr
     assert [row["verified"] for row in json.loads(done.stdout)] == [False, True]
 
 
-def test_a_card_with_faults_is_work_that_failed(run, tmp_path):
+def test_a_card_with_faults_is_work_that_failed(zoo_command, tmp_path):
     folder = tmp_path / "unet3d.spoilt"
     folder.mkdir()
     (folder / card_file.FILE).write_text("{}")
-    done = run("info", folder)
+    done = zoo_command("info", folder)
     assert done.exit_code == 1 and one_line(done.stderr) and "fault(s)" in done.stderr
 
 
-def test_zoo_debug_shows_the_traceback(run, tmp_path, monkeypatch):
+def test_zoo_debug_shows_the_traceback(zoo_command, tmp_path, monkeypatch):
     (tmp_path / "unet3d.spoilt").mkdir()
     (tmp_path / "unet3d.spoilt" / card_file.FILE).write_text("{}")
     monkeypatch.setenv("ZOO_DEBUG", "1")
-    assert isinstance(run("info", tmp_path / "unet3d.spoilt").exception, ValueError)
+    assert isinstance(zoo_command("info", tmp_path / "unet3d.spoilt").exception, ValueError)
 
 
 def test_chatter_is_held_back_unless_loading_fails(capfd, monkeypatch):
@@ -241,8 +237,10 @@ def real(*words, cwd, **changes):
     return subprocess.run(command, cwd=cwd, env=quiet | changes, capture_output=True, text=True)
 
 
-def test_a_real_prediction_says_nothing_on_stderr(models, scans, tmp_path):
-    done = real("predict", ONE, scans / "sub-01_T1w.nii.gz", "--device", "cpu", cwd=tmp_path, ZOO_PATH=str(models))
+def test_a_real_prediction_says_nothing_on_stderr(model_folder, scans, tmp_path):
+    done = real(
+        "predict", ONE, scans / "sub-01_T1w.nii.gz", "--device", "cpu", cwd=tmp_path, ZOO_PATH=str(model_folder)
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("sub-01_T1w_tiny_one.nii.gz: left ")
     assert (tmp_path / "sub-01_T1w_tiny_one.nii.gz").is_file()

@@ -6,10 +6,8 @@ import keras
 import nibabel as nib
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import zoo
-from zoo.cli.main import app
 from zoo.tasks import qsm_nuclei
 from zoo.training.run import model_card
 
@@ -17,7 +15,7 @@ GRID = np.diag([-1.5, 1.5, 1.5, 1])
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def model_folder(tmp_path_factory):
     """A tiny network of the task that knows nothing, and one that takes no map."""
     folder = tmp_path_factory.mktemp("models")
     small = {"filters": (2, 3), "norm": "instance"}
@@ -27,13 +25,6 @@ def models(tmp_path_factory):
         card = model_card.describe(tiny, {"source": "synthetic", "seed": 0, "steps": 1}, {"seconds": 1.0})
         zoo.save(zoo.load("unet3d", **card.arguments), folder / card.name, card)
     return folder
-
-
-@pytest.fixture
-def run(models, monkeypatch):
-    monkeypatch.setenv("ZOO_PATH", str(models))
-    monkeypatch.setenv("ZOO_OFFLINE", "1")
-    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
 
 def write_map(path, scale=1.0):
@@ -48,12 +39,14 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_table_of_scans_in_ppm_and_ppb(run, tmp_path):
+def test_table_of_scans_in_ppm_and_ppb(zoo_command, tmp_path):
     chi = write_map(tmp_path / "a.nii.gz")
     write_map(tmp_path / "b.nii.gz", 1000)
-    plain = run("predict", "unet3d.qsm_nuclei", tmp_path / "a.nii.gz", "--out", tmp_path, "--table", tmp_path / "a.csv")
+    plain = zoo_command(
+        "predict", "unet3d.qsm_nuclei", tmp_path / "a.nii.gz", "--out", tmp_path, "--table", tmp_path / "a.csv"
+    )
     assert plain.exit_code == 0, plain.stderr
-    ppb = run(
+    ppb = zoo_command(
         "predict", "unet3d.qsm_nuclei", tmp_path / "b.nii.gz", "--out", tmp_path / "out", "--unit", "ppb", "--table",
         tmp_path / "b.csv",
     )  # fmt: skip
@@ -73,9 +66,9 @@ def test_table_of_scans_in_ppm_and_ppb(run, tmp_path):
     assert seen >= 2
 
 
-def test_ppb_is_refused_with_the_factor(run, tmp_path):
+def test_ppb_is_refused_with_the_factor(zoo_command, tmp_path):
     write_map(tmp_path / "b.nii.gz", 1000)
-    found = run("predict", "unet3d.qsm_nuclei", tmp_path / "b.nii.gz", "--out", tmp_path / "out")
+    found = zoo_command("predict", "unet3d.qsm_nuclei", tmp_path / "b.nii.gz", "--out", tmp_path / "out")
     assert found.exit_code == 1 and "ppb" in found.stderr and "0.001" in found.stderr
 
 
@@ -87,16 +80,16 @@ def test_ppb_is_refused_with_the_factor(run, tmp_path):
         ("unet3d.other", ("--unit", "ppb"), "takes no susceptibility map"),
     ],
 )
-def test_bad_arguments_are_one_line_and_code_2(run, tmp_path, model, words, told):
+def test_bad_arguments_are_one_line_and_code_2(zoo_command, tmp_path, model, words, told):
     write_map(tmp_path / "a.nii.gz", 1e4)
-    found = run("predict", model, tmp_path / "a.nii.gz", "--out", tmp_path / "out", *words)
+    found = zoo_command("predict", model, tmp_path / "a.nii.gz", "--out", tmp_path / "out", *words)
     assert found.exit_code == 2 and told in found.stderr and len(found.stderr.strip().splitlines()) == 1
 
 
-def test_magnitude_is_that_of_one_scan(run, tmp_path):
+def test_magnitude_is_that_of_one_scan(zoo_command, tmp_path):
     for name in ("a", "b"):
         write_map(tmp_path / f"{name}.nii.gz")
-    found = run(
+    found = zoo_command(
         "predict", "unet3d.qsm_nuclei", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", "--magnitude",
         tmp_path / "a.nii.gz",
     )  # fmt: skip

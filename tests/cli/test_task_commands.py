@@ -6,12 +6,9 @@ import sys
 import nibabel
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from zoo.cli import main, task_commands
+from zoo.cli import task_commands
 from zoo.training import local_cluster
-
-RUN = CliRunner()
 
 
 def write_case(folder, labels=True, fill=1.0):
@@ -24,30 +21,30 @@ def write_case(folder, labels=True, fill=1.0):
         nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), folder / "labels.nii.gz")
 
 
-def test_check_ends_with_0_on_a_good_folder_and_1_on_errors(tmp_path):
+def test_check_ends_with_0_on_a_good_folder_and_1_on_errors(zoo_command, tmp_path):
     write_case(tmp_path / "data" / "a")
     write_case(tmp_path / "data" / "b", fill=1.5)
-    good = RUN.invoke(main.app, ["check", str(tmp_path / "data")])
+    good = zoo_command("check", tmp_path / "data")
     assert good.exit_code == 0 and "2 cases of 2 subjects" in good.output and "0 errors" in good.output
     (tmp_path / "data" / "b" / "T1w.nii.gz").write_bytes(b"not a scan")
-    bad = RUN.invoke(main.app, ["check", str(tmp_path / "data"), "--json"])
+    bad = zoo_command("check", tmp_path / "data", "--json")
     assert bad.exit_code == 1 and json.loads(bad.stdout)["num_errors"] >= 1
 
 
-def test_bad_arguments_end_with_2(tmp_path):
-    missing = RUN.invoke(main.app, ["check", str(tmp_path / "none")])
+def test_bad_arguments_end_with_2(zoo_command, tmp_path):
+    missing = zoo_command("check", tmp_path / "none")
     assert missing.exit_code == 2 and "There is no folder" in missing.stderr
-    unknown = RUN.invoke(main.app, ["train", "brain_structure"])
+    unknown = zoo_command("train", "brain_structure")
     assert unknown.exit_code == 2 and "Did you mean 'brain_structures'" in unknown.stderr
 
 
-def test_train_without_a_task_lists_them():
-    listed = RUN.invoke(main.app, ["train"])
+def test_train_without_a_task_lists_them(zoo_command):
+    listed = zoo_command("train")
     assert listed.exit_code == 0 and "brain_structures" in listed.output.split()
 
 
-def test_evaluate_of_an_unfinished_run_says_so(tmp_path):
-    done = RUN.invoke(main.app, ["evaluate", "brain_structures", str(tmp_path)])
+def test_evaluate_of_an_unfinished_run_says_so(zoo_command, tmp_path):
+    done = zoo_command("evaluate", "brain_structures", tmp_path)
     assert done.exit_code == 1 and "holds no finished unet3d.brain_structures" in done.stderr
 
 

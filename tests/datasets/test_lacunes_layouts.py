@@ -3,9 +3,7 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from zoo.cli.main import app
 from zoo.tasks import lacunes
 from zoo.training import batches
 
@@ -96,7 +94,6 @@ def test_a_channel_that_is_missing_is_named(tmp_path):
         batches.labelled(lacunes.TASK, tmp_path)
 
 
-def test_a_pattern_of_no_channel_is_refused_on_the_command_line(tmp_path):
-    words = ["train", "lacunes", "--source", str(tmp_path), "--pattern", "T3={id}.nii.gz"]
-    result = CliRunner().invoke(app, words)
+def test_a_pattern_of_no_channel_is_refused_on_the_command_line(zoo_command, tmp_path):
+    result = zoo_command("train", "lacunes", "--source", tmp_path, "--pattern", "T3={id}.nii.gz")
     assert result.exit_code == 2 and "T1, T2, FLAIR, labels" in result.stderr and "T3={id}" in result.stderr

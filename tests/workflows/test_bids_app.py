@@ -17,17 +17,15 @@ import numpy as np
 import pytest
 from support.datasets import write_bids, write_bids_scan
 from support.trained_models import LESION_MODEL, PAIR_MODEL, STRUCTURE_MODEL, bids_cards, save_untrained
-from typer.testing import CliRunner
 
 import zoo
-from zoo.cli.main import app
 
 VALIDATOR = Path(sys.executable).with_name("bids-validator-deno")
 LABEL = "desc-zooUnet3dToyLesion"
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def model_folder(tmp_path_factory):
     return save_untrained(tmp_path_factory.mktemp("models"), *bids_cards())
 
 
@@ -42,15 +40,9 @@ def out(tmp_path):
 
 
 @pytest.fixture
-def run(models, monkeypatch, root, out):
-    """Runs `zoo bids` in this process."""
-    monkeypatch.setenv("ZOO_PATH", str(models))
-    monkeypatch.setenv("ZOO_OFFLINE", "1")
-
-    def start(*words, model=LESION_MODEL):
-        return CliRunner().invoke(app, ["bids", str(root), str(out), "participant", "--model", model, *map(str, words)])
-
-    return start
+def run(zoo_command, root, out):
+    """Returns a function that runs `zoo bids` in this process."""
+    return lambda *words, model=LESION_MODEL: zoo_command("bids", root, out, "participant", "--model", model, *words)
 
 
 def statuses(done):
@@ -66,7 +58,7 @@ def log(out):
     return rows_of(path)
 
 
-def test_a_mask_lies_on_its_scan_with_its_origin_beside_it(run, root, out, models):
+def test_a_mask_lies_on_its_scan_with_its_origin_beside_it(run, root, out, model_folder):
     done = run()
     assert done.exit_code == 0, done.stderr
     assert done.stdout == f"3 done, 0 kept, 0 failed: {out}/logs/{LABEL}_shard-1of1.tsv\n"
@@ -126,14 +118,14 @@ def test_what_is_finished_is_kept_and_what_is_torn_or_changed_is_made_again(run,
     assert set(statuses(run("--json", "--overwrite")).values()) == {"done"}
 
 
-def test_other_settings_or_weights_are_an_error_until_overwritten(run, out, models, tmp_path, monkeypatch):
+def test_other_settings_or_weights_are_an_error_until_overwritten(run, out, model_folder, tmp_path, monkeypatch):
     assert run().exit_code == 0
     done = run("--mirror")
     assert done.exit_code == 2
     assert "was made with Mirror False, and Mirror True is asked for. Pass --overwrite" in done.stderr
     assert run("--mirror", "--overwrite").exit_code == 0
     others = tmp_path / "others"
-    shutil.copytree(models / LESION_MODEL, others / LESION_MODEL)
+    shutil.copytree(model_folder / LESION_MODEL, others / LESION_MODEL)
     card = json.loads((others / LESION_MODEL / "card.json").read_text())
     zoo.save(zoo.load("unet3d", **card["arguments"]), others / "new" / LESION_MODEL, zoo.card(LESION_MODEL))
     monkeypatch.setenv("ZOO_PATH", str(others / "new"))
@@ -195,13 +187,12 @@ def test_bad_arguments_are_told_in_one_line(run, out, words, told):
     assert not out.exists()
 
 
-def test_another_level_and_no_bids_data_set_are_refused(models, monkeypatch, root, tmp_path):
-    monkeypatch.setenv("ZOO_PATH", str(models))
+def test_another_level_and_no_bids_data_set_are_refused(zoo_command, root, tmp_path):
     for words, told in (
         ([root, tmp_path / "o", "group"], "no level of analysis 'group'"),
         ([tmp_path, tmp_path / "o", "participant"], "is no BIDS data set"),
     ):
-        done = CliRunner().invoke(app, ["bids", *map(str, words), "--model", LESION_MODEL])
+        done = zoo_command("bids", *words, "--model", LESION_MODEL)
         assert done.exit_code == 2 and told in done.stderr
 
 
@@ -223,9 +214,9 @@ def test_the_validator_accepts_what_is_written(run, root, out):
         assert "error" not in {severity for severity, _, _ in told}
 
 
-def command(models, root, out, *words):
+def command(model_folder, root, out, *words):
     """`zoo bids` as a process of its own."""
-    environment = {**os.environ, "ZOO_PATH": str(models), "ZOO_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment = {**os.environ, "ZOO_PATH": str(model_folder), "ZOO_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
     words = [sys.executable, "-m", "zoo.cli", "bids", root, out, "participant", "--model", LESION_MODEL, *words]
     return subprocess.Popen(
         [str(word) for word in words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -257,8 +248,8 @@ def children(process):
     return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
-def test_a_run_that_is_killed_leaves_whole_results_and_goes_on(run, models, root, out, endless):
-    process = command(models, root, out)
+def test_a_run_that_is_killed_leaves_whole_results_and_goes_on(run, model_folder, root, out, endless):
+    process = command(model_folder, root, out)
     (first,) = sidecars(out, "01")
     wait_for(first.exists, process)
     process.kill()
@@ -276,8 +267,8 @@ def test_a_run_that_is_killed_leaves_whole_results_and_goes_on(run, models, root
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
-def test_the_workers_of_a_run_that_is_killed_go_with_it(models, root, out, endless):
-    process = command(models, root, out, "--jobs", "2")
+def test_the_workers_of_a_run_that_is_killed_go_with_it(model_folder, root, out, endless):
+    process = command(model_folder, root, out, "--jobs", "2")
     wait_for(lambda: all(path.exists() for path in sidecars(out, "01", "03")), process)
     workers = children(process)
     assert len(workers) >= 2
@@ -292,8 +283,8 @@ def test_the_workers_of_a_run_that_is_killed_go_with_it(models, root, out, endle
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
-def test_a_worker_that_is_killed_costs_its_own_case_only(models, root, out, endless):
-    process = command(models, root, out, "--jobs", "2", "--json")
+def test_a_worker_that_is_killed_costs_its_own_case_only(model_folder, root, out, endless):
+    process = command(model_folder, root, out, "--jobs", "2", "--json")
     wait_for(lambda: all(path.exists() for path in sidecars(out, "01", "03")), process)
     while process.poll() is None:  # the pool first, then the process that tries the case alone
         for child in children(process):
@@ -316,14 +307,14 @@ def test_a_cluster_without_ray_is_told_what_to_install(run, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-def test_a_local_ray_cluster_does_the_same(models, root, out, tmp_path):
+def test_a_local_ray_cluster_does_the_same(model_folder, root, out, tmp_path):
     (root / "sub-02/anat/sub-02_T1w.nii.gz").write_bytes(b"no image" * 99)
-    process = command(models, root, out, "--address", "local", "--jobs", "2", "--json")
+    process = command(model_folder, root, out, "--address", "local", "--jobs", "2", "--json")
     printed, errors = process.communicate(timeout=280)
     assert process.returncode == 1, errors
     found = {row["case"]: row["status"] for row in json.loads(printed)}
     assert found == {"sub-01": "done", "sub-02": "failed", "sub-03": "done"}
-    here = command(models, root, tmp_path / "here", "--json")
+    here = command(model_folder, root, tmp_path / "here", "--json")
     here.communicate(timeout=120)
     for name in (f"sub-{subject}/anat/sub-{subject}_{LABEL}_mask.nii.gz" for subject in ("01", "03")):
         assert (out / name).read_bytes() == (tmp_path / "here" / name).read_bytes()

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from support.cards import make_card
 from support.networks import linear, threshold
-from typer.testing import CliRunner
 
 import zoo
-from zoo.cli.main import app
 from zoo.hub.card import Label, Step
 from zoo.inference.cohort import predict_many
 from zoo.inference.predictor import Predictor
@@ -40,7 +38,7 @@ def scan(path=None):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def model_folder(tmp_path_factory):
     """A trained model of one convolution that calls bright voxels lacunes."""
     folder = tmp_path_factory.mktemp("home")
     arguments = {"input_shape": (None, None, None, 1), "num_classes": 2, "filters": (2, 4)}
@@ -48,13 +46,6 @@ def home(tmp_path_factory):
         made = dataclasses.replace(toy(), name=name, builder="unet3d", arguments=arguments, task=task)
         zoo.save(zoo.load("unet3d", **arguments), folder / name, made)
     return folder
-
-
-@pytest.fixture
-def run(home, monkeypatch):
-    monkeypatch.setenv("ZOO_PATH", str(home))
-    monkeypatch.setenv("ZOO_OFFLINE", "1")
-    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
 
 def test_each_lesion_by_hand_in_world_millimetres():
@@ -131,15 +122,17 @@ def test_a_cohort_goes_on_where_a_map_or_its_table_is_missing(tmp_path):
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
-def test_the_command_writes_one_table_of_all_scans(run, tmp_path):
+def test_the_command_writes_one_table_of_all_scans(zoo_command, tmp_path):
     paths = [scan(tmp_path / f"{name}.nii.gz") for name in ("a", "b")]
-    done = run("predict", "unet3d.tiny_lacunes", *paths, "--out", tmp_path / "out", "--lesions", tmp_path / "all.csv")
+    done = zoo_command(
+        "predict", "unet3d.tiny_lacunes", *paths, "--out", tmp_path / "out", "--lesions", tmp_path / "all.csv"
+    )
     assert done.exit_code == 0, done.output
     rows = list(csv.DictReader((tmp_path / "all.csv").read_text().splitlines()))
     beside = [read_lesions(tmp_path / "out" / f"{name}_tiny_lacunes_lesions.csv") for name in ("a", "b")]
     assert [row["case"] for row in rows] == ["a"] * len(beside[0]) + ["b"] * len(beside[1])
     assert [row["x_mm"] for row in rows] == [row["x_mm"] for part in beside for row in part]
-    one = run(
+    one = zoo_command(
         "predict", "unet3d.tiny_lacunes", paths[0], "--out", tmp_path / "x.nii.gz", "--lesions", tmp_path / "x.csv"
     )
     assert one.exit_code == 0 and (tmp_path / "x.csv").read_text().startswith("case,lesion,label,x_mm")
@@ -154,6 +147,6 @@ def test_the_command_writes_one_table_of_all_scans(run, tmp_path):
         ("unet3d.tiny_structures", ["--lesions", "x.csv"], "finds no lesions"),
     ],
 )
-def test_bad_arguments_are_named_with_code_2(run, tmp_path, model, words, told):
-    done = run("predict", model, scan(tmp_path / "a.nii.gz"), "--out", tmp_path / "out", *words)
+def test_bad_arguments_are_named_with_code_2(zoo_command, tmp_path, model, words, told):
+    done = zoo_command("predict", model, scan(tmp_path / "a.nii.gz"), "--out", tmp_path / "out", *words)
     assert done.exit_code == 2 and told in done.output

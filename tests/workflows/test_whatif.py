@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from keras import layers
 from support.cards import make_card
-from typer.testing import CliRunner
 
 import zoo
 from zoo.cli import whatif_command
-from zoo.cli.main import app
 from zoo.hub.card import Label, Step
 from zoo.hub.tabular import Tabular
 from zoo.inference import predictor
@@ -155,7 +153,7 @@ def test_bad_ranges_are_told_with_an_example(field, text):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def model_folder(tmp_path_factory):
     """A folder with a tiny V-Net of two channels and two tabular values, and a case for it."""
     folder = tmp_path_factory.mktemp("home")
     keras.utils.set_random_seed(0)
@@ -173,26 +171,19 @@ def home(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def run(home, monkeypatch):
-    monkeypatch.setenv("ZOO_PATH", str(home))
-    monkeypatch.setenv("ZOO_OFFLINE", "1")
-    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+def scans(model_folder):
+    return [f"{name}={model_folder / name}.nii.gz" for name in ("ADC", "Tmax")]
 
 
-def scans(home):
-    return [f"{name}={home / name}.nii.gz" for name in ("ADC", "Tmax")]
-
-
-def test_the_command(home, run, tmp_path):
+def test_the_command(model_folder, zoo_command, tmp_path):
     words = ["--time", "0:12:6", "--tici=0,3", "--precision", "float32", "--out", tmp_path]
-    done = run("whatif", "vnet.tiny_stroke", *scans(home), *words)
+    done = zoo_command("whatif", "vnet.tiny_stroke", *scans(model_folder), *words)
     assert done.exit_code == 0, done.output
     rows = list(csv.DictReader((tmp_path / "whatif.csv").read_text().splitlines()))
     assert [(row["time_to_reperfusion_h"], row["tici"]) for row in rows] == [
         (f"{hours}.0", grade) for hours in (0, 6, 12) for grade in ("0", "3")
     ]
-    images = {name: home / f"{name}.nii.gz" for name in ("ADC", "Tmax")}
+    images = {name: model_folder / f"{name}.nii.gz" for name in ("ADC", "Tmax")}
     for row in (rows[0], rows[-1]):
         values = {name: row[name] for name in ("time_to_reperfusion_h", "tici")}
         predicted = zoo.predict("vnet.tiny_stroke", images, tabular=values)
@@ -212,6 +203,6 @@ def test_the_command(home, run, tmp_path):
         (("--tici", "0", "--tabular", "age"), "--tabular is NAME=VALUE"),
     ],
 )
-def test_the_command_refuses_in_one_line(home, run, words, message):
-    done = run("whatif", "vnet.tiny_stroke", *scans(home), *words)
+def test_the_command_refuses_in_one_line(model_folder, zoo_command, words, message):
+    done = zoo_command("whatif", "vnet.tiny_stroke", *scans(model_folder), *words)
     assert done.exit_code == 2 and message in done.stderr and done.stderr.count("\n") == 1
