@@ -131,6 +131,7 @@ def test_one_trace_serves_all_sizes_and_every_signature_agrees(folder, exported)
     assert np.mean(served(model, straight, **given)["labels"] == values_of(zoo.predict(folder, straight))) >= 0.999
 
 
+@pytest.mark.slow
 def test_mirrors_tabular_values_and_channels(tmp_path):
     folder = save_to_export(tmp_path, channels=("T1w", "FLAIR"), tabular=AGE_AND_SEX)
     out = zoo.export(
@@ -181,7 +182,7 @@ def test_the_patch_signature_gives_the_golden_output(folder, exported):
     assert window_network.relative_difference(found, wanted["output_0"]) < 1e-4
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "openvino", "litert"])
+@pytest.mark.parametrize("runtime", ["onnx", pytest.param("openvino", marks=pytest.mark.slow), "litert"])
 def test_every_format_gives_the_golden_output(runtime, folder, tmp_path):
     pytest.importorskip({"onnx": "tf2onnx", "openvino": "openvino", "litert": "ai_edge_litert"}[runtime])
     inputs, wanted = golden.read(folder / golden.FILE)
@@ -204,7 +205,9 @@ def test_predict_runs_through_a_runtime(folder, tmp_path, monkeypatch):
     assert np.mean(values_of(found) == values_of(zoo.predict(folder, scan))) >= 0.999
 
 
-@pytest.mark.parametrize(("dtype", "share", "least"), [("float16", 0.6, 0.98), ("int8", 0.4, 0.8)])
+@pytest.mark.parametrize(
+    ("dtype", "share", "least"), [pytest.param("float16", 0.6, 0.98, marks=pytest.mark.slow), ("int8", 0.4, 0.8)]
+)
 def test_narrow_weights_shrink_the_file_and_the_loss_is_measured(dtype, share, least, folder, exported, tmp_path):
     out = zoo.export(folder, tmp_path / dtype, weights=dtype)
     size = [(one / "variables" / "variables.data-00000-of-00001").stat().st_size for one in (out, exported)]
