@@ -1,4 +1,4 @@
-"""`zoo export`: a trained model in a format that runs without zoo."""
+"""`zoo export`: writes a trained model in a format that runs without zoo."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def export(  # noqa: PLR0913 - the choices of a command, each an option
     A SavedModel takes a raw volume and gives labels on its grid, with TensorFlow
     alone; ONNX, OpenVINO and LiteRT hold the network; a MONAI bundle is PyTorch.
     """
-    home, size = find_model(model), _patch(patch)
+    home, size = find_model(model), _parse_patch(patch)
     if folder.exists() and not overwrite:
         raise UsageError(f"{folder} exists. Pass --overwrite to replace it, or name another folder.")
     with framework():
@@ -39,17 +39,18 @@ def export(  # noqa: PLR0913 - the choices of a command, each an option
 
         windows = exporter.Windows(overlap=overlap, mirror=mirror)
         exporter.export(home, folder, format=format, patch=size, weights=weights, overwrite=overwrite, windows=windows)
-    told = record(folder)
-    apart = "" if told["difference"] is None else f", {told['difference']:.1g} of the largest logit from Keras"
-    tell({**told, "folder": str(folder)}, f"{folder}: {told['format']}, {told['bytes'] / 1e6:.1f} MB{apart}", as_json)
+    record = read_record(folder)
+    exact = "" if record["difference"] is None else f", {record['difference']:.1g} of the largest logit from Keras"
+    line = f"{folder}: {record['format']}, {record['bytes'] / 1e6:.1f} MB{exact}"
+    tell({**record, "folder": str(folder)}, line, as_json)
 
 
-def record(folder: Path) -> dict[str, Any]:
-    """What `export.json` in an export says."""
+def read_record(folder: Path) -> dict[str, Any]:
+    """Reads the `export.json` of an export."""
     return json.loads(next(folder.rglob("export.json")).read_text())
 
 
-def _patch(text: str) -> tuple[int, ...] | None:
+def _parse_patch(text: str) -> tuple[int, ...] | None:
     if not text:
         return None
     try:
@@ -68,9 +69,7 @@ def settings_of(runtime: str, model: Path) -> dict[str, Any]:
         UsageError: there is no such runtime.
     """
     if runtime not in RUNTIMES:
-        from zoo import errors
-
-        raise UsageError(str(errors.unknown_choice("runtime", runtime, RUNTIMES)))
+        raise UsageError(str(unknown_choice("runtime", runtime, RUNTIMES)))
     if runtime == "keras":
         return {}
     from zoo.exporters.export import runtime_file

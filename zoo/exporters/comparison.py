@@ -1,4 +1,4 @@
-"""What narrower weights cost: labels of an export against those of `zoo.predict`."""
+"""Compares the labels of an exported SavedModel with those of `zoo.predict`: what narrower weights cost."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,8 @@ from zoo.hub import trained_models
 from zoo.hub.tabular import Value, number
 from zoo.inference import inputs
 from zoo.inference.inputs import Images
-from zoo.inference.predictor import Predictor, Settings
+from zoo.inference.predictor import Predictor
+from zoo.inference.settings import Settings
 from zoo.volumes import image
 
 
@@ -23,35 +24,39 @@ def dice_with(
     tabular: Mapping[str, Value] | None = None,
     settings: Settings | None = None,
 ) -> dict[str, float]:
-    """Dice of the labels that an exported SavedModel gives with those of `zoo.predict`, one a label.
+    """Measures the Dice of an exported SavedModel's labels with those of `zoo.predict`, for each label.
 
     Args:
-        folder: of the SavedModel.
-        name: the trained model that it was made of, or its folder.
+        folder: the SavedModel.
+        name: the trained model that it was made from, or its folder.
         images: one case, as `zoo.predict` takes it.
         tabular: values beside the images.
-        settings: how `zoo.predict` is to run; as the export was made.
+        settings: settings of `zoo.predict`, equal to those of the export.
 
     Returns:
-        Name of the label -> Dice, for labels that either found; 1 means nothing was lost.
+        Name of the label -> Dice, for labels that occur in either; 1 means nothing was lost.
+
+    Example:
+        >>> dice_with("served/1", "unet3d.brain_mask", "t1.nii.gz")  # doctest: +SKIP
+        {'brain': 0.9998}
     """
-    wanted = np.asanyarray(Predictor(name, settings=settings)(images, tabular=tabular).dataobj)
+    expected = np.asanyarray(Predictor(name, settings=settings)(images, tabular=tabular).dataobj)
     card = trained_models.card(name)
-    read = inputs.read_channels(images, card)
-    given = {
-        "volume": np.stack([image.array(one) for one in read], -1),
+    channels = inputs.read_channels(images, card)
+    arrays = {
+        "volume": np.stack([image.array(channel) for channel in channels], -1),
         "spacing_mm": np.zeros(3, np.float32),
-        "affine": np.asarray(read[0].affine, np.float32),
+        "affine": np.asarray(channels[0].affine, np.float32),
     }
     if card.input.tabular:
-        numbers = [number(one, (tabular or {}).get(one.name)) for one in card.input.tabular]
-        given["tabular"] = np.array([np.nan if value is None else value for value in numbers], np.float32)
-    served = tf.saved_model.load(str(Path(folder))).signatures["labels"]
-    found = served(**{key: tf.constant(value) for key, value in given.items()})["labels"].numpy()
-    result: dict[str, float] = {}
+        numbers = [number(field, (tabular or {}).get(field.name)) for field in card.input.tabular]
+        arrays["tabular"] = np.array([np.nan if value is None else value for value in numbers], np.float32)
+    signature = tf.saved_model.load(str(Path(folder))).signatures["labels"]
+    labels = signature(**{key: tf.constant(value) for key, value in arrays.items()})["labels"].numpy()
+    dice: dict[str, float] = {}
     for label in card.output.labels.values():
-        both = np.count_nonzero(found == label.value) + np.count_nonzero(wanted == label.value)
+        both = np.count_nonzero(labels == label.value) + np.count_nonzero(expected == label.value)
         if label.value and both:
-            shared = np.count_nonzero((found == label.value) & (wanted == label.value))
-            result[label.name] = float(2 * shared / both)
-    return result
+            shared = np.count_nonzero((labels == label.value) & (expected == label.value))
+            dice[label.name] = float(2 * shared / both)
+    return dice

@@ -1,39 +1,63 @@
-"""`zoo.export`: a trained model as a folder for those who have no zoo, written whole or not at all."""
+"""`zoo.export`: writes a trained model as a folder that runs without zoo."""
 
-import dataclasses
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-import zoo
-from zoo import files
+from zoo import __version__, files
 from zoo.errors import unknown_choice
 from zoo.exporters import window_network
 from zoo.exporters.monai import bundle
 from zoo.exporters.saved_model import signatures
-from zoo.hub import card_file, download, golden
-from zoo.hub import trained_models as trained
+from zoo.hub import card_file, download, golden, trained_models
 from zoo.hub.card import Card
 from zoo.inference import exported_network
 
 RECORD = "export.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Choices:
-    """How to export; `zoo.export` says what each means."""
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """How a SavedModel covers a volume with windows; the other formats hold the network alone.
 
-    patch: tuple[int, int, int]
+    Attributes:
+        overlap: least shared fraction of neighbouring windows, in [0, 1).
+        mirror: average over mirror images: True for left/right, or the axes, some of 0, 1, 2.
+
+    Example:
+        >>> Windows(mirror=True).mirror_axes
+        (0,)
+    """
+
     overlap: float = 0.5
-    mirror_axes: tuple[int, ...] = ()
-    weights: str = "float32"
+    mirror: bool | Sequence[int] = False
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """The axes that are mirrored."""
+        if isinstance(self.mirror, bool):
+            return (0,) if self.mirror else ()
+        return tuple(self.mirror)
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What every format's writer is given: the card, and the arguments of `export` checked against it."""
+
+    card: Card
+    patch: tuple[int, int, int]
+    weights: str
+    windows: Windows
+
+
+Writer = Callable[[keras.Model, ExportPlan, Path], float | None]
 
 
 def export(
@@ -42,10 +66,9 @@ def export(
     *,
     format: str = "saved_model",
     patch: Sequence[int] | int | None = None,
-    overlap: float = 0.5,
-    mirror: bool | Sequence[int] = False,
     weights: str = "float32",
     overwrite: bool = False,
+    windows: Windows | None = None,
 ) -> Path:
     """Writes a trained model in a format that runs without zoo.
 
@@ -55,157 +78,155 @@ def export(
       at one window size; `zoo predict --runtime` does the rest, or your own code by the card beside it.
     - "monai_bundle": the network in PyTorch, with MONAI's transforms and inferer around it.
 
-    What is written is run on one window and compared with the network it came from before the folder is there.
+    The export is run on one window and compared with its network before the folder appears.
 
     Args:
         name: a trained model, or its folder.
         folder: made by this; it must not exist, unless `overwrite`.
         format: one of those above.
         patch: window in voxels, one number or three; None for the card's.
-        overlap: least shared fraction of neighbouring windows, in [0, 1); of a SavedModel.
-        mirror: average over mirror images, as `zoo.predict` takes it; of a SavedModel.
         weights: "float32"; "float16" or "int8" where the format holds them (SavedModel and LiteRT both, OpenVINO
             float16). They are widened when the model runs: the file shrinks, the arithmetic stays float32.
-        overwrite: whether a folder that exists is replaced.
+        overwrite: whether to replace a folder that exists.
+        windows: overlap and mirror images of a SavedModel; None for the defaults of `Windows`.
 
     Returns:
-        The folder. `export.json` in it says what was made and how far it is from the network it came from.
+        The folder. `export.json` in it says what was made and how much it differs from its network.
 
     Raises:
         FileExistsError: the folder exists and `overwrite` is False.
         ImportError: a converter is not installed; the extra that has it is named.
         ValueError: an unknown format, model or setting, or what a format cannot hold, by name.
+
+    Example:
+        >>> folder = zoo.export("unet3d.brain_mask", "served/1")  # doctest: +SKIP
+        >>> labels = tf.saved_model.load(folder).signatures["labels"]  # doctest: +SKIP
     """
     if format not in FORMATS:
         raise unknown_choice("format", format, FORMATS)
     folder = Path(folder)
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder} exists. Pass overwrite=True to replace it, or name another folder.")
-    choices = _choices(_card(name), patch, overlap, mirror, weights)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    part.mkdir()
-    try:
-        _write(name, part, format, choices)
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    card = trained_models.card(name)
+    plan = ExportPlan(card, _patch_size(card, patch), weights, windows or Windows())
+    with files.replacing_folder(folder, overwrite=overwrite) as temporary:
+        _write_format(name, temporary, format, plan)
     return folder
 
 
 def runtime_file(name: str | os.PathLike, runtime: str, patch: Sequence[int] | None = None) -> Path:
-    """The exported network that a runtime reads, made on first use and kept in the user's cache.
+    """Returns the exported network that a runtime reads; makes it on first use, in the user's cache.
 
     Args:
         name: a trained model, or its folder.
         runtime: "onnx", "openvino", "litert" or "tensorflow".
         patch: window in voxels; None for the card's.
 
+    Returns:
+        The file; of "tensorflow" the folder.
+
     Raises:
         ValueError: there is no such runtime, or `export` refuses.
+
+    Example:
+        >>> runtime_file("unet3d.brain_mask", "onnx").name  # doctest: +SKIP
+        'network.onnx'
     """
     if runtime not in exported_network.RUNTIMES:
         raise unknown_choice("runtime", runtime, ["keras", *exported_network.RUNTIMES])
-    card = _card(name)
-    size = _choices(card, patch, 0.5, False, "float32").patch
+    card = trained_models.card(name)
+    size = _patch_size(card, patch)
     digest = card.weights.sha256[:12] if card.weights else "unsaved"
-    key = "-".join([card.name, digest, "x".join(map(str, size)), zoo.__version__])
+    key = "-".join([card.name, digest, "x".join(map(str, size)), __version__])
     folder = download.cache_folder() / ".exports" / key / runtime
     if not folder.exists():
-        format = "saved_model" if runtime == "tensorflow" else runtime
-        export(name, folder, format=format, patch=size)
+        export(name, folder, format="saved_model" if runtime == "tensorflow" else runtime, patch=size)
     return folder if runtime == "tensorflow" else folder / exported_network.RUNTIMES[runtime]
 
 
-def _card(name: str | os.PathLike) -> Card:
-    return trained.card(name)
-
-
-def _choices(
-    card: Card, patch: Sequence[int] | int | None, overlap: float, mirror: bool | Sequence[int], dtype: str
-) -> Choices:
+def _patch_size(card: Card, patch: Sequence[int] | int | None) -> tuple[int, int, int]:
     x, y, z = (int(n) for n in np.broadcast_to(card.input.patch if patch is None else patch, 3))
     if any(n < 1 or n % by for n, by in zip((x, y, z), card.input.divisor, strict=True)):
         raise ValueError(
             f"patch must be positive multiples of {card.input.divisor} for {card.name}, got {(x, y, z)}. "
             f"The card's own is {card.input.patch}."
         )
-    axes = ((0,) if mirror else ()) if isinstance(mirror, bool) else tuple(mirror)
-    return Choices((x, y, z), overlap, axes, dtype)
+    return x, y, z
 
 
-def _write(name: str | os.PathLike, part: Path, format: str, choices: Choices) -> None:
-    """Writes everything and checks it, in float32 on the CPU."""
-    card = _card(name)
+def _write_format(name: str | os.PathLike, folder: Path, format: str, plan: ExportPlan) -> None:
+    """Writes the model in float32 on the CPU, checks it, and adds the card and `export.json`."""
     with golden.float32_on_cpu():
-        model = trained.load(name)
-        apart = FORMATS[format](model, card, part, choices)
-    card_file.write(card, _room(part, format) / card_file.FILE)
-    bytes_ = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
-    told: dict[str, Any] = {"model": card.name, "version": card.version, "format": format, "zoo": zoo.__version__}
-    told |= {"patch": choices.patch, "weights": choices.weights, "bytes": bytes_, "difference": apart}
+        difference = FORMATS[format](trained_models.load(name), plan, folder)
+    home = _card_folder(folder, format)
+    card_file.write(plan.card, home / card_file.FILE)
+    num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    record: dict[str, Any] = {"model": plan.card.name, "version": plan.card.version, "format": format}
+    record |= {"zoo": __version__, "patch": plan.patch, "weights": plan.weights}
+    record |= {"bytes": num_bytes, "difference": difference}
     if format == "saved_model":
-        told |= {"overlap": choices.overlap, "mirror_axes": choices.mirror_axes}
-    files.write_whole(_room(part, format) / RECORD, (json.dumps(told, indent=1) + "\n").encode())
+        record |= {"overlap": plan.windows.overlap, "mirror_axes": plan.windows.mirror_axes}
+    files.write_whole(home / RECORD, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def _room(part: Path, format: str) -> Path:
-    """Where the card goes: beside the network, and where a format's own rules want such files."""
-    room = part / {"saved_model": "assets.extra", "monai_bundle": "docs"}.get(format, ".")
-    room.mkdir(exist_ok=True)
-    return room
+def _card_folder(folder: Path, format: str) -> Path:
+    """Returns where the card goes: beside the network, or where the format's own rules want such files."""
+    home = folder / {"saved_model": "assets.extra", "monai_bundle": "docs"}.get(format, ".")
+    home.mkdir(exist_ok=True)
+    return home
 
 
-def _saved_model(model: keras.Model, card: Card, part: Path, choices: Choices) -> float | None:
-    _no_context(card, "saved_model")
+def _write_saved_model(model: keras.Model, plan: ExportPlan, folder: Path) -> float | None:
+    _refuse_context(plan.card, "saved_model")
     module = signatures.VolumeModel(
         model,
-        card,
-        patch=choices.patch,
-        overlap=choices.overlap,
-        mirror_axes=choices.mirror_axes,
-        weights=choices.weights,
+        plan.card,
+        patch=plan.patch,
+        overlap=plan.windows.overlap,
+        mirror_axes=plan.windows.mirror_axes,
+        weights=plan.weights,
     )
-    signatures.write(module, part)
-    return _compared(model, card, part, choices, "tensorflow")
+    signatures.write(module, folder)
+    return _compare(model, plan, folder, "tensorflow")
 
 
-def _network(runtime: str, writer: Callable[..., None]) -> Callable[..., float | None]:
-    def write(model: keras.Model, card: Card, part: Path, choices: Choices) -> float | None:
-        _no_windows(choices, runtime)
-        path = part / exported_network.RUNTIMES[runtime]
-        writer(model, card, choices.patch, path, weights=choices.weights)
-        shutil.rmtree(part / "source", ignore_errors=True)
-        return _compared(model, card, path, choices, runtime)
+def _network_writer(runtime: str, write_file: Callable[..., None]) -> Writer:
+    def write(model: keras.Model, plan: ExportPlan, folder: Path) -> float | None:
+        _refuse_windows(plan.windows, runtime)
+        path = folder / exported_network.RUNTIMES[runtime]
+        write_file(model, plan.card, plan.patch, path, weights=plan.weights)
+        shutil.rmtree(folder / "source", ignore_errors=True)
+        return _compare(model, plan, path, runtime)
 
     return write
 
 
-def _compared(model: keras.Model, card: Card, path: Path, choices: Choices, runtime: str) -> float | None:
-    """How far the export is from the network; narrower weights are another network, and are only measured."""
-    apart = window_network.agree(exported_network.opened(runtime, path), model, card, choices.patch)
-    return window_network.held(apart, f"{card.name} in {runtime}") if choices.weights == "float32" else apart
+def _compare(model: keras.Model, plan: ExportPlan, path: Path, runtime: str) -> float | None:
+    """Measures the difference to the network; refuses it in float32 alone: narrower weights are another network."""
+    run = exported_network.opened(runtime, path)
+    difference = window_network.measure_difference(run, model, plan.card, plan.patch)
+    if plan.weights == "float32":
+        window_network.check_difference(difference, f"{plan.card.name} in {runtime}")
+    return difference
 
 
-def _monai(model: keras.Model, card: Card, part: Path, choices: Choices) -> None:
-    _no_windows(choices, "monai_bundle")
-    _no_context(card, "monai_bundle")
-    if choices.weights != "float32":
-        raise unknown_choice("dtype of weights in monai_bundle", choices.weights, ["float32"])
-    bundle.write(model, card, choices.patch, part)
+def _write_monai(model: keras.Model, plan: ExportPlan, folder: Path) -> None:
+    _refuse_windows(plan.windows, "monai_bundle")
+    _refuse_context(plan.card, "monai_bundle")
+    if plan.weights != "float32":
+        raise unknown_choice("dtype of weights in monai_bundle", plan.weights, ["float32"])
+    bundle.write(model, plan.card, plan.patch, folder)
 
 
-def _no_windows(choices: Choices, format: str) -> None:
-    if choices.mirror_axes or choices.overlap != Choices.overlap:
+def _refuse_windows(windows: Windows, format: str) -> None:
+    if windows.mirror_axes or windows.overlap != Windows.overlap:
         raise ValueError(
             f"The format {format!r} holds the network alone: overlap and mirror belong to who runs it. Leave them "
             'out, or take format="saved_model".'
         )
 
 
-def _no_context(card: Card, format: str) -> None:
+def _refuse_context(card: Card, format: str) -> None:
     if card.input.context:
         raise ValueError(
             f"{card.name} sees surroundings {card.input.context} times as wide beside each window, which "
@@ -213,40 +234,10 @@ def _no_context(card: Card, format: str) -> None:
         )
 
 
-FORMATS: dict[str, Callable[..., float | None]] = {
-    "saved_model": _saved_model,
-    "onnx": _network("onnx", window_network.onnx_file),
-    "openvino": _network("openvino", window_network.openvino_file),
-    "litert": _network("litert", window_network.litert_file),
-    "monai_bundle": _monai,
+FORMATS: dict[str, Writer] = {
+    "saved_model": _write_saved_model,
+    "onnx": _network_writer("onnx", window_network.write_onnx),
+    "openvino": _network_writer("openvino", window_network.write_openvino),
+    "litert": _network_writer("litert", window_network.write_litert),
+    "monai_bundle": _write_monai,
 }
-
-
-def signature_facts(folder: Path) -> dict[str, Any]:
-    """What a server reads of a SavedModel: signature -> inputs and outputs with their dtypes and shapes, -1 where open.
-
-    Args:
-        folder: of the SavedModel.
-    """
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    content = saved_model_pb2.SavedModel()
-    content.ParseFromString((folder / "saved_model.pb").read_bytes())
-    facts = {}
-    for key, definition in content.meta_graphs[0].signature_def.items():
-        if key.startswith("__"):
-            continue
-        facts[key] = {
-            "inputs": {name: _fact(one) for name, one in sorted(definition.inputs.items())},
-            "outputs": {name: _fact(one) for name, one in sorted(definition.outputs.items())},
-            "method": definition.method_name,
-            "defaults": sorted(definition.defaults),
-        }
-    return facts
-
-
-def _fact(info: Any) -> tuple[str, tuple[int, ...]]:
-    from tensorflow.core.framework import types_pb2
-
-    shape = () if info.tensor_shape.unknown_rank else tuple(one.size for one in info.tensor_shape.dim)
-    return types_pb2.DataType.Name(info.dtype).removeprefix("DT_").lower(), shape

@@ -1,4 +1,4 @@
-"""Weights as an exported model keeps them: float32, or narrower on disk and widened when it runs."""
+"""Stores the weights of an exported model: float32, or narrower on disk and widened when it runs."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,14 +12,18 @@ from zoo.inference.batch_norm_folding import fold_batch_norm
 DTYPES = ("float32", "float16", "int8")
 
 
-class Stored(tf.Module):
-    """One weight: narrow as a variable, float32 when it is read.
+class StoredWeight(tf.Module):
+    """Holds one weight: narrow as a variable, float32 when it is read.
 
     Args:
         values: the weight.
         dtype: "float32", "float16", or "int8": whole numbers from -127 to 127 times a scale for each output channel
             (the last axis; of a transposed convolution the last but one). Vectors and scalars stay float32.
         axis: the axis of output channels.
+
+    Example:
+        >>> float(StoredWeight(np.array([[0.5, -1.27]]), "int8").read()[0, 1])
+        -1.2699999809265137
     """
 
     def __init__(self, values: np.ndarray, dtype: str, axis: int = -1) -> None:
@@ -27,25 +31,25 @@ class Stored(tf.Module):
         narrow = dtype if values.ndim > 1 else "float32"
         self.scale = None
         if narrow == "int8":
-            others = tuple(one for one in range(values.ndim) if one != axis % values.ndim)
+            others = tuple(other for other in range(values.ndim) if other != axis % values.ndim)
             scale = np.maximum(np.abs(values).max(others, keepdims=True), 1e-12) / 127
             values = np.rint(values / scale)
             self.scale = tf.Variable(scale.astype(np.float32), trainable=False)
         self.values = tf.Variable(values.astype(narrow), trainable=False)
 
     def read(self) -> tf.Tensor:
-        """The weight as float32."""
+        """Returns the weight as float32."""
         wide = tf.cast(self.values, tf.float32)
         return wide if self.scale is None else wide * self.scale
 
 
 class Network(tf.Module):
-    """A network that runs on stored weights, with nothing of Keras left in what is saved.
+    """Runs a network on stored weights; what is saved holds nothing of Keras.
 
     Args:
-        model: a functional Keras model; it is copied with its batch norms folded and not changed.
-        dtype: of the weights, one of `DTYPES`.
-        replace: makes another network of the copy, of the same function: without operations that a format lacks.
+        model: a functional Keras model; a copy of it is used, its batch norms folded.
+        dtype: dtype of the weights, one of `DTYPES`.
+        replace: returns an equal network without the operations that a format lacks.
 
     Raises:
         ValueError: another dtype; the nearest match is named.
@@ -71,23 +75,23 @@ class Network(tf.Module):
         }
         self.num_classes = int(keras.tree.flatten(copy.outputs)[0].shape[-1])
         self.weights = [
-            Stored(keras.ops.convert_to_numpy(weight), dtype, -2 if id(weight) in transposed else -1)
+            StoredWeight(keras.ops.convert_to_numpy(weight), dtype, -2 if id(weight) in transposed else -1)
             for weight in (*copy.trainable_variables, *copy.non_trainable_variables)
         ]
-        self._run: Callable = _stateless(copy)
+        self._run: Callable = _stateless_function(copy)
 
     def __call__(self, windows: tf.Tensor, conditioning: tf.Tensor | None = None) -> tf.Tensor:
-        """(batch, x, y, z, channels) and (batch, n) to float32 logits (batch, x, y, z, num_classes)."""
-        given = windows if conditioning is None else [windows, conditioning]
-        return self._run([weight.read() for weight in self.weights], given)
+        """Runs windows (batch, x, y, z, channels) and values (batch, n) to logits (batch, x, y, z, num_classes)."""
+        inputs = windows if conditioning is None else [windows, conditioning]
+        return self._run([weight.read() for weight in self.weights], inputs)
 
 
-def _stateless(copy: keras.Model) -> Callable:
-    """A function of weights and inputs; a closure, so that a tf.Module does not track the Keras model."""
+def _stateless_function(copy: keras.Model) -> Callable:
+    """Returns a function of weights and inputs: a closure, so that a tf.Module does not track the Keras model."""
     num = len(copy.trainable_variables)
 
-    def run(weights: Sequence[tf.Tensor], given: tf.Tensor | list[tf.Tensor]) -> tf.Tensor:
-        outputs, _ = copy.stateless_call(weights[:num], weights[num:], given, training=False)
+    def run(weights: Sequence[tf.Tensor], inputs: tf.Tensor | list[tf.Tensor]) -> tf.Tensor:
+        outputs, _ = copy.stateless_call(weights[:num], weights[num:], inputs, training=False)
         return tf.cast(keras.tree.flatten(outputs)[0], tf.float32)
 
     return run

@@ -1,4 +1,4 @@
-"""The bare network at one window size, as the converters to other formats take it, and its golden output."""
+"""Writes the network alone, at one window size, as ONNX, OpenVINO or LiteRT, and compares it with its origin."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,10 +15,11 @@ from zoo.hub.card import Card
 
 Run = Callable[[list[np.ndarray]], np.ndarray]
 TOLERANCE = 1e-3  # of the largest logit: kernels sum in other orders, and instance norms hand that on
+_NOISE_SEED = 20260101
 
 
 class BlockMaximum(keras.layers.Layer):
-    """Max pooling whose window is its stride, one axis after the other, in operations of rank 3.
+    """Pools maxima of windows that are as wide as their stride, one axis after the other, in operations of rank 3.
 
     LiteRT has no 3D pooling of its own; this needs nothing but reshaping and a maximum.
 
@@ -31,7 +32,7 @@ class BlockMaximum(keras.layers.Layer):
         self.size = tuple(size)
 
     def call(self, x):
-        """(1, x, y, z, channels) with static sizes that are multiples of the window to the pooled volume."""
+        """Pools (1, x, y, z, channels), whose static sizes are multiples of the window."""
         shape = list(x.shape)
         for axis, by in enumerate(self.size, 1):
             if by == 1:
@@ -44,15 +45,19 @@ class BlockMaximum(keras.layers.Layer):
         return x
 
     def compute_output_shape(self, input_shape):
-        """Each size divided by the window's."""
+        """Returns the shape with each size divided by the window's."""
         sizes = [n and n // by for n, by in zip(input_shape[1:4], self.size, strict=True)]
         return (input_shape[0], *sizes, input_shape[4])
 
 
-def without_pooling(model: keras.Model) -> keras.Model:
-    """A copy in which blocks take the place of 3D max pooling; other pooling is refused by name."""
+def replace_pooling(model: keras.Model) -> keras.Model:
+    """Copies a model with `BlockMaximum` in place of 3D max pooling.
 
-    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+    Raises:
+        ValueError: another kind of 3D pooling, or windows that overlap; the layer is named.
+    """
+
+    def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         if type(layer) is keras.layers.MaxPooling3D:
             if tuple(layer.pool_size) != tuple(layer.strides):
                 raise ValueError(
@@ -63,17 +68,17 @@ def without_pooling(model: keras.Model) -> keras.Model:
             raise ValueError(f"LiteRT cannot hold {type(layer).__name__} ({layer.name!r} of {model.name!r}).")
         return layer.__class__.from_config(layer.get_config())
 
-    twin = keras.models.clone_model(model, clone_function=copy)
+    twin = keras.models.clone_model(model, clone_function=copy_layer)
     twin.set_weights(model.get_weights())
     return twin
 
 
 class BareModel(tf.Module):
-    """A network at one window size as a module with one signature, from `windows` to `logits`.
+    """Wraps a network at one window size as a module with one signature, from `windows` to `logits`.
 
     Args:
-        network: on stored weights.
-        card: what it takes.
+        network: the network on stored weights.
+        card: its channels and tabular values.
         size: voxels of a window along x, y, z.
     """
 
@@ -90,84 +95,92 @@ class BareModel(tf.Module):
         self.run = tf.function(run, input_signature=specs, autograph=False)
 
 
-def agree(run: Run, model: keras.Model, card: Card, size: Sequence[int]) -> float:
+def measure_difference(run: Run, model: keras.Model, card: Card, size: Sequence[int]) -> float:
     """Compares an exported network with the one it came from, on seeded noise of one window.
 
     Args:
-        run: the exported network: the inputs of one window to its logits.
-        model: the Keras network, whose own output `zoo.verify` holds to the golden one.
-        card: what it takes.
-        size: voxels of a window.
+        run: the exported network, from the inputs of one window to its logits.
+        model: the Keras network, whose own output `zoo.verify` compares with the golden one.
+        card: its channels and tabular values.
+        size: voxels of a window along x, y, z.
 
     Returns:
         The largest difference of a logit as a share of the largest logit.
     """
-    inputs = drawn(card, size)
-    given = [keras.ops.convert_to_tensor(one) for one in inputs]
-    outputs = model(given if len(given) > 1 else given[0], training=False)
-    return difference(run(inputs), keras.ops.convert_to_numpy(keras.tree.flatten(outputs)[0]))
+    inputs = draw_inputs(card, size)
+    tensors = [keras.ops.convert_to_tensor(array) for array in inputs]
+    outputs = model(tensors if len(tensors) > 1 else tensors[0], training=False)
+    return relative_difference(run(inputs), keras.ops.convert_to_numpy(keras.tree.flatten(outputs)[0]))
 
 
-def difference(found: np.ndarray, wanted: np.ndarray) -> float:
-    """The largest difference as a share of the largest value."""
-    return float(np.abs(np.asarray(found) - wanted).max() / max(np.abs(wanted).max(), 1e-12))
+def relative_difference(logits: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the largest difference as a share of the largest expected value.
+
+    Example:
+        >>> relative_difference(np.array([1.0, 3.0]), np.array([1.0, 4.0]))
+        0.25
+    """
+    return float(np.abs(np.asarray(logits) - expected).max() / max(np.abs(expected).max(), 1e-12))
 
 
-def drawn(card: Card, size: Sequence[int]) -> list[np.ndarray]:
-    """Seeded noise for one window, and tabular values beside it where the network takes some."""
-    draw = np.random.default_rng(20260101)
+def draw_inputs(card: Card, size: Sequence[int]) -> list[np.ndarray]:
+    """Returns seeded noise for one window, and for the tabular values where the network takes some."""
+    random = np.random.default_rng(_NOISE_SEED)
     shapes = [(1, *size, card.input.num_channels)]
     shapes += [(1, 2 * len(card.input.tabular))] if card.input.tabular else []
-    return [draw.standard_normal(shape).astype(np.float32) for shape in shapes]
+    return [random.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
-def held(difference: float, what: str, tolerance: float = TOLERANCE) -> float:
-    """Refuses an export that gives something else.
+def check_difference(difference: float, what: str, tolerance: float = TOLERANCE) -> None:
+    """Raises where an export differs from its network.
 
     Raises:
         ValueError: the difference, and what is accepted.
+
+    Example:
+        >>> check_difference(2e-6, "unet3d.brain_mask in onnx")
     """
     if not difference <= tolerance:
         raise ValueError(
             f"{what} differs from the network it came from by {difference:.2g} of its largest value; at most "
             f"{tolerance:g} is accepted. Nothing was written."
         )
-    return difference
 
 
-def needs(package: str, format: str) -> ImportError:
-    """What to say when a converter is missing."""
+def _missing_converter(package: str, format: str) -> ImportError:
     return ImportError(f"The format {format!r} needs {package}, which is missing: pip install 'zoo3d[export]'.")
 
 
-def onnx_file(model: keras.Model, card: Card, size: Sequence[int], path: Path, *, weights: str = "float32") -> None:
+def write_onnx(model: keras.Model, card: Card, size: Sequence[int], path: Path, *, weights: str = "float32") -> None:
     """Writes the network as ONNX, operator set 17.
 
     Raises:
         ImportError: tf2onnx is missing.
         ValueError: weights other than float32.
     """
-    _only(weights, ("float32",), "onnx")
+    _check_dtype(weights, ("float32",), "onnx")
     try:
         import tf2onnx
     except ImportError as error:
-        raise needs("tf2onnx", "onnx") from error
+        raise _missing_converter("tf2onnx", "onnx") from error
     bare = BareModel(Network(model), card, size)
     tf2onnx.convert.from_function(bare.run, bare.run.input_signature, opset=17, output_path=str(path))
 
 
-def openvino_file(model: keras.Model, card: Card, size: Sequence[int], path: Path, *, weights: str = "float32") -> None:
+def write_openvino(
+    model: keras.Model, card: Card, size: Sequence[int], path: Path, *, weights: str = "float32"
+) -> None:
     """Writes the network as OpenVINO IR: an .xml and a .bin beside it.
 
     Raises:
         ImportError: openvino is missing.
         ValueError: weights other than float32 and float16.
     """
-    _only(weights, ("float32", "float16"), "openvino")
+    _check_dtype(weights, ("float32", "float16"), "openvino")
     try:
         import openvino
     except ImportError as error:
-        raise needs("openvino", "openvino") from error
+        raise _missing_converter("openvino", "openvino") from error
     bare = BareModel(Network(model), card, size)
     source = path.with_name("source")
     tf.saved_model.save(bare, str(source), signatures={"serving_default": bare.run})
@@ -175,14 +188,14 @@ def openvino_file(model: keras.Model, card: Card, size: Sequence[int], path: Pat
     openvino.save_model(converted, str(path), compress_to_fp16=weights == "float16")
 
 
-def litert_file(model: keras.Model, card: Card, size: Sequence[int], path: Path, *, weights: str = "float32") -> None:
-    """Writes the network as LiteRT (TensorFlow Lite) of built-in operations alone.
+def write_litert(model: keras.Model, card: Card, size: Sequence[int], path: Path, *, weights: str = "float32") -> None:
+    """Writes the network as LiteRT (TensorFlow Lite), in its built-in operations alone.
 
     Raises:
         ValueError: an operation that LiteRT lacks, by name.
     """
-    _only(weights, ("float32", "float16", "int8"), "litert")
-    bare = BareModel(Network(model, replace=without_pooling), card, size)
+    _check_dtype(weights, ("float32", "float16", "int8"), "litert")
+    bare = BareModel(Network(model, replace=replace_pooling), card, size)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([bare.run.get_concrete_function()], bare)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if weights != "float32":
@@ -198,6 +211,6 @@ def litert_file(model: keras.Model, card: Card, size: Sequence[int], path: Path,
     path.write_bytes(content)
 
 
-def _only(weights: str, held: Sequence[str], format: str) -> None:
-    if weights not in held:
-        raise unknown_choice(f"dtype of weights in {format}", weights, held)
+def _check_dtype(weights: str, choices: Sequence[str], format: str) -> None:
+    if weights not in choices:
+        raise unknown_choice(f"dtype of weights in {format}", weights, choices)

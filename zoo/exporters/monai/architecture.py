@@ -1,6 +1,6 @@
-"""The network of this bundle: layers as `graph.json` lists them, weights from `model.npz`. Needs PyTorch and NumPy.
+"""Runs the network of this bundle: layers from `graph.json`, weights from `model.npz`. Needs PyTorch and NumPy.
 
-zoo wrote this file into the bundle; it is not imported by zoo.
+zoo copies this file into the bundle and does not import it.
 """
 
 import json
@@ -13,11 +13,11 @@ from torch.nn import functional
 
 
 class GraphNetwork(nn.Module):
-    """A network from a list of layers.
+    """Builds a network from a list of layers.
 
     Args:
-        folder: holds `graph.json` and `model.npz`.
-        conditioning: the tabular values beside an image, as the network takes them; None for all unknown.
+        folder: the folder of `graph.json` and `model.npz`.
+        conditioning: the tabular values of a case, as the network takes them; None for all unknown.
     """
 
     def __init__(self, folder, conditioning=None):
@@ -27,23 +27,24 @@ class GraphNetwork(nn.Module):
         self.layers, self.output, self.inputs = graph["layers"], graph["output"], graph["inputs"]
         with np.load(folder / "model.npz", allow_pickle=False) as arrays:
             for name in arrays.files:
-                self.register_parameter(_plain(name), nn.Parameter(torch.from_numpy(arrays[name].copy())))
+                self.register_parameter(_parameter_name(name), nn.Parameter(torch.from_numpy(arrays[name].copy())))
         default = conditioning if conditioning is not None else graph["unknown"]
         self.register_buffer("conditioning", torch.tensor([default], dtype=torch.float32))
 
     def forward(self, image, conditioning=None):
-        """(batch, channels, x, y, z) and (batch, n) to logits (batch, num_classes, x, y, z)."""
-        beside = self.conditioning if conditioning is None else conditioning
-        if beside.shape[0] != image.shape[0]:
-            beside = beside.expand(image.shape[0], -1)
-        values = dict(zip(self.inputs, (image, beside), strict=False))
+        """Returns logits (batch, num_classes, x, y, z) of images (batch, channels, x, y, z) and values (batch, n)."""
+        if conditioning is None:
+            conditioning = self.conditioning
+        if conditioning.shape[0] != image.shape[0]:
+            conditioning = conditioning.expand(image.shape[0], -1)
+        values = dict(zip(self.inputs, (image, conditioning), strict=False))
         uses: dict[str, int] = {}
         for layer in self.layers:
             for name in layer["inputs"]:
                 uses[name] = uses.get(name, 0) + 1
         for layer in self.layers:
-            given = [values[name] for name in layer["inputs"]]
-            values[layer["name"]] = getattr(self, "_" + layer["kind"])(layer, *given)
+            inputs = [values[name] for name in layer["inputs"]]
+            values[layer["name"]] = getattr(self, "_" + layer["kind"])(layer, *inputs)
             for name in layer["inputs"]:
                 uses[name] -= 1
                 if not uses[name]:
@@ -51,7 +52,7 @@ class GraphNetwork(nn.Module):
         return values[self.output]
 
     def _weight(self, layer, name):
-        return getattr(self, _plain(f"{layer['name']}.{name}"), None)
+        return getattr(self, _parameter_name(f"{layer['name']}.{name}"), None)
 
     def _pass(self, layer, x):
         return x
@@ -59,23 +60,25 @@ class GraphNetwork(nn.Module):
     def _conv(self, layer, x):
         kernel, dilation = self._weight(layer, "kernel"), layer["dilation"]
         if layer["padding"] == "same":
-            x = functional.pad(x, _same(x.shape[2:], kernel.shape[2:], layer["strides"], dilation))
+            x = functional.pad(x, _same_padding(x.shape[2:], kernel.shape[2:], layer["strides"], dilation))
         return functional.conv3d(x, kernel, self._weight(layer, "bias"), layer["strides"], 0, dilation)
 
     def _up(self, layer, x):
         kernel, strides = self._weight(layer, "kernel"), layer["strides"]
-        wanted = [n * s for n, s in zip(x.shape[2:], strides, strict=True)]
+        sizes = [n * s for n, s in zip(x.shape[2:], strides, strict=True)]
         x = functional.conv_transpose3d(x, kernel, None, strides)
         before = [max(k - s, 0) // 2 for k, s in zip(kernel.shape[2:], strides, strict=True)]
-        room = [max(b + n - m, 0) for b, n, m in zip(before, wanted, x.shape[2:], strict=True)]
+        room = [max(b + n - m, 0) for b, n, m in zip(before, sizes, x.shape[2:], strict=True)]
         x = functional.pad(x, [value for after in reversed(room) for value in (0, after)])
-        for axis, (first, size) in enumerate(zip(before, wanted, strict=True), 2):
+        for axis, (first, size) in enumerate(zip(before, sizes, strict=True), 2):
             x = x.narrow(axis, first, size)
         bias = self._weight(layer, "bias")
         return x if bias is None else x + bias.view(1, -1, 1, 1, 1)
 
     def _pool(self, layer, x):
-        x = functional.pad(x, _same(x.shape[2:], layer["size"], layer["strides"], (1, 1, 1)), value=float("-inf"))
+        x = functional.pad(
+            x, _same_padding(x.shape[2:], layer["size"], layer["strides"], (1, 1, 1)), value=float("-inf")
+        )
         return functional.max_pool3d(x, layer["size"], layer["strides"])
 
     def _group_norm(self, layer, x):
@@ -118,12 +121,12 @@ class GraphNetwork(nn.Module):
         return x
 
 
-def _plain(name):
+def _parameter_name(name):
     return name.replace(".", "__")
 
 
-def _same(sizes, kernel, strides, dilation):
-    """Zeros on both sides so that n voxels give ceil(n / stride), the odd one at the end; the last axis first."""
+def _same_padding(sizes, kernel, strides, dilation):
+    """Returns zeros for both sides, so that n voxels give ceil(n / stride), an odd zero at the end; last axis first."""
     room = []
     for n, k, s, d in zip(sizes, kernel, strides, dilation, strict=True):
         total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)

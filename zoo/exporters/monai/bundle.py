@@ -1,8 +1,8 @@
-"""A trained model as a MONAI bundle: the network in PyTorch, and MONAI's own transforms and inferer around it.
+"""Writes a MONAI bundle: the network in PyTorch, and MONAI's own transforms and inferer around it.
 
 The layers are listed in `models/graph.json`, their weights are in `models/model.npz` (nothing is pickled), and
 `scripts/network.py` runs them. MONAI's transforms stand for the card's steps; its resampling and blending are not quite
-zoo's, so that labels agree nearly, not wholly. What has no counterpart there is refused by name.
+zoo's, so that labels agree closely, not exactly. A layer or step without a counterpart is refused by name.
 """
 
 import json
@@ -22,7 +22,7 @@ from zoo.inference.batch_norm_folding import fold_batch_norm
 from zoo.inference.preprocessing import split
 from zoo.models.parts.wiring import source_layers
 
-PASSED = ("SizeCheck", "Dropout", "Folded")
+IDENTITY_LAYERS = ("SizeCheck", "Dropout", "Folded")
 ACTIVATIONS = ("linear", "relu", "elu", "sigmoid", "softplus", "tanh")
 
 
@@ -31,59 +31,59 @@ def write(model: keras.Model, card: Card, patch: Sequence[int], folder: Path) ->
 
     Args:
         model: the trained network.
-        card: what it takes and gives.
+        card: its input, output and steps.
         patch: window in voxels.
-        folder: exists and is empty.
+        folder: an empty folder.
 
     Raises:
         ValueError: a layer, a step, an activation or a kind of output that a bundle cannot hold, by name.
     """
-    config = inference(card, patch)
-    graph, arrays = layers(fold_batch_norm(model, precision="float32"), card)
+    config = inference_config(card, patch)
+    graph, arrays = list_layers(fold_batch_norm(model, precision="float32"), card)
     for name in ("configs", "models", "scripts"):
         (folder / name).mkdir()
-    _json(folder / "configs" / "metadata.json", metadata(card, patch))
-    _json(folder / "configs" / "inference.json", config)
-    _json(folder / "models" / "graph.json", graph)
+    _write_json(folder / "configs" / "metadata.json", metadata(card, patch))
+    _write_json(folder / "configs" / "inference.json", config)
+    _write_json(folder / "models" / "graph.json", graph)
     content: dict[str, Any] = dict(arrays)
     np.savez(folder / "models" / "model.npz", **content)
     shutil.copyfile(Path(__file__).with_name("architecture.py"), folder / "scripts" / "network.py")
     files.write_whole(folder / "scripts" / "__init__.py", b'"""The network of this bundle."""\n')
 
 
-def layers(model: keras.Model, card: Card) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The layers of a network as plain records, and their weights by layer and name, laid out as PyTorch wants them.
+def list_layers(model: keras.Model, card: Card) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Lists the layers of a network as plain records, and their weights in PyTorch's layout as "layer.weight".
 
     Raises:
-        ValueError: a kind of layer that has no counterpart, by name.
+        ValueError: a kind of layer that has no counterpart; it is named.
     """
-    listed, arrays, config = [], {}, model.get_config()
+    records, arrays, config = [], {}, model.get_config()
     for entry in config["layers"]:
         if entry["class_name"] == "InputLayer":
             continue
         layer = model.get_layer(entry["name"])
-        record = {"name": layer.name, "inputs": list(source_layers(entry["inbound_nodes"])), **_record(layer, card)}
-        listed.append(record)
+        inputs = list(source_layers(entry["inbound_nodes"]))
+        records.append({"name": layer.name, "inputs": inputs, **_layer_record(layer, card)})
         for weight in layer.weights:
-            arrays[f"{layer.name}.{weight.name}"] = _laid_out(layer, keras.ops.convert_to_numpy(weight))
-    output = next(iter(_sources_of_outputs(config["output_layers"])))
+            arrays[f"{layer.name}.{weight.name}"] = _to_torch_layout(keras.ops.convert_to_numpy(weight))
+    output = _first_output_layer(config["output_layers"])
     inputs = [tensor.name for tensor in model.inputs]
-    return {"inputs": inputs, "output": output, "unknown": [0, 1] * len(card.input.tabular), "layers": listed}, arrays
+    return {"inputs": inputs, "output": output, "unknown": [0, 1] * len(card.input.tabular), "layers": records}, arrays
 
 
-def inference(card: Card, patch: Sequence[int]) -> dict[str, Any]:
-    """`inference.json`: transforms, network, inferer, evaluator.
+def inference_config(card: Card, patch: Sequence[int]) -> dict[str, Any]:
+    """Returns `inference.json`: transforms, network, inferer, evaluator.
 
     Raises:
-        ValueError: what has no counterpart in MONAI, by name.
+        ValueError: a step or output without a counterpart in MONAI; it is named.
     """
     names = [channel.name for channel in card.input.channels]
-    after = _after(card)
+    after = _transforms_after(card)
     before = [
         {"_target_": "LoadImaged", "keys": "image", "image_only": True},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
-        *_before(card),
+        *_transforms_before(card),
     ]
     return {
         "imports": ["$import glob", "$import torch"],
@@ -103,7 +103,7 @@ def inference(card: Card, patch: Sequence[int]) -> dict[str, Any]:
         "preprocessing": {"_target_": "Compose", "transforms": before},
         "dataset": {
             "_target_": "Dataset",
-            "data": "$[{'image': one} for one in @datalist]",
+            "data": "$[{'image': path} for path in @datalist]",
             "transform": "@preprocessing",
         },
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
@@ -128,7 +128,7 @@ def inference(card: Card, patch: Sequence[int]) -> dict[str, Any]:
 
 
 def metadata(card: Card, patch: Sequence[int]) -> dict[str, Any]:
-    """`metadata.json`."""
+    """Returns `metadata.json`."""
     names = {str(index): channel.name for index, channel in enumerate(card.input.channels)}
     labels = {str(index): label.name for index, label in card.output.labels.items()}
     values = {"type": "image", "format": "magnitude", "modality": "MR", "dtype": "float32"}
@@ -172,12 +172,12 @@ def metadata(card: Card, patch: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _record(layer: keras.layers.Layer, card: Card) -> dict[str, Any]:
+def _layer_record(layer: keras.layers.Layer, card: Card) -> dict[str, Any]:
     kind = type(layer).__name__
-    if kind in PASSED:
+    if kind in IDENTITY_LAYERS:
         return {"kind": "pass"}
     if kind not in _KINDS:
-        raise unknown_choice(f"layer that a MONAI bundle of {card.name} can hold:", kind, [*_KINDS, *PASSED])
+        raise unknown_choice(f"layer that a MONAI bundle of {card.name} can hold:", kind, [*_KINDS, *IDENTITY_LAYERS])
     if kind != "Activation" and getattr(layer, "activation", None) not in (None, keras.activations.linear):
         raise ValueError(
             f"A MONAI bundle cannot hold the activation inside {layer.name!r}; make it a layer of its own."
@@ -185,7 +185,7 @@ def _record(layer: keras.layers.Layer, card: Card) -> dict[str, Any]:
     return _KINDS[kind](layer)
 
 
-def _activation(layer: Any) -> dict[str, Any]:
+def _activation_record(layer: Any) -> dict[str, Any]:
     name = keras.activations.serialize(layer.activation)
     if name not in ACTIVATIONS:
         raise unknown_choice("activation that a MONAI bundle can hold:", name, ACTIVATIONS)
@@ -193,31 +193,31 @@ def _activation(layer: Any) -> dict[str, Any]:
 
 
 _KINDS: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "Conv3D": lambda one: {
-        "kind": "conv", "strides": one.strides, "dilation": one.dilation_rate, "padding": one.padding
+    "Conv3D": lambda layer: {
+        "kind": "conv", "strides": layer.strides, "dilation": layer.dilation_rate, "padding": layer.padding
     },
-    "Conv3DTranspose": lambda one: {"kind": "up", "strides": one.strides},
-    "MaxPooling3D": lambda one: {"kind": "pool", "size": one.pool_size, "strides": one.strides},
-    "UpSampling3D": lambda one: {"kind": "repeat", "size": one.size},
-    "GroupNormalization": lambda one: {"kind": "group_norm", "groups": one.groups, "epsilon": one.epsilon},
-    "BatchNormalization": lambda one: {"kind": "batch_norm", "epsilon": one.epsilon},
-    "Activation": _activation,
-    "LeakyReLU": lambda one: {"kind": "activation", "function": "leaky_relu", "slope": float(one.negative_slope)},
-    "PReLU": lambda one: {"kind": "activation", "function": "prelu"},
-    "Concatenate": lambda one: {"kind": "join"},
-    "Add": lambda one: {"kind": "add"},
-    "CropLike": lambda one: {"kind": "crop", "keep": one.keep},
-    "FiLM": lambda one: {"kind": "film"},
+    "Conv3DTranspose": lambda layer: {"kind": "up", "strides": layer.strides},
+    "MaxPooling3D": lambda layer: {"kind": "pool", "size": layer.pool_size, "strides": layer.strides},
+    "UpSampling3D": lambda layer: {"kind": "repeat", "size": layer.size},
+    "GroupNormalization": lambda layer: {"kind": "group_norm", "groups": layer.groups, "epsilon": layer.epsilon},
+    "BatchNormalization": lambda layer: {"kind": "batch_norm", "epsilon": layer.epsilon},
+    "Activation": _activation_record,
+    "LeakyReLU": lambda layer: {"kind": "activation", "function": "leaky_relu", "slope": float(layer.negative_slope)},
+    "PReLU": lambda layer: {"kind": "activation", "function": "prelu"},
+    "Concatenate": lambda layer: {"kind": "join"},
+    "Add": lambda layer: {"kind": "add"},
+    "CropLike": lambda layer: {"kind": "crop", "keep": layer.keep},
+    "FiLM": lambda layer: {"kind": "film"},
 }  # fmt: skip
 
 
-def _laid_out(layer: Any, array: np.ndarray) -> np.ndarray:
-    """Kernels of convolutions with channels first; both kinds end up as (filters, inputs) and (inputs, filters)."""
+def _to_torch_layout(array: np.ndarray) -> np.ndarray:
+    """Puts channels of kernels first: (filters, inputs), of a transposed convolution (inputs, filters)."""
     return np.ascontiguousarray(array.transpose(4, 3, 0, 1, 2)) if array.ndim == 5 else array
 
 
-def _before(card: Card) -> Iterator[dict[str, Any]]:
-    """The card's grid and intensity steps as MONAI's transforms."""
+def _transforms_before(card: Card) -> Iterator[dict[str, Any]]:
+    """Yields the card's grid and intensity steps as MONAI's transforms."""
     grid, rest = split(card.preprocessing)
     if card.input.spacing_mm is not None and not any(step.name == "resample" for step in grid):
         grid = [Step("resample", {"spacing_mm": card.input.spacing_mm}), *grid]
@@ -231,81 +231,82 @@ def _before(card: Card) -> Iterator[dict[str, Any]]:
     for step in rest:
         settings = dict(step.parameters)
         if step.name not in _INTENSITY or settings.get("channels"):
-            told = f"{step.name} of some channels" if settings.get("channels") else step.name
+            step_name = f"{step.name} of some channels" if settings.get("channels") else step.name
             raise unknown_choice(
-                f"step that a MONAI bundle of {card.name} can hold before the network:", told, _INTENSITY
+                f"step that a MONAI bundle of {card.name} can hold before the network:", step_name, _INTENSITY
             )
         yield {"keys": "image", **_INTENSITY[step.name](settings)}
 
 
-def _percentiles(given: dict[str, Any]) -> dict[str, Any]:
-    if given.get("mask"):
+def _percentile_transform(settings: dict[str, Any]) -> dict[str, Any]:
+    if settings.get("mask"):
         raise ValueError("A MONAI bundle cannot hold clip_percentiles with a mask. Take another format.")
-    bounds = {"lower": given.get("low", 0.5), "upper": given.get("high", 99.5), "b_min": None, "b_max": None}
+    bounds = {"lower": settings.get("low", 0.5), "upper": settings.get("high", 99.5), "b_min": None, "b_max": None}
     return {"_target_": "ScaleIntensityRangePercentilesd", **bounds, "clip": True, "channel_wise": True}
 
 
-def _span(given: dict[str, Any]) -> dict[str, Any]:
-    if "low" in given and "high" in given:
-        bounds = {"a_min": given["low"], "a_max": given["high"], "b_min": 0.0, "b_max": 1.0}
+def _range_transform(settings: dict[str, Any]) -> dict[str, Any]:
+    if "low" in settings and "high" in settings:
+        bounds = {"a_min": settings["low"], "a_max": settings["high"], "b_min": 0.0, "b_max": 1.0}
         return {"_target_": "ScaleIntensityRanged", **bounds, "clip": False}
     return {"_target_": "ScaleIntensityd", "minv": 0.0, "maxv": 1.0, "channel_wise": True}
 
 
-def _clip(given: dict[str, Any]) -> dict[str, Any]:
-    ends = {"a_min": given["low"], "a_max": given["high"], "b_min": given["low"], "b_max": given["high"]}
+def _clip_transform(settings: dict[str, Any]) -> dict[str, Any]:
+    low, high = settings["low"], settings["high"]
+    ends = {"a_min": low, "a_max": high, "b_min": low, "b_max": high}
     return {"_target_": "ScaleIntensityRanged", **ends, "clip": True}
 
 
 _INTENSITY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "clip": _clip,
-    "clip_percentiles": _percentiles,
-    "range": _span,
-    "maximum": lambda given: {
+    "clip": _clip_transform,
+    "clip_percentiles": _percentile_transform,
+    "range": _range_transform,
+    "maximum": lambda settings: {
         "_target_": "Lambdad", "func": "$lambda x: x / x.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)"
     },
-    "z_score": lambda given: {
-        "_target_": "NormalizeIntensityd", "nonzero": given.get("mask") is not None, "channel_wise": True
+    "z_score": lambda settings: {
+        "_target_": "NormalizeIntensityd", "nonzero": settings.get("mask") is not None, "channel_wise": True
     },
 }  # fmt: skip
 
 
-def _after(card: Card) -> list[dict[str, Any]]:
-    """Activation, back to the image's grid, labels as the card names them, and a file."""
-    given = card.output
+def _transforms_after(card: Card) -> list[dict[str, Any]]:
+    """Returns the transforms after the network: activation, image grid, the card's label values, and a file."""
+    output = card.output
     for step in card.postprocessing:
         raise unknown_choice(
             f"step that a MONAI bundle of {card.name} can hold after the network:", step.name, ["none"]
         )
-    if given.kind != "segmentation" or given.activation not in ("softmax", "sigmoid"):
+    if output.kind != "segmentation" or output.activation not in ("softmax", "sigmoid"):
         raise ValueError(
-            f"A MONAI bundle here holds segmentations by softmax or sigmoid; {card.name} gives {given.kind} by "
-            f"{given.activation}. Take another format."
+            f"A MONAI bundle here holds segmentations by softmax or sigmoid; {card.name} gives {output.kind} by "
+            f"{output.activation}. Take another format."
         )
-    values = [given.labels[index].value for index in sorted(given.labels)]
-    single = given.activation == "sigmoid"
+    values = [output.labels[index].value for index in sorted(output.labels)]
+    single = output.activation == "sigmoid"
     if single and len(values) > 1:
         raise ValueError(f"A MONAI bundle cannot hold a sigmoid over {len(values)} labels. Take another format.")
-    pick = {"threshold": 0.5} if single else {"argmax": True}
+    discrete = {"threshold": 0.5} if single else {"argmax": True}
     pairs = {
         "orig_labels": [0, 1] if single else list(range(len(values))),
         "target_labels": ([0] if single else []) + values,
     }
     return [
-        {"_target_": "Activationsd", "keys": "pred", given.activation: True},
+        {"_target_": "Activationsd", "keys": "pred", output.activation: True},
         {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": "image",
          "nearest_interp": False, "to_tensor": True},
-        {"_target_": "AsDiscreted", "keys": "pred", **pick},
+        {"_target_": "AsDiscreted", "keys": "pred", **discrete},
         {"_target_": "MapLabelValued", "keys": "pred", **pairs},
         {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir",
          "output_postfix": card.name.split(".")[1]},
     ]  # fmt: skip
 
 
-def _sources_of_outputs(nested: Any) -> list[str]:
-    """The layer of the first output."""
-    return re.findall(r"'([^']+)'", str(nested))[:1]
+def _first_output_layer(nested: Any) -> str:
+    """Returns the name of the layer that gives the first output."""
+    return re.findall(r"'([^']+)'", str(nested))[0]
 
 
-def _json(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, content: dict[str, Any]) -> None:
     files.write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

@@ -1,4 +1,4 @@
-"""Orientation and resampling as TensorFlow graphs; `zoo.volumes` is the oracle that they are tested against."""
+"""Turns and resamples volumes in a TensorFlow graph; tested against `zoo.volumes`."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ SPACING_TOLERANCE = 1e-2  # relative: by how much spacing_mm and the affine may 
 
 
 def orientation(affine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Which world axis each array axis runs along, and whether it runs backwards.
+    """Returns the world axis that each array axis runs along, and whether it runs backwards.
 
     The columns are first made orthogonal (polar decomposition); the array axis that lies closest to a world axis
     chooses first. This is what `nibabel.orientations.io_orientation` does.
@@ -31,16 +31,16 @@ def orientation(affine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     for turn in range(3):
         axis = order[turn]
         column = rotation[:, axis]
-        chosen = tf.argmax(tf.abs(column), output_type=tf.int32)
+        direction = tf.argmax(tf.abs(column), output_type=tf.int32)
         here = tf.range(3) == axis
-        world = tf.where(here, chosen, world)
-        reverse = tf.where(here, column[chosen] < 0, reverse)
-        rotation = tf.where((tf.range(3) == chosen)[:, None], tf.zeros_like(rotation), rotation)
+        world = tf.where(here, direction, world)
+        reverse = tf.where(here, column[direction] < 0, reverse)
+        rotation = tf.where((tf.range(3) == direction)[:, None], tf.zeros_like(rotation), rotation)
     return world, reverse
 
 
 def to_ras(volume: tf.Tensor, world: tf.Tensor, reverse: tf.Tensor) -> tf.Tensor:
-    """Turns (x, y, z, channels) to RAS+ by what `orientation` found; nothing is interpolated."""
+    """Turns (x, y, z, channels) to RAS+ by the result of `orientation`, without interpolation."""
     channels = volume.shape[-1]
     flipped = tf.raw_ops.Reverse(tensor=volume, dims=tf.concat([reverse, [False]], 0))
     turned = tf.transpose(flipped, tf.concat([tf.math.invert_permutation(world), [3]], 0))
@@ -56,27 +56,28 @@ def from_ras(volume: tf.Tensor, world: tf.Tensor, reverse: tf.Tensor) -> tf.Tens
 
 
 def spacing_of(spacing_mm: tf.Tensor, affine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Voxel size and affine of an image: an affine of zeros stands for axes that run to RAS+ already.
+    """Returns voxel size and affine of an image; an affine of zeros stands for axes that are RAS+ already.
 
     Args:
-        spacing_mm: (3,) float32, along the axes of the array; zeros where the affine is to tell.
+        spacing_mm: (3,) float32, along the axes of the array; zeros to take them from the affine.
         affine: (4, 4) float32, or zeros.
 
     Returns:
         (3,) and (4, 4) float64.
     """
-    given, affine = tf.cast(spacing_mm, tf.float64), tf.cast(affine, tf.float64)
-    told = tf.norm(affine[:3, :3], axis=0)
-    no_affine, no_spacing = tf.reduce_all(affine[:3, :3] == 0), tf.reduce_all(given == 0)
-    spacing = tf.where(no_spacing, told, given)
-    apart = tf.abs(told - spacing) <= SPACING_TOLERANCE * spacing
+    spacing, affine = tf.cast(spacing_mm, tf.float64), tf.cast(affine, tf.float64)
+    voxel_mm = tf.norm(affine[:3, :3], axis=0)
+    no_affine, no_spacing = tf.reduce_all(affine[:3, :3] == 0), tf.reduce_all(spacing == 0)
+    spacing = tf.where(no_spacing, voxel_mm, spacing)
+    agree = tf.abs(voxel_mm - spacing) <= SPACING_TOLERANCE * spacing
     checks = [
         tf.debugging.Assert(
             tf.reduce_all(tf.math.is_finite(spacing) & (spacing > 0)),
             ["spacing_mm must be three positive numbers, or zeros with an affine; got", spacing_mm],
         ),
         tf.debugging.Assert(
-            no_affine | tf.reduce_all(apart), ["spacing_mm and the voxel size of the affine differ:", spacing_mm, told]
+            no_affine | tf.reduce_all(agree),
+            ["spacing_mm and the voxel size of the affine differ:", spacing_mm, voxel_mm],
         ),
     ]
     with tf.control_dependencies(checks):
@@ -103,20 +104,20 @@ def to_work_grid(
             new_shape = tf.constant(settings["shape"], tf.int32)
             target = spacing_mm * tf.cast(shape, tf.float64) / tf.cast(new_shape, tf.float64)
         else:
-            wanted = tf.broadcast_to(tf.constant(settings["spacing_mm"], tf.float64), (3,))
-            same = tf.reduce_all(tf.abs(spacing_mm - wanted) <= SAME_SPACING * wanted)
-            target = tf.where(same, spacing_mm, wanted)
+            requested = tf.broadcast_to(tf.constant(settings["spacing_mm"], tf.float64), (3,))
+            same = tf.reduce_all(tf.abs(spacing_mm - requested) <= SAME_SPACING * requested)
+            target = tf.where(same, spacing_mm, requested)
             extent = tf.cast(shape, tf.float64) * spacing_mm / target
             new_shape = tf.where(same, shape, tf.maximum(tf.cast(tf.floor(extent + 0.5 + 1e-6), tf.int32), 1))
         ratio = target / spacing_mm
         width = tf.maximum(ratio, 1.0) if settings.get("antialias") else tf.ones_like(ratio)
-        volume = _separable(volume, new_shape, ratio, width)
+        volume = _resample(volume, new_shape, ratio, width)
         spacing_mm = target
     return volume, spacing_mm
 
 
 def to_image_grid(values: tf.Tensor, shape: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """From the network's grid back to the image's, whose centres coincide; equal grids are passed through.
+    """Resamples from the network's grid to the image's, whose centres coincide; equal grids are passed through.
 
     Args:
         values: (x, y, z, channels) float32.
@@ -126,57 +127,57 @@ def to_image_grid(values: tf.Tensor, shape: tf.Tensor, scale: tf.Tensor) -> tf.T
     Returns:
         (*shape, channels) float32.
     """
-    return _separable(values, shape, ratio_back(values, shape, scale), tf.ones_like(scale))
+    return _resample(values, shape, ratio_back(values, shape, scale), tf.ones_like(scale))
 
 
 def ratio_back(values: tf.Tensor, shape: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """Voxels of the network's grid that one image voxel spans; 1 where the grids are equal."""
+    """Returns the voxels of the network's grid that one image voxel spans; 1 where the grids are equal."""
     same = tf.reduce_all(tf.shape(values)[:3] == shape) & tf.reduce_all(tf.abs(scale - 1) <= SAME_SCALE)
     return tf.where(same, tf.ones_like(scale), 1 / scale)
 
 
 def planes_back(values: tf.Tensor, shape: tf.Tensor, ratio: tf.Tensor, first: tf.Tensor, count: int) -> tf.Tensor:
-    """A slab of `to_image_grid`: `count` planes from x = `first`; planes past the end repeat the last one."""
+    """Returns a slab of `to_image_grid`: `count` planes from x = `first`; planes past the end repeat the last one."""
     rows = tf.minimum(first + tf.range(count), shape[0] - 1)
-    matrix = tf.gather(_weights(tf.shape(values)[0], shape[0], ratio[0], tf.ones_like(ratio[0])), rows)
-    slab = _multiply(matrix, values, 0)
+    matrix = tf.gather(_interpolation_matrix(tf.shape(values)[0], shape[0], ratio[0], tf.ones_like(ratio[0])), rows)
+    slab = _apply_matrix(matrix, values, 0)
     for axis in (1, 2):
-        slab = _along(slab, axis, shape[axis], ratio[axis], tf.ones_like(ratio[axis]))
+        slab = _resample_axis(slab, axis, shape[axis], ratio[axis], tf.ones_like(ratio[axis]))
     return slab
 
 
-def _separable(volume: tf.Tensor, shape: tf.Tensor, ratio: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-    """Linear resampling, axis by axis."""
+def _resample(volume: tf.Tensor, shape: tf.Tensor, ratio: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """Resamples linearly, axis by axis."""
     for axis in range(3):
-        volume = _along(volume, axis, shape[axis], ratio[axis], width[axis])
+        volume = _resample_axis(volume, axis, shape[axis], ratio[axis], width[axis])
     return volume
 
 
-def _along(volume: tf.Tensor, axis: int, size: tf.Tensor, ratio: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-    """One axis; left alone where neither its size nor its spacing changes."""
+def _resample_axis(volume: tf.Tensor, axis: int, size: tf.Tensor, ratio: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """Resamples one axis; returns the volume unchanged where neither size nor spacing changes."""
     now = tf.shape(volume)[axis]
     same = (now == size) & (tf.abs(ratio - 1) < 1e-9)
 
-    def changed() -> tf.Tensor:
-        return _multiply(_weights(now, size, ratio, width), volume, axis)
+    def resample() -> tf.Tensor:
+        return _apply_matrix(_interpolation_matrix(now, size, ratio, width), volume, axis)
 
-    result = tf.cond(same, lambda: volume, changed)
+    result = tf.cond(same, lambda: volume, resample)
     return tf.ensure_shape(result, (None, None, None, volume.shape[-1]))
 
 
-def _weights(num_in: tf.Tensor, num_out: tf.Tensor, ratio: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-    """(num_out, num_in) float32: row i weighs the input voxels for output voxel i, by a triangle."""
+def _interpolation_matrix(num_in: tf.Tensor, num_out: tf.Tensor, ratio: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """Returns (num_out, num_in) float32: row i weighs the input voxels for output voxel i, by a triangle."""
     first, last = (tf.cast(num - 1, tf.float64) for num in (num_in, num_out))
     steps = 10.0**SPACING_DECIMALS
-    apart = (tf.range(num_out, dtype=tf.float64) - last / 2) * ratio
-    position = tf.clip_by_value(tf.round(apart * steps) / steps + first / 2, tf.zeros_like(first), first)
+    offset = (tf.range(num_out, dtype=tf.float64) - last / 2) * ratio
+    position = tf.clip_by_value(tf.round(offset * steps) / steps + first / 2, tf.zeros_like(first), first)
     distance = tf.abs(position[:, None] - tf.range(num_in, dtype=tf.float64))
     weights = tf.maximum(1 - distance / width, 0)
     return tf.cast(weights / tf.reduce_sum(weights, 1, keepdims=True), tf.float32)
 
 
-def _multiply(matrix: tf.Tensor, volume: tf.Tensor, axis: int) -> tf.Tensor:
-    """Multiplies (m, n) onto one axis of (x, y, z, channels), moving no axes."""
+def _apply_matrix(matrix: tf.Tensor, volume: tf.Tensor, axis: int) -> tf.Tensor:
+    """Applies a matrix (m, n) to one axis of (x, y, z, channels) without moving axes."""
     shape, channels = tf.shape(volume), volume.shape[-1]
     if axis == 2 and channels == 1:
         result = tf.linalg.matmul(tf.reshape(volume, [-1, shape[2]]), matrix, transpose_b=True)

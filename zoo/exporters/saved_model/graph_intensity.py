@@ -1,4 +1,4 @@
-"""The intensity steps of a card as a TensorFlow graph, tested against `zoo.volumes.intensity`."""
+"""Carries out the intensity steps of a card in a TensorFlow graph; tested against `zoo.volumes.intensity`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,8 +11,8 @@ from zoo.inference.preprocessing import ROUNDING
 from zoo.volumes import intensity, susceptibility_units
 
 
-class Line(NamedTuple):
-    """`(clip(x, low, high) - offset) * scale` as scalars; where `keep_zero`, a voxel that is 0 stays 0."""
+class LinearMap(NamedTuple):
+    """Holds `(clip(x, low, high) - offset) * scale` as scalars; where `keep_zero`, a voxel that is 0 stays 0."""
 
     low: tf.Tensor
     high: tf.Tensor
@@ -22,10 +22,10 @@ class Line(NamedTuple):
 
 
 def normalise(card: Card, volume: tf.Tensor, steps: Sequence[dict[str, Any]]) -> tf.Tensor:
-    """Carries out intensity steps, each channel alone, measured on the whole volume.
+    """Carries out intensity steps on each channel alone, measured on the whole volume.
 
     Args:
-        card: names the channels.
+        card: the names of the channels.
         volume: (x, y, z, channels) float32 on the network's grid.
         steps: as `zoo.volumes.intensity.measure` takes them.
 
@@ -37,7 +37,7 @@ def normalise(card: Card, volume: tf.Tensor, steps: Sequence[dict[str, Any]]) ->
     channels = []
     for index, channel in enumerate(card.input.channels):
         array = volume[..., index]
-        line = Line(*(tf.constant(number, tf.float32) for number in (-np.inf, np.inf, 0, 1)))
+        line = LinearMap(*(tf.constant(number, tf.float32) for number in (-np.inf, np.inf, 0, 1)))
         for step in intensity.of_channel(steps, channel.name):
             settings = {key: value for key, value in step.items() if key != "name"}
             array, line = MEASURES[step["name"]](array, line, **settings)
@@ -46,7 +46,7 @@ def normalise(card: Card, volume: tf.Tensor, steps: Sequence[dict[str, Any]]) ->
 
 
 def varies(volume: tf.Tensor, masked: bool) -> tf.Tensor:
-    """Whether any channel has more than one value where its spread is measured: there is a brain."""
+    """Returns whether any channel has more than one value where its spread is measured: whether there is a brain."""
     inside = volume != 0 if masked else tf.ones_like(volume, tf.bool)
     least = tf.reduce_min(tf.where(inside, volume, np.inf), [0, 1, 2])
     most = tf.reduce_max(tf.where(inside, volume, -np.inf), [0, 1, 2])
@@ -54,7 +54,7 @@ def varies(volume: tf.Tensor, masked: bool) -> tf.Tensor:
 
 
 def percentile(array: tf.Tensor, inside: tf.Tensor, percent: float) -> tf.Tensor:
-    """`numpy.percentile` of the values inside, without sorting them: two order statistics and the line between.
+    """Returns `numpy.percentile` of the values inside, without sorting: two order statistics, interpolated.
 
     Args:
         array: float32, any shape.
@@ -63,25 +63,29 @@ def percentile(array: tf.Tensor, inside: tf.Tensor, percent: float) -> tf.Tensor
 
     Returns:
         A float32 scalar.
+
+    Example:
+        >>> float(percentile(tf.constant([0.0, 1.0, 3.0]), tf.constant([False, True, True]), 50.0))
+        2.0
     """
     count = tf.reduce_sum(tf.cast(inside, tf.int64))
     place = tf.cast(count - 1, tf.float64) * (percent / 100)
     below = tf.cast(tf.floor(place), tf.int64)
-    keys = _keys(array)
-    low = _ranked(keys, inside, below)
-    high = _ranked(keys, inside, tf.minimum(below + 1, count - 1))
+    keys = _ordered_keys(array)
+    low = _order_statistic(keys, inside, below)
+    high = _order_statistic(keys, inside, tf.minimum(below + 1, count - 1))
     share = tf.cast(place - tf.floor(place), tf.float32)
     return low + (high - low) * share
 
 
-def _keys(array: tf.Tensor) -> tf.Tensor:
-    """Whole numbers in the order of the float32 values that they stand for (IEEE 754)."""
+def _ordered_keys(array: tf.Tensor) -> tf.Tensor:
+    """Returns int32 numbers in the order of the float32 values that they stand for (IEEE 754)."""
     bits = tf.bitcast(array + 0.0, tf.int32)
     return tf.where(bits < 0, tf.bitwise.bitwise_xor(bits, 0x7FFFFFFF), bits)
 
 
-def _ranked(keys: tf.Tensor, inside: tf.Tensor, rank: tf.Tensor) -> tf.Tensor:
-    """The value with `rank` values before it, found by halving the range of keys 32 times."""
+def _order_statistic(keys: tf.Tensor, inside: tf.Tensor, rank: tf.Tensor) -> tf.Tensor:
+    """Returns the value with `rank` values before it, by halving the range of keys 32 times."""
     low, high = tf.constant(-(2**31), tf.int64), tf.constant(2**31 - 1, tf.int64)
     for _ in range(32):
         middle = (low + high) // 2
@@ -91,35 +95,35 @@ def _ranked(keys: tf.Tensor, inside: tf.Tensor, rank: tf.Tensor) -> tf.Tensor:
     return tf.bitcast(tf.where(key < 0, tf.bitwise.bitwise_xor(key, 0x7FFFFFFF), key), tf.float32)
 
 
-def _apply(array: tf.Tensor, line: Line) -> tf.Tensor:
+def _apply(array: tf.Tensor, line: LinearMap) -> tf.Tensor:
     mapped = (tf.clip_by_value(array, line.low, line.high) - line.offset) * line.scale
     return tf.where(array == 0, tf.zeros_like(array), mapped) if line.keep_zero else mapped
 
 
-def _clip(array: tf.Tensor, line: Line, low: float = -np.inf, high: float = np.inf) -> tuple[tf.Tensor, Line]:
-    return array, _clipping(tf.constant(low, tf.float32), tf.constant(high, tf.float32))
+def _clip(array: tf.Tensor, line: LinearMap, low: float = -np.inf, high: float = np.inf) -> tuple[tf.Tensor, LinearMap]:
+    return array, _clipping_map(tf.constant(low, tf.float32), tf.constant(high, tf.float32))
 
 
 def _clip_percentiles(
-    array: tf.Tensor, line: Line, low: float = 0.5, high: float = 99.5, mask: str | None = None
-) -> tuple[tf.Tensor, Line]:
+    array: tf.Tensor, line: LinearMap, low: float = 0.5, high: float = 99.5, mask: str | None = None
+) -> tuple[tf.Tensor, LinearMap]:
     inside = array != 0
     inside = inside | ~tf.reduce_any(inside) if mask else tf.ones_like(inside)
-    return array, _clipping(*(percentile(array, inside, percent) for percent in (low, high)))
+    return array, _clipping_map(*(percentile(array, inside, percent) for percent in (low, high)))
 
 
-def _clipping(low: tf.Tensor, high: tf.Tensor) -> Line:
-    return Line(low, high, tf.constant(0, tf.float32), tf.constant(1, tf.float32))
+def _clipping_map(low: tf.Tensor, high: tf.Tensor) -> LinearMap:
+    return LinearMap(low, high, tf.constant(0, tf.float32), tf.constant(1, tf.float32))
 
 
-def _z_score(array: tf.Tensor, line: Line, mask: str | None = None) -> tuple[tf.Tensor, Line]:
-    """Sums of planes in float32, of the volume in float64."""
+def _z_score(array: tf.Tensor, line: LinearMap, mask: str | None = None) -> tuple[tf.Tensor, LinearMap]:
+    """Measures mean and spread; sums planes in float32 and the volume in float64."""
     inside = array != 0 if mask else tf.ones_like(array, tf.bool)
     clipped = tf.clip_by_value(array, line.low, line.high)
     num = tf.maximum(tf.cast(tf.math.count_nonzero(inside), tf.float64), 1)
     mean = _sum(tf.where(inside, clipped, 0)) / num
-    apart = tf.where(inside, clipped - tf.cast(mean, tf.float32), 0)
-    deviation = tf.sqrt(_sum(tf.square(apart)) / num)
+    residual = tf.where(inside, clipped - tf.cast(mean, tf.float32), 0)
+    deviation = tf.sqrt(_sum(tf.square(residual)) / num)
     scale = tf.where(deviation > 0, 1 / deviation, 1)
     return array, line._replace(
         offset=tf.cast(mean, tf.float32), scale=tf.cast(scale, tf.float32), keep_zero=mask is not None
@@ -130,23 +134,25 @@ def _sum(array: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(tf.reduce_sum(array, [1, 2]), tf.float64))
 
 
-def _range(array: tf.Tensor, line: Line, low: float | None = None, high: float | None = None) -> tuple[tf.Tensor, Line]:
+def _range(
+    array: tf.Tensor, line: LinearMap, low: float | None = None, high: float | None = None
+) -> tuple[tf.Tensor, LinearMap]:
     ends = tf.reduce_min(array), tf.reduce_max(array)
-    given = [
-        tf.clip_by_value(end, line.low, line.high) if own is None else tf.constant(own, tf.float32)
-        for end, own in zip(ends, (low, high), strict=True)
+    bounds = [
+        tf.clip_by_value(end, line.low, line.high) if fixed is None else tf.constant(fixed, tf.float32)
+        for end, fixed in zip(ends, (low, high), strict=True)
     ]
-    width = given[1] - given[0]
-    return array, line._replace(offset=given[0], scale=tf.where(width > 0, 1 / width, 1))
+    width = bounds[1] - bounds[0]
+    return array, line._replace(offset=bounds[0], scale=tf.where(width > 0, 1 / width, 1))
 
 
-def _maximum(array: tf.Tensor, line: Line) -> tuple[tf.Tensor, Line]:
+def _maximum(array: tf.Tensor, line: LinearMap) -> tuple[tf.Tensor, LinearMap]:
     most = tf.clip_by_value(tf.reduce_max(array), line.low, line.high)
     return array, line._replace(offset=tf.zeros_like(most), scale=tf.where(most > 0, 1 / most, 1))
 
 
-def _susceptibility(array: tf.Tensor, line: Line) -> tuple[tf.Tensor, Line]:
-    """Refuses what is no masked map in ppm, at the bounds of `zoo.volumes.susceptibility_units`."""
+def _susceptibility(array: tf.Tensor, line: LinearMap) -> tuple[tf.Tensor, LinearMap]:
+    """Raises where the array is no masked map in ppm, by the bounds of `zoo.volumes.susceptibility_units`."""
     inside = array != 0
     zeros = 1 - tf.reduce_mean(tf.cast(inside, tf.float32))
     safe = inside | ~tf.reduce_any(inside)
@@ -165,7 +171,7 @@ def _susceptibility(array: tf.Tensor, line: Line) -> tuple[tf.Tensor, Line]:
         return tf.identity(array), line
 
 
-MEASURES: dict[str, Callable[..., tuple[tf.Tensor, Line]]] = {
+MEASURES: dict[str, Callable[..., tuple[tf.Tensor, LinearMap]]] = {
     "clip": _clip,
     "clip_percentiles": _clip_percentiles,
     "z_score": _z_score,

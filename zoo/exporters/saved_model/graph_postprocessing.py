@@ -1,11 +1,11 @@
-"""What is done to a label map after arg-max, as a TensorFlow graph; `zoo.inference.postprocessing` is the oracle."""
+"""Postprocesses a label map in a TensorFlow graph; tested against `zoo.inference.postprocessing`."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
-from zoo.exporters.saved_model.graph_candidates import plausible
-from zoo.exporters.saved_model.graph_components import box, numbered, put_back, sizes
+from zoo.exporters.saved_model.graph_candidates import mark_plausible
+from zoo.exporters.saved_model.graph_components import bounding_box, component_sizes, number_components, put_back
 from zoo.hub.card import Label, Step
 from zoo.inference.postprocessing import WITHIN_INPUT, planned
 
@@ -13,11 +13,11 @@ from zoo.inference.postprocessing import WITHIN_INPUT, planned
 def postprocess(
     labels: tf.Tensor, steps: Sequence[Step], names: Mapping[int, Label], spacing_mm: tf.Tensor
 ) -> tf.Tensor:
-    """Applies the steps of a card to a label map, as `zoo.inference.postprocessing` does.
+    """Applies the postprocessing steps of a card to a label map, as `zoo.inference.postprocessing` does.
 
     Args:
         labels: (x, y, z) integers, the card's source values.
-        steps: some of `STEPS`; "within_input" belongs to the network's grid and is passed over here.
+        steps: some of `STEPS`; "within_input", which belongs to the network's grid, is ignored.
         names: the card's labels by channel index.
         spacing_mm: (3,) float64.
 
@@ -33,28 +33,28 @@ def _mask(labels: tf.Tensor, value: int | None) -> tf.Tensor:
     return labels != 0 if value is None else labels == tf.constant(value, labels.dtype)
 
 
-def _without(labels: tf.Tensor, value: int | None, dropped: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
-    """The map with 0 where `dropped` says so of the mask in its box."""
+def _remove(labels: tf.Tensor, value: int | None, select: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    """Sets to 0 the voxels that `select` picks from the mask, cut to its bounding box."""
     mask = _mask(labels, value)
-    first, size = box(mask)
-    gone = put_back(dropped(tf.slice(mask, first, size)), first, tf.shape(mask))
-    return tf.where(gone, tf.zeros_like(labels), labels)
+    first, size = bounding_box(mask)
+    removed = put_back(select(tf.slice(mask, first, size)), first, tf.shape(mask))
+    return tf.where(removed, tf.zeros_like(labels), labels)
 
 
 def _largest_component(
     labels: tf.Tensor, value: int | None, spacing_mm: tf.Tensor, *, connectivity: int = 26
 ) -> tf.Tensor:
-    def smaller(mask: tf.Tensor) -> tf.Tensor:
-        numbers = numbered(mask, connectivity)
-        return mask & (numbers != tf.argmax(sizes(numbers), output_type=tf.int32))
+    def select_smaller(mask: tf.Tensor) -> tf.Tensor:
+        numbers = number_components(mask, connectivity)
+        return mask & (numbers != tf.argmax(component_sizes(numbers), output_type=tf.int32))
 
-    return _without(labels, value, smaller)
+    return _remove(labels, value, select_smaller)
 
 
 def _fill_holes(labels: tf.Tensor, value: int | None, spacing_mm: tf.Tensor) -> tf.Tensor:
     mask = _mask(labels, value)
-    first, size = box(mask)
-    numbers = numbered(tf.pad(~tf.slice(mask, first, size), [[1, 1]] * 3, constant_values=True), 6)
+    first, size = bounding_box(mask)
+    numbers = number_components(tf.pad(~tf.slice(mask, first, size), [[1, 1]] * 3, constant_values=True), 6)
     hole = (numbers != 0) & (numbers != numbers[0, 0, 0])
     enclosed = put_back(hole[1:-1, 1:-1, 1:-1], first, tf.shape(mask)) & (labels == 0)
     if value is not None:
@@ -70,11 +70,11 @@ def _remove_small(
 ) -> tf.Tensor:
     voxel_ml = tf.reduce_prod(spacing_mm) / 1000
 
-    def small(mask: tf.Tensor) -> tf.Tensor:
-        numbers = numbered(mask, connectivity)
-        return mask & (tf.cast(tf.gather(sizes(numbers), numbers), tf.float64) * voxel_ml < minimum_ml)
+    def select_small(mask: tf.Tensor) -> tf.Tensor:
+        numbers = number_components(mask, connectivity)
+        return mask & (tf.cast(tf.gather(component_sizes(numbers), numbers), tf.float64) * voxel_ml < minimum_ml)
 
-    return _without(labels, value, small)
+    return _remove(labels, value, select_small)
 
 
 def _select_candidates(
@@ -87,10 +87,10 @@ def _select_candidates(
 ) -> tf.Tensor:
     limits = (float(diameter_mm[0]), float(diameter_mm[1]))
 
-    def odd(mask: tf.Tensor) -> tf.Tensor:
-        return mask & ~plausible(numbered(mask), spacing_mm, diameter_mm=limits, elongation=elongation)
+    def select_implausible(mask: tf.Tensor) -> tf.Tensor:
+        return mask & ~mark_plausible(number_components(mask), spacing_mm, diameter_mm=limits, elongation=elongation)
 
-    return _without(labels, value, odd)
+    return _remove(labels, value, select_implausible)
 
 
 STEPS: dict[str, Callable[..., tf.Tensor]] = {

@@ -1,4 +1,4 @@
-"""Sliding windows as a TensorFlow loop; `zoo.inference.sliding_window` is the oracle that it is tested against.
+"""Runs a network in sliding windows in a TensorFlow loop; tested against `zoo.inference.sliding_window`.
 
 One loop over windows of one shape: its memory is the volume's, whatever the number of windows, and blending is a
 running weighted mean that updates its buffers in place.
@@ -26,12 +26,12 @@ def sliding_window(
     """Runs a network over a volume, window by window.
 
     Args:
-        network: from (1, *patch, channels) to (1, *patch, num_classes) float32 logits.
+        network: maps (1, *patch, channels) to (1, *patch, num_classes) float32 logits.
         volume: (x, y, z, channels) float32.
         patch: window in voxels.
         overlap: least shared fraction of neighbouring windows, in [0, 1).
         num_classes: channels of the logits.
-        inside: (x, y, z) bool; windows without any are not run.
+        inside: (x, y, z) bool; windows without any True are skipped.
 
     Returns:
         The blended logits (x, y, z, num_classes), and whether a window reached the voxel, (x, y, z) bool.
@@ -46,7 +46,7 @@ def sliding_window(
     weight = tf.constant(patches.gaussian_weight(patch))
     empty = tf.constant(False) if mask is None else ~tf.reduce_any(mask)
 
-    def wanted(index: tf.Tensor) -> tf.Tensor:
+    def has_work(index: tf.Tensor) -> tf.Tensor:
         if mask is None:
             return tf.constant(True)
         return ((index == 0) & empty) | tf.reduce_any(tf.slice(mask, corners[index], size))
@@ -57,7 +57,7 @@ def sliding_window(
         return _blend(mean, total, network(window[None])[0], corner=corner, weight=weight)
 
     def step(index: tf.Tensor, mean: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        mean, total = tf.cond(wanted(index), lambda: run(index, mean, total), lambda: (mean, total))
+        mean, total = tf.cond(has_work(index), lambda: run(index, mean, total), lambda: (mean, total))
         return index + 1, mean, total
 
     begin = (tf.constant(0), tf.zeros(tf.concat([padded, [num_classes]], 0)), tf.zeros(padded))
@@ -71,7 +71,7 @@ def sliding_window(
 
 
 def starts(shape: tf.Tensor, patch: Sequence[int], overlap: float) -> tf.Tensor:
-    """First voxels of the fewest evenly spaced windows with at least that overlap, (num_windows, 3) int32."""
+    """Returns first voxels of the fewest evenly spaced windows with that overlap or more, (num_windows, 3) int32."""
     axes = []
     for axis, size in enumerate(patch):
         stride = max(1, int(size * (1 - overlap) + 1e-6))
@@ -82,22 +82,22 @@ def starts(shape: tf.Tensor, patch: Sequence[int], overlap: float) -> tf.Tensor:
     return tf.reshape(tf.stack(tf.meshgrid(*axes, indexing="ij"), -1), [-1, 3])
 
 
-def mirrored(network: Network, axes: Sequence[int], partners: Sequence[int] | None) -> Network:
-    """The mean of a network's logits over every combination of mirror axes.
+def average_mirrored(network: Network, axes: Sequence[int], partners: Sequence[int] | None) -> Network:
+    """Averages a network's logits over every combination of mirror axes.
 
     Args:
-        network: of windows.
+        network: maps windows to logits.
         axes: some of 0, 1, 2.
-        partners: the channel that each channel turns into when left and right swap.
+        partners: for each channel, the index of its left/right counterpart.
     """
-    flips = [chosen for num in range(len(axes) + 1) for chosen in itertools.combinations(axes, num)]
+    flips = [flip for num in range(len(axes) + 1) for flip in itertools.combinations(axes, num)]
 
     def mean(windows: tf.Tensor) -> tf.Tensor:
         result = network(windows)
-        for number, chosen in enumerate(flips[1:], 2):
-            at = [axis + 1 for axis in chosen]
+        for number, flip in enumerate(flips[1:], 2):
+            at = [axis + 1 for axis in flip]
             logits = tf.reverse(network(tf.reverse(windows, at)), at)
-            if 0 in chosen and partners is not None:
+            if 0 in flip and partners is not None:
                 logits = tf.gather(logits, list(partners), axis=-1)
             result = result + (logits - result) / number
         return result
@@ -106,14 +106,14 @@ def mirrored(network: Network, axes: Sequence[int], partners: Sequence[int] | No
 
 
 def activate(logits: tf.Tensor, reached: tf.Tensor, activation: str) -> tf.Tensor:
-    """The activation of a card; voxels that no window reached become background."""
+    """Applies the activation of a card; voxels that no window reached become background."""
     values = logits if activation == "linear" else getattr(tf.nn, activation)(logits)
     background = [1.0 if activation == "softmax" else 0.0] + [0.0] * (values.shape[-1] - 1)
     return tf.where(reached[..., None], values, tf.constant(background))
 
 
 def _padding(shape: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Zeros before each axis, and its size with those on both sides: at least one window."""
+    """Returns the zeros before each axis, and the padded size: at least one window."""
     padded = tf.maximum(shape, size)
     return (padded - shape) // 2, padded
 
@@ -121,17 +121,17 @@ def _padding(shape: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def _blend(
     mean: tf.Tensor, total: tf.Tensor, logits: tf.Tensor, *, corner: tf.Tensor, weight: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """mean += (values - mean) * weight / total in a box, as `zoo.volumes.patches.blend`."""
+    """Adds `(values - mean) * weight / total` to the mean in a box, as `zoo.volumes.patches.blend` does."""
     size = tf.constant(weight.shape.as_list(), tf.int32)
     weights = tf.slice(total, corner, size) + weight
     here, extent = tf.concat([corner, [0]], 0), tf.concat([size, [logits.shape[-1]]], 0)
     part = tf.slice(mean, here, extent)
     part = part + (logits - part) * (weight / weights)[..., None]
-    return _put(mean, here, extent, part), _put(total, corner, size, weights)
+    return _set_box(mean, here, extent, part), _set_box(total, corner, size, weights)
 
 
-def _put(tensor: tf.Tensor, begin: tf.Tensor, size: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """Sets a box; in place where nobody else holds the tensor."""
+def _set_box(tensor: tf.Tensor, begin: tf.Tensor, size: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Sets the values of a box; in place where nothing else holds the tensor."""
     return tf.raw_ops.TensorStridedSliceUpdate(
         input=tensor, begin=begin, end=begin + size, strides=tf.ones_like(begin), value=values
     )

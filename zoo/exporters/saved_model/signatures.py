@@ -1,4 +1,4 @@
-"""A trained model as a SavedModel that takes a raw volume: everything from orientation to labels runs inside the graph.
+"""Makes a SavedModel that takes a raw volume: everything from orientation to labels runs inside the graph.
 
 It needs TensorFlow and nothing else. One trace serves volumes of all sizes. Signatures:
 
@@ -17,6 +17,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import saved_model_pb2
 
 from zoo.errors import unknown_choice
 from zoo.exporters.saved_model import graph_grids, graph_intensity, graph_postprocessing, graph_windows
@@ -26,13 +28,13 @@ from zoo.inference.left_right import partners
 from zoo.inference.postprocessing import WITHIN_INPUT
 from zoo.inference.preprocessing import split
 
-SLAB = 16  # planes of the image whose probabilities are held at once where labels alone are asked for
+SLAB = 16  # planes of the image whose probabilities are held at once where labels alone are returned
 VOLUMES = ("segmentation", "regression", "reconstruction")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A card and the choices of an export, checked and taken apart."""
+class VolumePlan:
+    """A card and the settings of a SavedModel, checked; the preprocessing split into grid and intensity steps."""
 
     card: Card
     patch: tuple[int, ...]
@@ -44,18 +46,18 @@ class Plan:
 
     @property
     def segments(self) -> bool:
-        """Whether classes come out."""
+        """Whether the output is classes."""
         return self.card.output.kind == "segmentation"
 
     @property
     def within(self) -> bool:
-        """Whether nothing is found where every channel is 0."""
+        """Whether voxels where every channel is 0 become background."""
         return any(step.name == WITHIN_INPUT for step in self.card.postprocessing)
 
 
 @dataclass(frozen=True)
-class Work:
-    """A volume on its way: what the network said of it, and how to come back to its own grid."""
+class NetworkOutput:
+    """Activated values on the network's grid, and the shape, scale and voxel size that lead back to the image's."""
 
     values: tf.Tensor
     shape: tf.Tensor
@@ -64,18 +66,18 @@ class Work:
 
 
 class VolumeModel(tf.Module):
-    """A trained model as a TensorFlow module; its methods are the signatures.
+    """Wraps a trained model as a TensorFlow module whose methods are the signatures.
 
     Args:
         model: the network.
-        card: what it takes and gives.
+        card: its input, output and steps.
         patch: window in voxels; None for the card's.
         overlap: least shared fraction of neighbouring windows, in [0, 1).
         mirror_axes: axes to average mirror images over; each doubles the work.
         weights: "float32", "float16" or "int8".
 
     Raises:
-        ValueError: a card that a graph cannot hold; what it is is named.
+        ValueError: a card that a graph cannot hold; the part is named.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class VolumeModel(tf.Module):
     ) -> None:
         super().__init__(name="volume_model")
         self.network = Network(model, weights)
-        self._plan = plan = _plan(card, patch or card.input.patch, overlap, tuple(mirror_axes))
+        self._plan = plan = _make_plan(card, patch or card.input.patch, overlap, tuple(mirror_axes))
         self.predict = self._signature(self._predict, tf.float32)
         self.predict_int16 = self._signature(self._predict_int16, tf.int16)
         self.patch = tf.function(self._logits, input_signature=self._patch_specs(), autograph=False)
@@ -98,17 +100,17 @@ class VolumeModel(tf.Module):
             self.predict_labels = self._signature(self._predict_labels, tf.float32)
 
     def signatures(self) -> dict[str, Any]:
-        """The functions that a server calls, by name."""
-        found = {"serving_default": self.predict, "int16": self.predict_int16, "patch": self.patch}
-        return found | ({"labels": self.predict_labels} if self._plan.segments else {})
+        """Returns the functions that a server calls, by name."""
+        functions = {"serving_default": self.predict, "int16": self.predict_int16, "patch": self.patch}
+        return functions | ({"labels": self.predict_labels} if self._plan.segments else {})
 
     def _signature(self, body: Callable[..., dict[str, tf.Tensor]], dtype: tf.DType) -> Any:
-        """A traced function; what may be left out has a default, which a server fills in, too."""
-        given = self._plan.card.input
-        specs = [tf.TensorSpec((None, None, None, len(given.channels)), dtype, name="volume")]
+        """Traces a function; optional inputs have a default, which a server fills in, too."""
+        card_input = self._plan.card.input
+        specs = [tf.TensorSpec((None, None, None, len(card_input.channels)), dtype, name="volume")]
         specs += [tf.TensorSpec((3,), tf.float32, name="spacing_mm"), tf.TensorSpec((4, 4), tf.float32, name="affine")]
-        no_affine, unknown_values = tf.zeros((4, 4)), tf.fill([len(given.tabular)], np.float32(np.nan))
-        if not given.tabular:
+        no_affine, unknown_values = tf.zeros((4, 4)), tf.fill([len(card_input.tabular)], np.float32(np.nan))
+        if not card_input.tabular:
 
             def plain(volume, spacing_mm, affine=no_affine):
                 return body(volume, spacing_mm, affine, None)
@@ -118,14 +120,14 @@ class VolumeModel(tf.Module):
         def conditioned(volume, spacing_mm, affine=no_affine, tabular=unknown_values):
             return body(volume, spacing_mm, affine, tabular)
 
-        beside = tf.TensorSpec((len(given.tabular),), tf.float32, name="tabular")
-        return tf.function(conditioned, input_signature=[*specs, beside], autograph=False)
+        specs.append(tf.TensorSpec((len(card_input.tabular),), tf.float32, name="tabular"))
+        return tf.function(conditioned, input_signature=specs, autograph=False)
 
     def _patch_specs(self) -> list[tf.TensorSpec]:
-        given = self._plan.card.input
-        windows = tf.TensorSpec((None, None, None, None, len(given.channels)), tf.float32, name="windows")
-        beside = tf.TensorSpec((None, 2 * len(given.tabular)), tf.float32, name="conditioning")
-        return [windows, beside] if given.tabular else [windows]
+        card_input = self._plan.card.input
+        windows = tf.TensorSpec((None, None, None, None, len(card_input.channels)), tf.float32, name="windows")
+        conditioning = tf.TensorSpec((None, 2 * len(card_input.tabular)), tf.float32, name="conditioning")
+        return [windows, conditioning] if card_input.tabular else [windows]
 
     def _logits(self, windows: tf.Tensor, conditioning: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         return {"logits": self.network(windows, conditioning)}
@@ -133,109 +135,113 @@ class VolumeModel(tf.Module):
     def _predict(
         self, volume: tf.Tensor, spacing_mm: tf.Tensor, affine: tf.Tensor, tabular: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
-        work = self._work(volume, spacing_mm, affine, tabular)
-        values = graph_grids.to_image_grid(work.values, work.shape, work.scale)
+        output = self._run_network(volume, spacing_mm, affine, tabular)
+        values = graph_grids.to_image_grid(output.values, output.shape, output.scale)
         if not self._plan.segments:
             return {"values": values}
-        return {"labels": self._cleaned(self._named(values), work), "probabilities": values}
+        return {"labels": self._postprocess(self._label(values), output), "probabilities": values}
 
     def _predict_int16(
         self, volume: tf.Tensor, spacing_mm: tf.Tensor, affine: tf.Tensor, tabular: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
-        beside = [] if tabular is None else [tabular]
-        return self.predict(tf.cast(volume, tf.float32), spacing_mm, affine, *beside)
+        optional = [] if tabular is None else [tabular]
+        return self.predict(tf.cast(volume, tf.float32), spacing_mm, affine, *optional)
 
     def _predict_labels(
         self, volume: tf.Tensor, spacing_mm: tf.Tensor, affine: tf.Tensor, tabular: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
-        work = self._work(volume, spacing_mm, affine, tabular)
-        ratio = graph_grids.ratio_back(work.values, work.shape, work.scale)
-        num = -(-work.shape[0] // SLAB)
+        output = self._run_network(volume, spacing_mm, affine, tabular)
+        ratio = graph_grids.ratio_back(output.values, output.shape, output.scale)
+        num_slabs = -(-output.shape[0] // SLAB)
 
-        def slab(index: tf.Tensor) -> tf.Tensor:
-            return self._named(graph_grids.planes_back(work.values, work.shape, ratio, index * SLAB, SLAB))
+        def label_slab(index: tf.Tensor) -> tf.Tensor:
+            return self._label(graph_grids.planes_back(output.values, output.shape, ratio, index * SLAB, SLAB))
 
-        spec = tf.TensorSpec((SLAB, None, None), self._table().dtype)
-        slabs = tf.map_fn(slab, tf.range(num), fn_output_signature=spec, parallel_iterations=1)
-        labels = tf.reshape(slabs, tf.concat([[num * SLAB], work.shape[1:]], 0))[: work.shape[0]]
-        return {"labels": self._cleaned(labels, work)}
+        spec = tf.TensorSpec((SLAB, None, None), self._source_values().dtype)
+        slabs = tf.map_fn(label_slab, tf.range(num_slabs), fn_output_signature=spec, parallel_iterations=1)
+        labels = tf.reshape(slabs, tf.concat([[num_slabs * SLAB], output.shape[1:]], 0))[: output.shape[0]]
+        return {"labels": self._postprocess(labels, output)}
 
-    def _work(self, volume: tf.Tensor, spacing_mm: tf.Tensor, affine: tf.Tensor, tabular: tf.Tensor | None) -> Work:
-        """From a raw volume to activated values on the network's grid, their axes turned as the volume's."""
-        with tf.control_dependencies([_finite(volume)]):
+    def _run_network(
+        self, volume: tf.Tensor, spacing_mm: tf.Tensor, affine: tf.Tensor, tabular: tf.Tensor | None
+    ) -> NetworkOutput:
+        """Returns activated values on the network's grid, with the axes of the raw volume."""
+        with tf.control_dependencies([_assert_finite(volume)]):
             spacing, affine = graph_grids.spacing_of(spacing_mm, affine)
         shape = tf.shape(volume)[:3]
         world, reverse = graph_grids.orientation(affine)
         turned = graph_grids.to_ras(volume, world, reverse)
         ras_spacing = tf.gather(spacing, tf.math.invert_permutation(world))
-        work, work_spacing = graph_grids.to_work_grid(turned, ras_spacing, self._plan.grid)
-        inside = tf.reduce_any(work != 0, -1) if self._plan.segments or self._plan.within else None
+        resampled, work_spacing = graph_grids.to_work_grid(turned, ras_spacing, self._plan.grid)
+        inside = tf.reduce_any(resampled != 0, -1) if self._plan.segments or self._plan.within else None
         logits, reached = graph_windows.sliding_window(
-            graph_windows.mirrored(self._conditioned(tabular), self._plan.axes, self._plan.partners),
-            self._normalised(work),
+            graph_windows.average_mirrored(self._bind_tabular(tabular), self._plan.axes, self._plan.partners),
+            self._normalise(resampled),
             patch=self._plan.patch,
             overlap=self._plan.overlap,
             num_classes=self.network.num_classes,
             inside=inside,
         )
-        there = reached & inside if self._plan.within else reached
-        values = graph_windows.activate(logits, there, self._plan.card.output.activation)
+        foreground = reached & inside if self._plan.within else reached
+        values = graph_windows.activate(logits, foreground, self._plan.card.output.activation)
         scale = tf.gather(work_spacing / ras_spacing, world)
-        return Work(graph_grids.from_ras(values, world, reverse), shape, scale, spacing)
+        return NetworkOutput(graph_grids.from_ras(values, world, reverse), shape, scale, spacing)
 
-    def _normalised(self, work: tf.Tensor) -> tf.Tensor:
-        scored = [step for step in self._plan.steps if step["name"] == "z_score"]
-        if not scored:
-            return graph_intensity.normalise(self._plan.card, work, self._plan.steps)
-        masked = any(step.get("mask") for step in scored)
-        found = tf.debugging.Assert(
-            graph_intensity.varies(work, masked), ["There is no brain in the volume: no channel has two values."]
+    def _normalise(self, volume: tf.Tensor) -> tf.Tensor:
+        z_scores = [step for step in self._plan.steps if step["name"] == "z_score"]
+        if not z_scores:
+            return graph_intensity.normalise(self._plan.card, volume, self._plan.steps)
+        masked = any(step.get("mask") for step in z_scores)
+        check = tf.debugging.Assert(
+            graph_intensity.varies(volume, masked), ["There is no brain in the volume: no channel has two values."]
         )
-        with tf.control_dependencies([found]):
-            return graph_intensity.normalise(self._plan.card, tf.identity(work), self._plan.steps)
+        with tf.control_dependencies([check]):
+            return graph_intensity.normalise(self._plan.card, tf.identity(volume), self._plan.steps)
 
-    def _conditioned(self, tabular: tf.Tensor | None) -> graph_windows.Network:
-        """The network with its tabular values: each in standard deviations from its mean, and whether it is missing."""
+    def _bind_tabular(self, tabular: tf.Tensor | None) -> graph_windows.Network:
+        """Binds tabular values to the network: each in standard deviations from its mean, and whether it is missing."""
         fields = self._plan.card.input.tabular
         if not fields:
             return self.network
-        low, high, mean, sd = np.array([(one.low, one.high, one.mean, one.sd) for one in fields], np.float32).T
+        low, high, mean, sd = np.array(
+            [(field.low, field.high, field.mean, field.sd) for field in fields], np.float32
+        ).T
         missing = tf.math.is_nan(tabular)
-        names = ", ".join(f"{one.name} {one.low:g} to {one.high:g}" for one in fields)
-        fits = tf.debugging.Assert(
+        names = ", ".join(f"{field.name} {field.low:g} to {field.high:g}" for field in fields)
+        check = tf.debugging.Assert(
             tf.reduce_all(missing | ((tabular >= low) & (tabular <= high))),
             [f"tabular must be {names}, or NaN where it is not known; got", tabular],
             summarize=len(fields),
         )
-        with tf.control_dependencies([fits]):
+        with tf.control_dependencies([check]):
             scored = tf.where(missing, tf.zeros_like(tabular), (tabular - mean) / sd)
         vector = tf.reshape(tf.stack([scored, tf.cast(missing, tf.float32)], 1), [1, -1])
         return lambda windows: self.network(windows, vector)
 
-    def _table(self) -> np.ndarray:
-        """Source value of each class, and last a 0 for voxels of none."""
+    def _source_values(self) -> np.ndarray:
+        """Returns the source value of each class, and last a 0 for voxels of none."""
         values = [self._plan.card.output.labels[index].value for index in sorted(self._plan.card.output.labels)]
         low, high = min(0, *values), max(0, *values)
         fits = next(d for d in ("uint8", "int16", "int32") if np.iinfo(d).min <= low and high <= np.iinfo(d).max)
         return np.asarray([*values, 0], fits)
 
-    def _named(self, values: tf.Tensor) -> tf.Tensor:
-        """The source value of each voxel's class."""
+    def _label(self, values: tf.Tensor) -> tf.Tensor:
+        """Returns the source value of each voxel's most probable class."""
         best = tf.argmax(values, -1, output_type=tf.int32)
         if self._plan.card.output.activation == "sigmoid":
             best = tf.where(tf.reduce_max(values, -1) < 0.5, values.shape[-1], best)
-        return tf.gather(tf.constant(self._table()), best)
+        return tf.gather(tf.constant(self._source_values()), best)
 
-    def _cleaned(self, labels: tf.Tensor, work: Work) -> tf.Tensor:
+    def _postprocess(self, labels: tf.Tensor, output: NetworkOutput) -> tf.Tensor:
         card = self._plan.card
-        return graph_postprocessing.postprocess(labels, card.postprocessing, card.output.labels, work.spacing_mm)
+        return graph_postprocessing.postprocess(labels, card.postprocessing, card.output.labels, output.spacing_mm)
 
 
 def check(card: Card) -> None:
-    """Refuses, by name, what a graph cannot hold.
+    """Raises where a graph cannot hold a card.
 
     Raises:
-        ValueError: a kind of output that is no volume, or a step that no graph carries out.
+        ValueError: the output is no volume, or no graph carries out a step; it is named.
     """
     if card.output.kind not in VOLUMES:
         raise ValueError(
@@ -253,12 +259,12 @@ def check(card: Card) -> None:
 
 
 def write(module: VolumeModel, folder: Path) -> None:
-    """Saves a module with its signatures into a folder."""
+    """Saves a module and its signatures into a folder."""
     tf.saved_model.save(module, str(folder), signatures=module.signatures())
 
 
-def _plan(card: Card, patch: Sequence[int], overlap: float, axes: tuple[int, ...]) -> Plan:
-    """Checks a card and the choices of an export."""
+def _make_plan(card: Card, patch: Sequence[int], overlap: float, axes: tuple[int, ...]) -> VolumePlan:
+    """Checks a card and the settings of a SavedModel."""
     check(card)
     size = tuple(int(n) for n in np.broadcast_to(patch, 3))
     if any(n < 1 or n % by for n, by in zip(size, card.input.divisor, strict=True)):
@@ -270,17 +276,50 @@ def _plan(card: Card, patch: Sequence[int], overlap: float, axes: tuple[int, ...
     grid, rest = split(card.preprocessing)
     if card.input.spacing_mm is not None and not any(step.name == "resample" for step in grid):
         grid = [Step("resample", {"spacing_mm": card.input.spacing_mm}), *grid]
-    return Plan(
+    return VolumePlan(
         card,
         size,
         overlap,
         axes,
         partners=partners(card.output.labels) if 0 in axes and card.output.labels else None,
         grid=tuple((step.name, step.parameters) for step in grid),
-        steps=tuple({"name": one.name, **one.parameters} for one in rest),
+        steps=tuple({"name": step.name, **step.parameters} for step in rest),
     )
 
 
-def _finite(volume: tf.Tensor) -> tf.Operation:
+def read_signatures(folder: Path) -> dict[str, Any]:
+    """Reads from a SavedModel what a server reads of it.
+
+    Args:
+        folder: the SavedModel.
+
+    Returns:
+        Signature -> inputs and outputs as name -> (dtype, shape), -1 where a size is open; its method; and the inputs
+        that have a default.
+
+    Example:
+        >>> read_signatures(Path("served/1"))["int16"]["inputs"]["volume"]  # doctest: +SKIP
+        ('int16', (-1, -1, -1, 1))
+    """
+    content = saved_model_pb2.SavedModel()
+    content.ParseFromString((folder / "saved_model.pb").read_bytes())
+    return {
+        key: {
+            "inputs": {name: _read_spec(info) for name, info in sorted(definition.inputs.items())},
+            "outputs": {name: _read_spec(info) for name, info in sorted(definition.outputs.items())},
+            "method": definition.method_name,
+            "defaults": sorted(definition.defaults),
+        }
+        for key, definition in content.meta_graphs[0].signature_def.items()
+        if not key.startswith("__")
+    }
+
+
+def _read_spec(info: Any) -> tuple[str, tuple[int, ...]]:
+    shape = () if info.tensor_shape.unknown_rank else tuple(axis.size for axis in info.tensor_shape.dim)
+    return types_pb2.DataType.Name(info.dtype).removeprefix("DT_").lower(), shape
+
+
+def _assert_finite(volume: tf.Tensor) -> tf.Operation:
     good = tf.reduce_all(tf.math.is_finite(volume)) & tf.reduce_any(volume != 0)
     return tf.debugging.Assert(good, ["The volume must be finite and not all zero. Shape:", tf.shape(volume)])
