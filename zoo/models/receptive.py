@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from zoo.models.layers import Fold, Unfold
+
 Field = tuple[float, float]  # edge in input voxels, input voxels from one voxel to the next
 
 
@@ -53,6 +55,10 @@ def _sources(node: Any) -> Iterator[str]:
 
 
 def _through(layer: keras.layers.Layer, axis: int, edge: float, distance: float) -> Field:
+    if isinstance(layer, Fold):
+        return edge + (layer.factor - 1) * distance, distance * layer.factor
+    if isinstance(layer, Unfold):
+        return edge, distance / layer.factor
     if isinstance(layer, keras.layers.Conv3DTranspose):
         distance /= layer.strides[axis]
         return edge + (layer.kernel_size[axis] - 1) * distance, distance
