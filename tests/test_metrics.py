@@ -45,6 +45,15 @@ def test_streams_to_the_dice_of_the_evaluation():
     assert math.isnan(float(metric.result()))
 
 
+def test_every_second_voxel():
+    labels, logits = data()
+    sparse, cut = metrics.MeanDice(3, every=2), metrics.MeanDice(3)
+    sparse.update_state(labels, logits)
+    cut.update_state(labels[:, ::2, ::2, ::2], logits[:, ::2, ::2, ::2])
+    assert float(sparse.result()) == float(cut.result())
+    assert metrics.MeanDice.from_config(sparse.get_config()).every == 2
+
+
 def test_one_hot_targets_and_a_single_logit():
     labels, logits = data()
     first, second = metrics.MeanDice(3), metrics.MeanDice(3)

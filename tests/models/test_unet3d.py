@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from zoo.models.parts.layers import Fold, Unfold
 from zoo.models.parts.receptive_field import receptive_field
 from zoo.models.unet3d import unet3d
 
@@ -101,3 +102,34 @@ def test_static_and_open_heads_are_float32_in_mixed_precision_only_at_the_end():
         keras.config.set_dtype_policy("float32")
     assert model.get_layer("decoder_0_conv_1").compute_dtype == "bfloat16"
     assert model.get_layer("logits").compute_dtype == "float32"
+
+
+@pytest.mark.parametrize(("factor", "sizes"), [(2, (4, 6, 8)), (3, (3, 6, 9))])
+def test_folding_puts_each_cube_into_one_voxel_and_unfolding_takes_it_out(factor, sizes):
+    volume = np.random.default_rng(0).normal(size=(2, *sizes, 3)).astype("float32")
+    folded = keras.ops.convert_to_numpy(Fold(factor)(volume))
+    x, y, z = (size // factor for size in sizes)
+    cubes = volume.reshape(2, x, factor, y, factor, z, factor, 3).transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    np.testing.assert_array_equal(folded, cubes.reshape(2, x, y, z, factor**3 * 3))
+    np.testing.assert_array_equal(Unfold(factor)(folded), volume)
+    assert Fold(factor).compute_output_shape((None, *sizes, 3)) == (None, x, y, z, factor**3 * 3)
+    assert Unfold(factor).compute_output_shape((2, None, y, z, factor**3)) == (2, None, y * factor, z * factor, 1)
+
+
+def test_a_folded_network_is_the_plain_one_between_its_ends():
+    model = unet3d((None, None, None, 2), 3, filters=(4, 6), fold=2, deep_supervision=True)
+    assert model.get_layer("encoder_0_conv_0").kernel.shape == (3, 3, 3, 16, 4)
+    assert model.get_layer("logits").kernel.shape == (1, 1, 1, 4, 24)
+    (logits,) = [model(np.zeros((1, 8, 12, 4, 2), "float32"))[0]]
+    assert logits.shape == (1, 8, 12, 4, 3) and logits.dtype == "float32"
+    assert receptive_field(unet3d(filters=((4,), (4,)), fold=2)) == (22, 22, 22)
+
+
+def test_folds_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"a multiple of 4, got \(6, 8, 8\)"):
+        unet3d((6, 8, 8, 1), filters=(4, 6), fold=2)
+    with pytest.raises(ValueError, match='"fold" is the edge of a cube of voxels, 1 for none, got 0. Pass 2.'):
+        unet3d(filters=(4, 6), fold=0)
+    for options in ({"padding": "valid"}, {"any_size": True}, {"context": 2}):
+        with pytest.raises(ValueError, match="Leave these out, or pass fold=1"):
+            unet3d((None, None, None, 2), filters=(4, 6), fold=2, **options)

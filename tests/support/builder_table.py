@@ -81,6 +81,11 @@ TABLE = {
         bad=(18, 24, 32),
         refusal=r"context 2 times as wide: every size must be a multiple of 4, got \(18, 24",
     ),
+    "unet3d_folded": Tiny(
+        "unet3d",
+        {"filters": (4, 6), "fold": 2, "norm": "instance"},
+        refusal=r"folds 2 voxels of each axis .* 2 levels: every size must be a multiple of 4, got \(17, 24",
+    ),
     "vnet": Tiny("vnet", {"filters": (4, 6)}, refusal="vnet with 2 levels halves each axis once"),
     "vnet_stroke": Tiny(
         "vnet",

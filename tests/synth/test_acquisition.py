@@ -153,3 +153,21 @@ def test_skull_strip_errs_at_the_border_only():
     np.testing.assert_array_equal(
         acquired(volume, quiet(), brain=ops.convert_to_tensor(brain)), acquired(volume, quiet())
     )
+
+
+def test_the_field_of_view_ends_where_it_was_cut():
+    cut = np.array([[0.25, 0, 0], [0, 0.5, 0]], np.float32)
+    inside = np.asarray(acquisition.field_of_view(ops.convert_to_tensor(cut), (8, 12, 5)))
+    expected = np.zeros((8, 12, 5), bool)
+    expected[2:, :6] = True
+    np.testing.assert_array_equal(inside, expected)
+
+
+def test_faces_are_cut_as_often_and_as_deep_as_said():
+    ranges = acquisition.Acquisition(cut=0.3, cut_part=0.2)
+    cuts = np.asarray(
+        ops.vectorized_map(lambda seed: acquisition.draw(seed, (8, 8, 8), ranges)["cut"], ops.arange(4000))
+    )
+    assert np.abs((cuts > 0).mean(0) - 0.3).max() < 0.04
+    assert stats.kstest(cuts[cuts > 0], stats.uniform(0, 0.2).cdf).pvalue > 1e-4
+    assert not np.asarray(acquisition.draw(0, (8, 8, 8))["cut"]).any()

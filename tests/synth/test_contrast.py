@@ -105,3 +105,19 @@ def test_unknown_contrast_names_the_nearest():
 def test_physics_needs_the_scheme():
     with pytest.raises(ValueError, match=r"knows 23 classes, got 2. Use 'random'"):
         contrast.draw(0, contrast.Contrast(kind="t1"), np.array([0, 1]))
+
+
+def test_a_mixture_draws_each_kind_as_often_as_said():
+    mixture = contrast.Contrast(kind="mixed", mixture=(("random", 0.5), ("t1", 0.3), ("t2", 0.2)), dark_background=0)
+    drawn = ops.vectorized_map(lambda seed: contrast.draw(seed, mixture)["means"], ops.arange(2000))
+    alone = {}
+    for kind in ("random", "t1", "t2"):
+        one = contrast.Contrast(kind=kind, dark_background=0)
+        alone[kind] = ops.vectorized_map(lambda seed, one=one: contrast.draw(seed, one)["means"], ops.arange(2000))
+    shares = {kind: float(np.mean(np.abs(np.asarray(drawn - means)).max(1) < 1e-3)) for kind, means in alone.items()}
+    assert abs(shares["random"] - 0.5) < 0.05 and abs(shares["t1"] - 0.3) < 0.05 and abs(shares["t2"] - 0.2) < 0.05
+
+
+def test_a_mixture_of_unknown_kinds_is_refused():
+    with pytest.raises(ValueError, match="no contrast 't4'"):
+        contrast.draw(0, contrast.Contrast(kind="mixed", mixture=(("random", 0.5), ("t4", 0.5))))

@@ -155,6 +155,18 @@ def test_identity_augmentation_changes_nothing():
     np.testing.assert_array_equal(target, source)
 
 
+def test_what_is_out_of_the_field_of_view_is_dark_background():
+    cut = Recipe(shape=SHAPE, acquisition=acquisition.Acquisition(cut=1.0, cut_part=0.4))
+    (image, moved), (_, whole) = (synthesise(ops.convert_to_tensor(anatomy()), 3, recipe) for recipe in (cut, RECIPE))
+    image, moved, whole = (np.asarray(one) for one in (image, moved, whole))
+    box = np.nonzero(image[..., 0])
+    inside = np.zeros(SHAPE, bool)
+    inside[tuple(slice(places.min(), places.max() + 1) for places in box)] = True
+    assert 0.05 < inside.mean() < 0.95
+    np.testing.assert_array_equal(moved[inside], whole[inside])
+    assert not moved[~inside].any()
+
+
 def test_a_batch_is_refused():
     with pytest.raises(ValueError, match=r"3D \(x, y, z\), got shape \(1, 8, 8, 8\). Map over the batch"):
         synthesise(ops.zeros((1, 8, 8, 8), "int32"), 0, RECIPE)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from zoo.models.unet3d import unet3d
 from zoo.training import optimizers
 
 
@@ -51,6 +52,14 @@ def test_final_bias_starts_at_the_prior():
     optimizers.set_final_bias(model, [0.9, 0.09, 0.01])
     logits = keras.ops.convert_to_numpy(model(np.ones((1, 4), "float32")))
     np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(), [[0.9, 0.09, 0.01]], rtol=1e-5)
+
+
+def test_final_bias_of_a_folded_head_is_the_prior_at_every_voxel():
+    model = unet3d((None, None, None, 1), 3, filters=(2, 2), fold=2)
+    optimizers.set_final_bias(model, [0.9, 0.09, 0.01])
+    logits = keras.ops.convert_to_numpy(model(np.zeros((1, 4, 4, 4, 1), "float32")))
+    shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(shares, np.broadcast_to([0.9, 0.09, 0.01], shares.shape), rtol=1e-4)
 
 
 def test_final_bias_of_one_logit():

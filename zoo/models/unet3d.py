@@ -10,9 +10,9 @@ from zoo.models.parts.sizes import (
     Triple,
     any_sizes,
     context_sizes,
+    folded_sizes,
     level_of_context,
     level_strides,
-    same_sizes,
     valid_sizes,
 )
 
@@ -38,6 +38,7 @@ def unet3d(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by 
     padding: str = "same",
     any_size: bool = False,
     context: int | None = None,
+    fold: int = 1,
     name: str = "unet3d",
 ) -> keras.Model:
     """Builds the 3D U-Net: convolutions and pooling down, up-convolutions and skips up.
@@ -70,6 +71,9 @@ def unet3d(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by 
         any_size: take every size, by cropping what an up-convolution overshoots.
         context: how many times as wide as the volume its surroundings are, which are then the second half of the
             channels, averaged down to as many voxels (`zoo.volumes.context`); None for none. See below.
+        fold: edge of the cubes of voxels that are folded into channels before the first level, and their logits
+            unfolded after the last: with 2 every level has an eighth of the voxels, for wide filters at a fraction of
+            the time. 1 for none.
         name: of the model.
 
     With `context` a second U-Net of the same widths sees the surroundings, and the middle of its features joins the
@@ -93,8 +97,10 @@ def unet3d(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by 
     steps = level_strides(strides, len(down) - 1)
     up = _decoder_widths(decoder_filters, down)
     joined = level_of_context(context, steps) if context else None
-    sizes = _sizes(name, steps, down, up, style)
+    sizes = _sizes(name, steps, down, up, style, fold)
+    _check_fold(fold, context, style)
     inputs, x, condition = blocks.entrance(input_shape, conditioning, _with_context(name, context, sizes, style))
+    x = blocks.fold(x, fold)
     x, wide = blocks.halves(x) if context else (x, None)
     skips = []
     for level, widths in enumerate(down):
@@ -116,7 +122,7 @@ def unet3d(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by 
         x = blocks.join(x, skips[level], part, style)
         x = blocks.condition_on(blocks.stage(x, up[level], part, style), condition, part)
         outputs.insert(0, x)
-    return keras.Model(inputs, blocks.heads(outputs, num_classes, deep_supervision), name=name)
+    return keras.Model(inputs, blocks.heads(outputs, num_classes, deep_supervision, fold), name=name)
 
 
 def _surroundings(
@@ -145,6 +151,15 @@ def _with_context(name: str, context: int | None, sizes: Sizes, style: blocks.St
     return context_sizes(name, context, sizes) if context else sizes
 
 
+def _check_fold(fold: int, context: int | None, style: blocks.Style) -> None:
+    if fold != 1 and (context or style.padding != "same" or style.any_size):
+        raise ValueError(
+            'Folded voxels unfold to the size that came in with padding="same" alone, got '
+            f"fold={fold} with padding={style.padding!r}, any_size={style.any_size} and context={context}. "
+            "Leave these out, or pass fold=1."
+        )
+
+
 def _widths(filters: Sequence[int | Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     return tuple((entry, entry) if isinstance(entry, int) else tuple(entry) for entry in filters)
 
@@ -168,10 +183,11 @@ def _sizes(
     down: tuple[tuple[int, ...], ...],
     up: tuple[tuple[int, ...], ...],
     style: blocks.Style,
+    fold: int,
 ) -> Sizes:
     if style.any_size:
         return any_sizes()
     if style.padding == "same":
-        return same_sizes(name, steps)
+        return folded_sizes(name, fold, steps)
     taken = [2 * len(widths) for widths in down], [2 * len(widths) for widths in up]
     return valid_sizes(name, steps, *taken)

@@ -31,6 +31,8 @@ class Acquisition:
         gamma_sd: SD of the logarithm of gamma.
         skull_strip: probability that all but the brain is removed.
         strip_error: largest error of its border, as the mask's smoothed value off 1/2.
+        cut: probability, for each face of the volume, that the field of view ends before it.
+        cut_part: largest part of an axis that is cut off at a face.
         spacing_mm: voxel size of the sample.
 
     Source: Billot et al., SynthSeg, Medical Image Analysis 2023, doi:10.1016/j.media.2023.102789.
@@ -49,6 +51,8 @@ class Acquisition:
     gamma_sd: float = 0.5
     skull_strip: float = 0.0
     strip_error: float = 0.35
+    cut: float = 0.0
+    cut_part: float = 0.3
     spacing_mm: float = 1.0
 
 
@@ -68,7 +72,7 @@ def draw(seed: Tensor, shape: Shape, acquisition: Acquisition = Acquisition()) -
     Returns:
         `bias_sd` (), `bias` (grid), `resolution_mm` (3,), `blur` (3,) SD in voxels, `noise` (), `ghost` (3,)
         strength along each axis, `ghost_shift` () voxels, `log_gamma` (), `strip` () 0 or 1, `strip_field` (grid),
-        `seed` () of the noise.
+        `cut` (2, 3) part of each axis that is cut off at its start and at its end, `seed` () of the noise.
     """
     grid = fields.coarse_shape(shape, acquisition.bias_scale)
     sd = acquisition.bias_sd * seeds.uniform(seed, (), 41)
@@ -88,6 +92,7 @@ def draw(seed: Tensor, shape: Shape, acquisition: Acquisition = Acquisition()) -
         "log_gamma": acquisition.gamma_sd * seeds.normal(seed, (), 52),
         "strip": ops.cast(seeds.uniform(seed, (), 53) < acquisition.skull_strip, "float32"),
         "strip_field": acquisition.strip_error * seeds.uniform(seed, (6, 6, 6), 54, low=-1.0),
+        "cut": _cuts(seed, acquisition),
         "seed": seeds.fold(seed, 55),
     }
 
@@ -101,6 +106,29 @@ def _resolution(seed: Tensor, acquisition: Acquisition) -> Tensor:
     slices = seeds.uniform(seed, (), 44, low=best, high=worst)
     one_axis = ops.where(ops.arange(3) == axis, slices, best)
     return ops.where(seeds.uniform(seed, (), 56) < acquisition.anisotropic, one_axis, same)
+
+
+def _cuts(seed: Tensor, acquisition: Acquisition) -> Tensor:
+    parts = acquisition.cut_part * seeds.uniform(seed, (2, 3), 57)
+    return parts * ops.cast(seeds.uniform(seed, (2, 3), 58) < acquisition.cut, "float32")
+
+
+def field_of_view(cut: Tensor, shape: Shape) -> Tensor:
+    """What of a volume was scanned.
+
+    Args:
+        cut: (2, 3), part of each axis that is cut off at its start and at its end.
+        shape: voxels (x, y, z).
+
+    Returns:
+        `shape` bool.
+    """
+    inside: Tensor = True
+    for axis, size in enumerate(shape):
+        place = (ops.arange(size, dtype="float32") + 0.5) / size
+        kept = (place > cut[0, axis]) & (place < 1 - cut[1, axis])
+        inside = ops.reshape(kept, [-1 if axis == k else 1 for k in range(3)]) & inside
+    return inside
 
 
 def apply(

@@ -20,7 +20,10 @@ class Contrast:
     """Ranges of the contrast; the defaults are those of the released SynthSeg.
 
     Attributes:
-        kind: "random", or "t1", "t2", "flair", "pd" for means from a signal equation.
+        kind: "random", or "t1", "t2", "flair", "pd" for means from a signal equation; "mixed" draws one of these.
+        mixture: of "mixed", each kind with its probability.
+        physical_sds: least and largest SD of a class with means from a signal equation, in a mixture: what is measured
+            is smoother than what is drawn at random.
         means: least and largest mean of a class.
         sds: least and largest SD of a class.
         dark_background: probability that the background is dark (mean up to 15, SD up to 5).
@@ -38,6 +41,8 @@ class Contrast:
     texture: float = 0.5
     partial_volume: float = 0.25
     spread: float = 0.08
+    mixture: tuple[tuple[str, float], ...] = (("random", 0.5), ("t1", 0.3), ("t2", 0.07), ("flair", 0.07), ("pd", 0.06))
+    physical_sds: tuple[float, float] = (2.0, 15.0)
 
 
 # T1 ms, T2 ms, proton density relative to water, at 3 T. White and grey matter, deep nuclei: Wansapura et al. 1999
@@ -68,6 +73,23 @@ _TISSUES = {
     "scalp": (380, 68, 0.90),
     "soft_tissue": (1350, 38, 0.78),
     "eye": (3500, 700, 0.98),
+    "third_ventricle": (4000, 1500, 1.0),
+    "fourth_ventricle": (4000, 1500, 1.0),
+    "inferior_ventricle": (4000, 1500, 1.0),
+    "choroid": (2200, 180, 0.90),
+    "inferior_choroid": (2200, 180, 0.90),
+    "optic_chiasm": (1100, 80, 0.75),
+    "vessel": (3000, 600, 0.95),
+    "lesion": (1350, 130, 0.82),
+    "vein": (1800, 40, 0.80),
+    "spinal_cord": (980, 76, 0.72),
+    "cortical_bone": (250, 2, 0.10),
+    "marrow": (450, 60, 0.55),
+    "mucosa": (1500, 80, 0.85),
+    "eye_muscle": (1400, 40, 0.78),
+    "optic_nerve": (1100, 78, 0.72),
+    "air": (1000, 1, 0.0),
+    "skin": (700, 40, 0.75),
 }
 _CLASS_NAMES = [label.name.removeprefix("left_") for label in labels.LABELS if label.partner >= label.index]
 TISSUES = np.array([_TISSUES[name] for name in _CLASS_NAMES], np.float32)
@@ -79,6 +101,7 @@ PROTOCOLS = {
     "pd": ((2500, 5000), (8, 25), (0, 0)),
 }
 KINDS = ("random", *PROTOCOLS)
+MIXED = "mixed"
 
 
 def draw(seed: Tensor, contrast: Contrast = Contrast(), classes: np.ndarray = labels.CLASSES) -> Params:
@@ -95,15 +118,8 @@ def draw(seed: Tensor, contrast: Contrast = Contrast(), classes: np.ndarray = la
     Raises:
         ValueError: there is no contrast of that kind, or it knows no relaxation times for these classes.
     """
-    if contrast.kind not in KINDS:
-        raise unknown_choice("contrast", contrast.kind, KINDS)
-    num = int(classes.max()) + 1
-    means = seeds.uniform(seed, (num,), 21, low=contrast.means[0], high=contrast.means[1])
-    if contrast.kind != "random":
-        if num != len(TISSUES):
-            raise ValueError(f"Contrast {contrast.kind!r} knows {len(TISSUES)} classes, got {num}. Use 'random'.")
-        means = _physical(seed, contrast)
-    sds = seeds.uniform(seed, (num,), 22, low=contrast.sds[0], high=contrast.sds[1])
+    means, sds = _means_and_sds(seed, contrast, int(classes.max()) + 1)
+    num = len(means)
     dark = (seeds.uniform(seed, (), 23) < contrast.dark_background) & (ops.arange(num) == 0)
     return {
         "means": ops.where(dark, 15.0 * seeds.uniform(seed, (), 24), means),
@@ -114,11 +130,32 @@ def draw(seed: Tensor, contrast: Contrast = Contrast(), classes: np.ndarray = la
     }
 
 
-def _physical(seed: Tensor, contrast: Contrast) -> Tensor:
-    ranges = np.array(PROTOCOLS[contrast.kind], np.float32)
+def _means_and_sds(seed: Tensor, contrast: Contrast, num: int) -> tuple[Tensor, Tensor]:
+    """(classes,) each: of the one kind, or of all kinds of a mixture and the drawn one taken."""
+    mixed = contrast.kind == MIXED
+    kinds = [kind for kind, _ in contrast.mixture] if mixed else [contrast.kind]
+    for kind in kinds:
+        if kind not in KINDS:
+            raise unknown_choice("contrast", kind, (*KINDS, MIXED))
+        if kind != "random" and num != len(TISSUES):
+            raise ValueError(f"Contrast {kind!r} knows {len(TISSUES)} classes, got {num}. Use 'random'.")
+    uniform = seeds.uniform(seed, (num,), 22)
+    spreads = [contrast.physical_sds if mixed and kind != "random" else contrast.sds for kind in kinds]
+    sds = [low + (high - low) * uniform for low, high in spreads]
+    random = seeds.uniform(seed, (num,), 21, low=contrast.means[0], high=contrast.means[1])
+    means = [random if kind == "random" else _physical(seed, contrast, kind) for kind in kinds]
+    if not mixed:
+        return means[0], sds[0]
+    limits = np.cumsum([share for _, share in contrast.mixture]) / sum(share for _, share in contrast.mixture)
+    chosen = ops.sum(ops.cast(seeds.uniform(seed, (), 31) >= limits[:-1].astype(np.float32), "int32"))
+    return ops.take(ops.stack(means), chosen, axis=0), ops.take(ops.stack(sds), chosen, axis=0)
+
+
+def _physical(seed: Tensor, contrast: Contrast, kind: str) -> Tensor:
+    ranges = np.array(PROTOCOLS[kind], np.float32)
     tr, te, ti = ops.unstack(seeds.uniform(seed, (3,), 29, low=ranges[:, 0], high=ranges[:, 1]), 3)
     t1, t2, density = ops.unstack(TISSUES * ops.exp(contrast.spread * seeds.normal(seed, TISSUES.shape, 30)), 3, axis=1)
-    signal = signal_of(contrast.kind, t1, t2, density, (tr, te, ti))
+    signal = signal_of(kind, t1, t2, density, (tr, te, ti))
     return contrast.means[1] * signal / ops.maximum(ops.max(signal), 1e-6)
 
 

@@ -56,7 +56,9 @@ def synthesise(labels: Tensor, seed: Tensor, recipe: Recipe = DEFAULT) -> tuple[
     if len(labels.shape) != 3:
         raise ValueError(f"A label map is 3D (x, y, z), got shape {tuple(labels.shape)}. Map over the batch.")
     moved, _ = _moved(labels, seed, recipe)
-    return _acquired(contrasts.apply(moved, _contrast(seed, recipe)), moved, seed, recipe), moved[..., None]
+    image = _acquired(contrasts.apply(moved, _contrast(seed, recipe)), moved, seed, recipe)
+    inside = _field_of_view(seed, recipe)
+    return (image, moved[..., None]) if inside is None else (ops.where(inside, image, 0.0), _kept(moved, inside))
 
 
 def synthesise_lesions(
@@ -107,6 +109,19 @@ def _acquired(image: Tensor, moved: Tensor, seed: Tensor, recipe: Recipe) -> Ten
     brain = ops.take(ops.convert_to_tensor(_BRAIN), moved, axis=0) if recipe.acquisition.skull_strip > 0 else None
     params = acquisitions.draw(seeds.fold(seed, 103), recipe.shape, recipe.acquisition)
     return acquisitions.apply(image, params, brain=brain, spacing_mm=recipe.acquisition.spacing_mm)[..., None]
+
+
+def _field_of_view(seed: Tensor, recipe: Recipe) -> Tensor | None:
+    """(x, y, z, 1) bool, or None where nothing is ever cut off."""
+    if not recipe.acquisition.cut:
+        return None
+    params = acquisitions.draw(seeds.fold(seed, 103), recipe.shape, recipe.acquisition)
+    return acquisitions.field_of_view(params["cut"], recipe.shape)[..., None]
+
+
+def _kept(moved: Tensor, inside: Tensor) -> Tensor:
+    """(x, y, z, 1) int32: what was not scanned is background."""
+    return ops.where(inside, moved[..., None], scheme.INDEX["background"])
 
 
 def augment(

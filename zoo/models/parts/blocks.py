@@ -8,7 +8,7 @@ import keras
 from keras import KerasTensor, layers
 
 from zoo.errors import unknown_choice
-from zoo.models.parts.layers import CropLike, FiLM, Half, SizeCheck
+from zoo.models.parts.layers import CropLike, FiLM, Fold, Half, SizeCheck, Unfold
 from zoo.models.parts.sizes import Sizes, Triple
 
 NORMS = ("batch", "group", "instance", "none")
@@ -270,20 +270,30 @@ def condition_on(x: KerasTensor, condition: KerasTensor | None, name: str) -> Ke
     return x if condition is None else FiLM(name=f"{name}_film")([x, condition])
 
 
-def head(x: KerasTensor, num_classes: int, level: int) -> KerasTensor:
-    """Logits in float32, whatever the precision of the network: "logits", or "logits_1" a level down."""
+def fold(x: KerasTensor, factor: int) -> KerasTensor:
+    """Folds cubes of `factor` voxels an edge into channels; 1 leaves the volume as it is."""
+    return x if factor == 1 else Fold(factor, name="fold")(x)
+
+
+def head(x: KerasTensor, num_classes: int, level: int, fold: int = 1) -> KerasTensor:
+    """Logits in float32, whatever the precision of the network: "logits", or "logits_1" a level down.
+
+    With `fold` the convolution gives those of a cube of voxels, which are then spread out.
+    """
     name = f"logits_{level}" if level else "logits"
-    return layers.Conv3D(num_classes, 1, dtype="float32", name=name)(x)
+    x = layers.Conv3D(num_classes * fold**3, 1, dtype="float32", name=name)(x)
+    return x if fold == 1 else Unfold(fold, dtype="float32", name=f"{name}_unfold")(x)
 
 
-def heads(levels: Sequence[KerasTensor], num_classes: int, deep_supervision: bool):
+def heads(levels: Sequence[KerasTensor], num_classes: int, deep_supervision: bool, fold: int = 1):
     """Logits of the full resolution, or with deep supervision a list from every level, it first.
 
     Args:
         levels: the decoder's volumes, full resolution first.
         num_classes: channels of the logits.
         deep_supervision: whether the lower levels have logits too, each at its own resolution.
+        fold: edge of the cubes of voxels that were folded into channels; 1 for none.
     """
     if not deep_supervision:
-        return head(levels[0], num_classes, 0)
-    return [head(x, num_classes, level) for level, x in enumerate(levels)]
+        return head(levels[0], num_classes, 0, fold)
+    return [head(x, num_classes, level, fold) for level, x in enumerate(levels)]

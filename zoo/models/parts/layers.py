@@ -107,6 +107,72 @@ class Half(keras.layers.Layer):
 
 
 @register
+class Fold(keras.layers.Layer):
+    """Folds cubes of voxels into channels (space to depth), exactly: `Unfold` gives the volume back.
+
+    One axis at a time, so that no tensor has more than five axes and every export carries it. A voxel's place in its
+    cube counts first along x, then y, then z, then come the channels.
+
+    Args:
+        factor: edge of a cube in voxels.
+    """
+
+    def __init__(self, factor: int = 2, **layer: Any) -> None:
+        super().__init__(**layer)
+        self.factor = factor
+
+    def call(self, volume):
+        """(batch, x, y, z, channels) to (batch, x / factor, y / factor, z / factor, factor^3 channels)."""
+        by = self.factor
+        channels = volume.shape[-1]
+        batch, x, y, z = ops.shape(volume)[:-1]
+        lines = ops.reshape(volume, (batch * x, y // by, by, z // by, by * channels))
+        planes = ops.reshape(ops.transpose(lines, (0, 1, 3, 2, 4)), (batch, x // by, by, -1, by * by * channels))
+        return ops.reshape(ops.transpose(planes, (0, 1, 3, 2, 4)), (batch, x // by, y // by, z // by, by**3 * channels))
+
+    def compute_output_shape(self, input_shape):
+        """Fewer voxels, more channels."""
+        batch, *sizes, channels = input_shape
+        return (batch, *(size and size // self.factor for size in sizes), channels * self.factor**3)
+
+    def get_config(self):
+        """The edge of a cube."""
+        return {**super().get_config(), "factor": self.factor}
+
+
+@register
+class Unfold(keras.layers.Layer):
+    """Spreads channels over cubes of voxels (depth to space), the inverse of `Fold`.
+
+    Args:
+        factor: edge of a cube in voxels.
+    """
+
+    def __init__(self, factor: int = 2, **layer: Any) -> None:
+        super().__init__(**layer)
+        self.factor = factor
+
+    def call(self, volume):
+        """(batch, x, y, z, factor^3 channels) to (batch, factor x, factor y, factor z, channels)."""
+        by = self.factor
+        channels = volume.shape[-1] // by**3
+        batch, x, y, z = ops.shape(volume)[:-1]
+        planes = ops.reshape(volume, (batch, x, y * z, by, by * by * channels))
+        lines = ops.reshape(ops.transpose(planes, (0, 1, 3, 2, 4)), (batch * x * by, y, z, by, by * channels))
+        lines = ops.transpose(lines, (0, 1, 3, 2, 4))
+        return ops.reshape(lines, (batch, x * by, y * by, z * by, channels))
+
+    def compute_output_shape(self, input_shape):
+        """More voxels, fewer channels."""
+        batch, *sizes, channels = input_shape
+        return (batch, *(size and size * self.factor for size in sizes), channels // self.factor**3)
+
+    def get_config(self):
+        """The edge of a cube."""
+        return {**super().get_config(), "factor": self.factor}
+
+
+@register
 class FiLM(keras.layers.Layer):
     """Scales and shifts every channel by a linear function of tabular values; the identity at start.
 

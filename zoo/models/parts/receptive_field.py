@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from zoo.models.parts.layers import Fold, Unfold
 from zoo.models.parts.wiring import source_layers
 
 Field = tuple[float, float]  # edge in input voxels, input voxels from one voxel to the next
@@ -42,6 +43,10 @@ def _entries(model: keras.Model) -> list[dict[str, Any]]:
 
 
 def _through(layer: keras.layers.Layer, axis: int, edge: float, distance: float) -> Field:
+    if isinstance(layer, Fold):
+        return edge + (layer.factor - 1) * distance, distance * layer.factor
+    if isinstance(layer, Unfold):
+        return edge, distance / layer.factor
     if isinstance(layer, keras.layers.Conv3DTranspose):
         distance /= layer.strides[axis]
         return edge + (layer.kernel_size[axis] - 1) * distance, distance

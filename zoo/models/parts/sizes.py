@@ -105,6 +105,26 @@ def same_sizes(name: str, strides: Sequence[Triple], levels: int | None = None) 
     return Sizes(steps, steps, rule + _voxels(steps))
 
 
+def folded_sizes(name: str, fold: int, strides: Sequence[Triple]) -> Sizes:
+    """Sizes of a network that folds cubes of voxels into channels before its first level.
+
+    Args:
+        name: the network, for the refusal.
+        fold: edge of a cube in voxels; 1 for none.
+        strides: one (x, y, z) for each step down.
+
+    Raises:
+        ValueError: `fold` is no edge of a cube.
+    """
+    if not isinstance(fold, int) or fold < 1:
+        raise ValueError(f'"fold" is the edge of a cube of voxels, 1 for none, got {fold!r}. Pass 2.')
+    if fold == 1:
+        return same_sizes(name, strides)
+    steps = divisor([(fold,) * 3, *strides])
+    rule = f"{name} folds {fold} voxels of each axis into channels before its {len(strides) + 1} levels"
+    return Sizes(steps, steps, f"{rule}: every size must be a multiple of {_voxels(steps)}")
+
+
 def level_of_context(context: int, strides: Sequence[Triple]) -> int:
     """The level whose voxels are as large as those of surroundings `context` times as wide.
 

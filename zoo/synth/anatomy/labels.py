@@ -47,6 +47,28 @@ _STRUCTURES: tuple[tuple[str, int] | tuple[str, int, int], ...] = (
     ("scalp", 120),
     ("soft_tissue", 127),
     ("eye", 134),
+    ("third_ventricle", 14),
+    ("fourth_ventricle", 15),
+    ("inferior_ventricle", 5, 44),
+    ("choroid", 31, 63),
+    ("inferior_choroid", 137, 164),
+    ("optic_chiasm", 85),
+    ("vessel", 30, 62),
+    ("lesion", 25, 57),
+    # Of the head, by the codes of SynthSeg's label maps.
+    ("vein", 514),
+    ("spinal_cord", 512),
+    ("cortical_bone", 515),
+    ("marrow", 516),
+    ("mucosa", 509),
+    ("eye_muscle", 508),
+    ("optic_nerve", 530),
+    ("air", 502),
+    ("skin", 511),
+)
+_HEAD = (
+    *("skull", "scalp", "soft_tissue", "eye", "vein", "spinal_cord", "cortical_bone", "marrow", "mucosa"),
+    *("eye_muscle", "optic_nerve", "air", "skin"),
 )
 
 
@@ -68,7 +90,7 @@ INDEX = {label.name: label.index for label in LABELS}
 # Label after a left-right mirror; class shared by both sides of a structure (they look alike in every contrast).
 PARTNERS = np.array([label.partner for label in LABELS], np.int32)
 CLASSES = np.unique(np.minimum(PARTNERS, np.arange(NUM_LABELS)), return_inverse=True)[1].astype(np.int32)
-HEAD = tuple(INDEX[name] for name in ("skull", "scalp", "soft_tissue", "eye"))
+HEAD = tuple(INDEX[name] for name in _HEAD)
 BRAIN = tuple(label.index for label in LABELS if label.index not in (*HEAD, INDEX["background"], INDEX["csf"]))
 
 

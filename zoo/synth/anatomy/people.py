@@ -1,0 +1,194 @@
+"""Real people as label maps in folders that a user has cloned: SynthSeg's whole heads and SynthSR's brains."""
+
+import dataclasses
+import os
+import pathlib
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from zoo.synth.anatomy import completion
+from zoo.synth.anatomy.labels import INDEX, LABELS, NUM_LABELS, PARTNERS, sides
+from zoo.volumes.image import to_ras
+
+SETTING = "ZOO_ANATOMIES"
+REPOSITORIES = {
+    "synthseg": "https://github.com/BBillot/SynthSeg (data/training_label_maps)",
+    "synthsr": "https://github.com/BBillot/SynthSR (data/labels)",
+}
+MARGIN = 8  # voxels of background around a head
+LEAST_WIDTH = 20  # voxels of both halves of a brain together; less is the tip of one of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Person:
+    """One label map: its file, the folder of the setting's parent that may hold it, and whether it may train."""
+
+    file: str
+    folder: str
+    split: str
+
+
+def _table() -> dict[str, Person]:
+    heads = {
+        f"synthseg_{number:02d}": Person(f"training_seg_{number:02d}.nii.gz", "synthseg", split)
+        for split, numbers in {"train": range(1, 14), "test": range(14, 21)}.items()
+        for number in numbers
+    }
+    brains = {
+        f"synthsr_{number}": Person(f"brain{number}_labels.nii.gz", "synthsr", "train" if number < 5 else "test")
+        for number in range(1, 6)
+    }
+    return heads | brains
+
+
+PEOPLE = _table()  # the one place that says who trains and who tests
+
+
+def folders() -> list[pathlib.Path]:
+    """The folders that `ZOO_ANATOMIES` names, and the subfolders of each that bear a repository's short name."""
+    given = [pathlib.Path(part) for part in os.environ.get(SETTING, "").split(os.pathsep) if part]
+    return [place for path in given for place in (path, *(path / name for name in REPOSITORIES))]
+
+
+def locate(name: str) -> pathlib.Path:
+    """The label map of a person.
+
+    Raises:
+        FileNotFoundError: no folder of the setting has it, with what to clone and to set.
+    """
+    person = PEOPLE[name]
+    for folder in folders():
+        if (folder / person.file).is_file():
+            return folder / person.file
+    named = os.environ.get(SETTING)
+    looked = f"{SETTING}={named!r} has no file of that name" if named else f"{SETTING} is not set"
+    raise FileNotFoundError(
+        f"Anatomy {name!r} is the label map {person.file}, and {looked}. Clone {REPOSITORIES[person.folder]} and set "
+        f"{SETTING} to the folder with the label maps; several folders are joined by {os.pathsep!r}."
+    )
+
+
+def names(split: str = "train") -> list[str]:
+    """Names of the people of a split whose label maps the setting's folders hold."""
+    there = {file.name for folder in folders() if folder.is_dir() for file in folder.iterdir()}
+    return [name for name, person in PEOPLE.items() if person.split == split and person.file in there]
+
+
+def required(split: str = "train") -> list[str]:
+    """As `names`, but never empty.
+
+    Raises:
+        FileNotFoundError: there is nobody of that split.
+    """
+    found = names(split)
+    if not found:
+        locate(next(name for name, person in PEOPLE.items() if person.split == split))
+    return found
+
+
+# SynthSeg's codes that are not FreeSurfer's, and FreeSurfer's that another structure of the scheme stands for.
+# 29 is "undetermined", a few voxels in white matter; 72 the fifth ventricle, between the two lateral ones.
+_ALSO = {136: "left_choroid", 163: "right_choroid", 29: "left_white", 61: "right_white", 72: "third_ventricle"}
+_ALSO |= {506: "eye", 507: "soft_tissue"}
+_KNOWN = (0, 2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 24, 25, 26, 28, 30, 31, 41, 42, 43, 44, 46, 47, 49)
+_KNOWN += (50, 51, 52, 53, 54, 57, 58, 60, 62, 63, 85, 137, 164, 502, 508, 509, 511, 512, 514, 515, 516, 530)
+
+
+def _codes_table() -> np.ndarray:
+    """(codes,) int16: index in the scheme, -1 where these maps have no such code."""
+    table = np.full(1000, -1, np.int16)
+    index = {label.code: label.index for label in LABELS}
+    for code in _KNOWN:
+        table[code] = index[code]
+    for code, name in _ALSO.items():
+        table[code] = INDEX[name]
+    return table
+
+
+def from_synthseg(codes: np.ndarray, name: str = "label map") -> np.ndarray:
+    """Labels of the scheme from the codes of SynthSeg's and SynthSR's maps.
+
+    Args:
+        codes: (x, y, z) integers.
+        name: of the map, for the refusal.
+
+    Returns:
+        (x, y, z) int16.
+
+    Raises:
+        ValueError: codes that the scheme has no structure for, each with its volume in voxels.
+    """
+    table = _codes_table()
+    found, counts = np.unique(codes, return_counts=True)
+    strange = [
+        f"{code} ({count} voxels)"
+        for code, count in zip(found.tolist(), counts.tolist(), strict=True)
+        if not 0 <= code < len(table) or table[code] < 0
+    ]
+    if strange:
+        raise ValueError(
+            f"{name} has codes that are neither FreeSurfer's aseg nor SynthSeg's: {', '.join(strange)}. "
+            "Give a label map with those codes alone, or set the others to 0."
+        )
+    return table[codes]
+
+
+def split_merged(labels: np.ndarray) -> np.ndarray:
+    """Gives the right half of a map whose sides are merged (as left) the labels of the right side.
+
+    Args:
+        labels: (x, y, z) of the scheme, RAS, so that right is where the first axis ends.
+
+    Returns:
+        (x, y, z) int16; a map that has right labels already comes back unchanged.
+    """
+    right = np.arange(NUM_LABELS) > PARTNERS
+    if right[labels].any():
+        return labels
+    return np.where(midline(labels), PARTNERS[labels], labels).astype(np.int16)
+
+
+def midline(labels: np.ndarray) -> np.ndarray:
+    """(x, y, z) bool, True right of the plane that lies half-way between the outer borders of both sides.
+
+    A least-squares fit of the half-way x over y and z, so that a slightly turned brain is split along its own fissure.
+    """
+    sided = PARTNERS[labels] != labels
+    size, y_size, z_size = labels.shape
+    across = np.arange(size, dtype=np.float32)[:, None, None]
+    first, last = np.where(sided, across, size).min(0), np.where(sided, across, -1).max(0)
+    y, z = np.nonzero(last - first > LEAST_WIDTH)
+    middle = (first + last)[y, z] / 2
+    plane = np.c_[np.ones(len(y)), y, z]
+    weights = np.linalg.lstsq(plane, middle, rcond=None)[0]
+    grid = np.indices((y_size, z_size))
+    return across > (weights[0] + weights[1] * grid[0] + weights[2] * grid[1])[None]
+
+
+def read(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The label map of a person in the scheme: int16, RAS, 1 mm, cut to what it holds, and its affine.
+
+    Raises:
+        FileNotFoundError: see `locate`.
+        ValueError: unknown codes, or voxels that are not 1 mm.
+    """
+    path = locate(name)
+    image = nib.nifti1.load(path)
+    sizes = nib.affines.voxel_sizes(image.affine)
+    if np.abs(sizes - 1).max() > 0.05:
+        raise ValueError(f"{path} has voxels of {sizes.round(2).tolist()} mm, not 1 mm. Resample it, nearest label.")
+    codes, affine = to_ras(np.rint(np.asanyarray(image.dataobj)).astype(np.int32), image.affine)
+    labels = split_merged(from_synthseg(codes, path.name))
+    with_head = bool(np.isin(labels, sides("soft_tissue")).any())
+    labels, affine = framed(labels, affine, MARGIN if with_head else 24)
+    return (labels, affine) if with_head else (completion.add_csf(labels), affine)
+
+
+def framed(labels: np.ndarray, affine: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts to what is labelled and adds the same margin of background on every side."""
+    low_high = ndimage.find_objects((labels > 0).astype(np.uint8))[0]
+    affine = affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ (np.array([axis.start for axis in low_high]) - margin)
+    return np.pad(labels[low_high], margin), affine
