@@ -100,7 +100,7 @@ def row(cases: generator.TestSet, chosen: np.ndarray, found: list[np.ndarray], m
     which = np.flatnonzero(chosen)
     maps = None if maps is None or not maps[which].any(1).all() else maps[which]
     places = None if maps is None else grid.grid()[0].astype(float)
-    got = source_localisation.summary(
+    got = source_localisation.summarise(
         [found[k] for k in which], [cases.sources_mm[k] for k in which], maps=maps, places_mm=places
     )
     tp, fp, fn = got.counts["one_to_one", 20.0]
@@ -130,7 +130,7 @@ def measure(name: str, size: int) -> list[dict[str, Any]]:
     begin, draw = time.perf_counter(), np.random.default_rng(SEED)
     add(
         "random dots",
-        [source_localisation.random_dots(int(k), grid.grid()[0], draw) for k in cases.num_sources],
+        [source_localisation.draw_dots(int(k), grid.grid()[0], draw) for k in cases.num_sources],
         None,
         cases,
         begin,

@@ -16,7 +16,7 @@ from zoo.eeg.kernels import CHANNELS
 from zoo.files import write_whole
 from zoo.tasks import eeg_sources
 from zoo.training.experiments.hyperparameter_search import IMPORTANCE, TABLE, search
-from zoo.training.fit import Options
+from zoo.training.fit import TrainOptions
 
 HERE = pathlib.Path(__file__).parent
 RESULT = HERE / "results" / "eeg_search.md"
@@ -37,7 +37,7 @@ def searched(task: object, work: pathlib.Path) -> list[dict[str, str]]:
     linear = {"channels": CHANNELS, "sample_arguments": {"sbl_steps": ()}, "preprocessing": ()}
     chosen = task.replace(monitor="hit", batch_size=BATCH, validation_batches=8, **linear)
     out = work / f"search_{task.network.builder}"
-    search(chosen, "synthetic", out, space=eeg_sources.SEARCH, trials=TRIALS, options=Options(steps=STEPS))
+    search(chosen, "synthetic", out, space=eeg_sources.SEARCH, trials=TRIALS, options=TrainOptions(steps=STEPS))
     if (out / IMPORTANCE).exists():
         shutil.copyfile(out / IMPORTANCE, DOCS / f"eeg_search_{task.network.builder}.png")
     with open(out / TABLE, newline="") as file:

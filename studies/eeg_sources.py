@@ -24,8 +24,7 @@ from zoo.hub.trained_models import find
 from zoo.source_imaging.locate import Locator
 from zoo.tasks import eeg_sources
 from zoo.training import batches as feeds
-from zoo.training.experiments.study import Found as Report
-from zoo.training.experiments.study import Gate, kept
+from zoo.training.experiments.study import Criterion, StudyResult, load_or_measure
 from zoo.training.network import build
 
 SEED, SIZE = 2026, 60
@@ -99,7 +98,7 @@ def classical_methods(field: LeadField, head: head_surfaces.Head) -> dict[str, C
 def random_dots(cases: generator.TestSet) -> Found:
     """As many dots as there are sources, anywhere."""
     draw = np.random.default_rng(SEED)
-    return Found([source_localisation.random_dots(int(k), grid.grid()[0], draw) for k in cases.num_sources])
+    return Found([source_localisation.draw_dots(int(k), grid.grid()[0], draw) for k in cases.num_sources])
 
 
 def network(locator: Locator, cases: generator.TestSet, *, refine: bool, known: bool = True) -> Found:
@@ -127,7 +126,7 @@ def sharpened(locator: Locator, cases: generator.TestSet) -> Found:
 def measured(found: Found, cases: generator.TestSet, *, with_maps: bool) -> dict[str, float]:
     """Numbers of the table."""
     maps = found.maps if with_maps else None
-    got = source_localisation.summary(
+    got = source_localisation.summarise(
         found.places, cases.sources_mm, maps=maps, places_mm=None if maps is None else _places(cases)
     )
     tp, fp, fn = got.counts["one_to_one", 20.0]
@@ -276,7 +275,7 @@ def of_the_source(steps: int, size: int) -> dict[str, Any]:
         channels=("potential", "mask", "x", "y", "z"),
         loss=lambda: Combined([(1.0, location_weighted_entropy)], maps=()),
         optimizer={"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4},
-        synthesis=functools.partial(eeg_sources.synthesis, inputs="electrodes", recipe=recipe),
+        samples=functools.partial(eeg_sources.synthesis, inputs="electrodes", recipe=recipe),
     )
     model = build(task, steps)
     for x, y in feeds.synthetic(task, split="train", seed=0, stop=steps):
@@ -295,7 +294,7 @@ def of_the_source(steps: int, size: int) -> dict[str, Any]:
     return {"steps": steps, "share_called_source": round(float((values > 0).mean()), 4), **row}
 
 
-def gates(table: Mapping[str, Mapping[str, Mapping[str, float]]], model: str) -> list[Gate]:
+def gates(table: Mapping[str, Mapping[str, Mapping[str, float]]], model: str) -> list[Criterion]:
     """The page's gates of one network: positions after the dipole fit, maps before it."""
     rows = []
     for name, measure, limit, lower in GATES:
@@ -305,9 +304,9 @@ def gates(table: Mapping[str, Mapping[str, Mapping[str, float]]], model: str) ->
     return [*rows, _gate(f"{model}: D2 dispersion over half of eLORETA's", spread / (wide / 2), 1.0, True)]
 
 
-def _gate(name: str, value: float, limit: float, lower: bool) -> Gate:
+def _gate(name: str, value: float, limit: float, lower: bool) -> Criterion:
     passed = bool(value <= limit if lower else value >= limit)
-    return Gate(name, f"{'<=' if lower else '>='} {limit:g}", f"{value:.3g}", passed)
+    return Criterion(name, f"{'<=' if lower else '>='} {limit:g}", f"{value:.3g}", passed)
 
 
 def rows_of(table: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -325,7 +324,7 @@ def card_rows(table: Mapping[str, Mapping[str, Mapping[str, float]]], model: str
     ]
 
 
-def run(seeds: int, work: Path) -> Report:
+def run(seeds: int, work: Path) -> StudyResult:
     """Measures what was trained, or what ships; one seed of sets, and the counts of cases on every row.
 
     Args:
@@ -340,11 +339,12 @@ def run(seeds: int, work: Path) -> Report:
     locators = {name: Locator(folder, field) for name, folder in models.items()}
     first = next(iter(models))
     table = {
-        name: kept(work / f"{name}.json", functools.partial(one_set, name, locators, SIZE)) for name in generator.SETS
+        name: load_or_measure(work / f"{name}.json", functools.partial(one_set, name, locators, SIZE))
+        for name in generator.SETS
     }
-    other = kept(work / "unseen.json", lambda: unseen(lambda own: Locator(models[first], own), SIZE))
-    groups = kept(work / "groups.json", lambda: by_group(locators[first], SIZE))
-    source = kept(work / "source.json", lambda: of_the_source(SOURCE_STEPS, SIZE))
+    other = load_or_measure(work / "unseen.json", lambda: unseen(lambda own: Locator(models[first], own), SIZE))
+    groups = load_or_measure(work / "groups.json", lambda: by_group(locators[first], SIZE))
+    source = load_or_measure(work / "source.json", lambda: of_the_source(SOURCE_STEPS, SIZE))
     found = [gate for name in models for gate in gates(table, name)]
     for name, pair in other.items():
         gain = pair["eLORETA"]["le_mean_mm"] - pair["ours"]["le_mean_mm"]
@@ -362,7 +362,7 @@ def run(seeds: int, work: Path) -> Report:
         "noise": "white",
         "steps of the source's settings": SOURCE_STEPS,
     }
-    return Report(found, tables, settings)
+    return StudyResult(found, tables, settings)
 
 
 def _trained(builder: str, runs: Path) -> Path | None:

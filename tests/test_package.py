@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import venv
@@ -37,6 +38,36 @@ def test_public_names_are_found_and_others_refused():
 def test_no_module_bears_the_name_of_a_public_function():
     modules = {path.stem for path in (CHECKOUT / "zoo").iterdir() if not path.name.startswith("_")}
     assert not modules & set(zoo.__all__)
+
+
+def modules(folder):
+    """Every module below a folder, the files of packages themselves aside."""
+    return [path for path in folder.rglob("*.py") if not path.name.startswith("__")]
+
+
+def test_the_house_has_few_loose_modules_and_no_long_folder():
+    counts = {}
+    for path in modules(CHECKOUT / "zoo"):
+        room = str(path.parent.relative_to(CHECKOUT))
+        counts[room] = counts.get(room, 0) + 1
+    assert counts["zoo"] <= 8, counts["zoo"]
+    assert {room: count for room, count in counts.items() if count > 16} == {}
+
+
+def test_no_two_modules_share_a_name():
+    places = {}
+    for path in modules(CHECKOUT / "zoo"):
+        places.setdefault(path.stem, []).append(str(path.relative_to(CHECKOUT)))
+    assert [paths for paths in places.values() if len(paths) > 1] == []
+
+
+def test_modules_are_imported_by_name_only_where_they_are_listed():
+    call = re.compile(r"import_module\(f?[\"']zoo")
+    callers = {
+        str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "zoo").rglob("*.py") if call.search(path.read_text())
+    }
+    # What these import is found by listing its folder; anything else would hide an import from the linter.
+    assert callers == {"zoo/registry.py", "zoo/tasks/__init__.py", "zoo/datasets/cases.py"}
 
 
 def test_every_package_is_listed_for_the_wheel():

@@ -81,8 +81,8 @@ def test_a_data_set_becomes_batches(tmp_path, make, changes):
         ]
         expected = [*(scan(channel, number) for channel in LEVELS), truth(number)]
         assert all(np.array_equal(one, other) for one, other in zip(read, expected, strict=True))
-    feed = batches.feed(task, tmp_path / "data", seed=0, out=tmp_path)
-    x, y = (np.asarray(each) for each in next(iter(feed.training(0))))
+    data = batches.open_data(task, tmp_path / "data", seed=0, out=tmp_path)
+    x, y = (np.asarray(each) for each in next(iter(data.training(0))))
     assert x.shape == (1, 16, 16, 16, 3) and y.shape[:4] == (1, 16, 16, 16)
     assert 1 <= y[..., 0].sum() <= 64 and np.abs(x).max() < 6  # a lacune is inside, intensities are z-scores
 

@@ -7,6 +7,7 @@ import pytest
 from scipy import optimize
 
 from zoo.evaluation import source_localisation
+from zoo.evaluation.source_localisation import count_sources
 
 TRUE = np.array([[0.0, 0, 0], [30, 0, 0]])
 
@@ -24,16 +25,15 @@ def test_every_dot_serves_once():
 
 def test_one_dot_between_two_sources_finds_both_only_literally():
     between = np.array([[15.0, 0, 0]])
-    assert source_localisation.counts(between, TRUE, radius_mm=15, convention="literal") == source_localisation.Counts(
-        2, -1, 0
-    )
-    assert source_localisation.counts(between, TRUE, radius_mm=15) == source_localisation.Counts(1, 0, 1)
+    counts = count_sources(between, TRUE, radius_mm=15, convention="literal")
+    assert counts == source_localisation.Counts(2, -1, 0)
+    assert count_sources(between, TRUE, radius_mm=15) == source_localisation.Counts(1, 0, 1)
 
 
 def test_counts_by_hand():
     predicted = np.array([[0.0, 0, 9], [100, 0, 0], [30, 0, 21]])
-    assert source_localisation.counts(predicted, TRUE, radius_mm=10) == source_localisation.Counts(1, 2, 1)
-    assert source_localisation.counts(predicted, TRUE, radius_mm=21) == source_localisation.Counts(2, 1, 0)
+    assert count_sources(predicted, TRUE, radius_mm=10) == source_localisation.Counts(1, 2, 1)
+    assert count_sources(predicted, TRUE, radius_mm=21) == source_localisation.Counts(2, 1, 0)
     assert source_localisation.Counts(1, 2, 1).f1 == pytest.approx(2 / 5)
 
 
@@ -41,13 +41,13 @@ def test_the_matching_is_the_largest():
     # Greedy from the first dot would take the source that only the second dot reaches.
     predicted = np.array([[5.0, 0, 0], [-5, 0, 0]])
     true = np.array([[0.0, 0, 0], [10, 0, 0]])
-    assert source_localisation.counts(predicted, true, radius_mm=6).tp == 2
+    assert count_sources(predicted, true, radius_mm=6).tp == 2
 
 
 def test_nothing_predicted_and_nothing_there():
     empty = np.zeros((0, 3))
-    assert source_localisation.counts(empty, TRUE, radius_mm=10) == source_localisation.Counts(0, 0, 2)
-    assert source_localisation.counts(TRUE, empty, radius_mm=10) == source_localisation.Counts(0, 2, 0)
+    assert count_sources(empty, TRUE, radius_mm=10) == source_localisation.Counts(0, 0, 2)
+    assert count_sources(TRUE, empty, radius_mm=10) == source_localisation.Counts(0, 2, 0)
     assert source_localisation.localisation_errors(empty, TRUE).size == 0
     assert np.isnan(source_localisation.Counts(0, 0, 0).f1)
 
@@ -93,12 +93,12 @@ def test_random_dots_hit_as_often_as_their_share_of_the_space():
     random = np.random.default_rng(0)
     places = np.stack(np.meshgrid(*[np.arange(10.0)] * 3), -1).reshape(-1, 3)
     hits = [
-        source_localisation.counts(source_localisation.random_dots(1, places, random), places[:1], radius_mm=3.2).tp
+        count_sources(source_localisation.draw_dots(1, places, random), places[:1], radius_mm=3.2).tp
         for _ in range(2000)
     ]
     share = (np.linalg.norm(places - places[0], axis=1) <= 3.2).mean()
     assert np.mean(hits) == pytest.approx(share, abs=4 * np.sqrt(share / 2000))
-    assert len(np.unique(source_localisation.random_dots(1000, places, random), axis=0)) == 1000
+    assert len(np.unique(source_localisation.draw_dots(1000, places, random), axis=0)) == 1000
 
 
 def test_summary_by_hand():
@@ -106,7 +106,7 @@ def test_summary_by_hand():
     true = [TRUE, np.array([[0.0, 0, 15], [90, 0, 0]])]
     places = np.concatenate([TRUE, [[90.0, 0, 0]]])
     maps = np.array([[1.0, 1, 0], [0, 0, 1]])
-    found = source_localisation.summary(predicted, true, maps=maps, places_mm=places)
+    found = source_localisation.summarise(predicted, true, maps=maps, places_mm=places)
     assert (found.cases, found.le_mean_mm, found.le_median_mm) == (2, pytest.approx(9), 6)
     assert found.recall == {10.0: 0.5, 20.0: 0.75}
     assert found.counts["one_to_one", 20.0] == (1.5, 0, 0.5)
@@ -118,8 +118,8 @@ def test_summary_by_hand():
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda: source_localisation.counts(TRUE, TRUE, radius_mm=0), "radius_mm must be above 0"),
-        (lambda: source_localisation.counts(TRUE, TRUE, radius_mm=1, convention="literaly"), "Did you mean 'literal'"),
+        (lambda: count_sources(TRUE, TRUE, radius_mm=0), "radius_mm must be above 0"),
+        (lambda: count_sources(TRUE, TRUE, radius_mm=1, convention="literaly"), "Did you mean 'literal'"),
         (
             lambda: source_localisation.localisation_errors(TRUE[:, :2], TRUE),
             r"predicted_mm must be finite and of shape \(n, 3\)",
@@ -128,8 +128,8 @@ def test_summary_by_hand():
         (lambda: source_localisation.dispersion(np.array([0.0, 0]), TRUE, TRUE), "not all 0"),
         (lambda: source_localisation.dispersion(np.array([1.0, -1]), TRUE, TRUE), ">= 0"),
         (lambda: source_localisation.auc(np.ones(2), TRUE, np.zeros((0, 3))), "1 or more true sources"),
-        (lambda: source_localisation.summary([], []), "one prediction a case"),
-        (lambda: source_localisation.summary([TRUE], [TRUE], maps=np.ones((1, 2))), "maps need places_mm"),
+        (lambda: source_localisation.summarise([], []), "one prediction a case"),
+        (lambda: source_localisation.summarise([TRUE], [TRUE], maps=np.ones((1, 2))), "maps need places_mm"),
     ],
 )
 def test_bad_input_is_named(call, told):

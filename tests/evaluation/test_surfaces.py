@@ -211,11 +211,11 @@ def test_far_surfaces_equal_a_distance_transform(monkeypatch, cost):
 @pytest.mark.parametrize("spacing", [UNIT, (3.0, 1.0, 2.0), (0.49, 0.8, 0.6)])
 def test_all_areas_equal_surface_distance(spacing):
     theirs = PEERS["element_areas"]["x".join(map(str, spacing))]
-    np.testing.assert_allclose(surfels.areas(spacing), theirs, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(surfels.measure_areas(spacing), theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_areas_by_hand():
-    area = surfels.areas((2.0, 3.0, 4.0))
+    area = surfels.measure_areas((2.0, 3.0, 4.0))
     corner = 0.5 * np.linalg.norm(np.cross([1, -1.5, 0], [1, 0, -2]))  # a triangle between three edge midpoints
     assert area[1] == pytest.approx(corner) and area[254] == pytest.approx(corner)
     assert area[0b00001111] == pytest.approx(3 * 4)  # the half with x = 0: a plane across x
@@ -225,7 +225,7 @@ def test_areas_by_hand():
 def test_area_of_a_ball_is_nearly_right():
     radius = 14.3
     inside = sum((axis - 16) ** 2 for axis in np.indices((33, 33, 33))) <= radius**2
-    area = surfels.areas(UNIT)[surfels.codes(inside)].sum()
+    area = surfels.measure_areas(UNIT)[surfels.encode_corners(inside)].sum()
     assert area == pytest.approx(4 * math.pi * radius**2, rel=0.1)
 
 

@@ -215,7 +215,7 @@ def test_a_run_its_card_and_its_predictions(tmp_path, source):
         write_nifti(tmp_path / "cases" / f"case{number}" / "T1w.nii", draw_image(number))
         write_nifti(tmp_path / "cases" / f"case{number}" / "labels.nii", labels)
     given = source if source == "synthetic" else tmp_path / source
-    out = fit.train(TASK, given, tmp_path / "run", steps=2, precision="float32")
+    out = fit.train(TASK, given, tmp_path / "run", steps=2, options=fit.TrainOptions(precision="float32"))
     folder = out / TASK.model_name
     zoo.verify(folder)
     card = zoo.card(folder)

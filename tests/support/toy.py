@@ -71,6 +71,6 @@ TASK = Task(
 )
 
 if __name__ == "__main__":
-    import zoo
+    from zoo.training import fit
 
-    zoo.train(TASK, "synthetic", sys.argv[1], deterministic=True, precision="float32")
+    fit.train(TASK, "synthetic", sys.argv[1], options=fit.TrainOptions(deterministic=True, precision="float32"))

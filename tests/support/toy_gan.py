@@ -103,6 +103,12 @@ def context_batch(seed=0):
 
 
 if __name__ == "__main__":
-    import zoo
+    from zoo.training import fit
 
-    zoo.train(TASK, "synthetic", sys.argv[1], deterministic=True, precision="float32", steps=int(sys.argv[2]))
+    fit.train(
+        TASK,
+        "synthetic",
+        sys.argv[1],
+        steps=int(sys.argv[2]),
+        options=fit.TrainOptions(deterministic=True, precision="float32"),
+    )

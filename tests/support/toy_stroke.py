@@ -81,4 +81,4 @@ def killer(out, started, *, step):
 
 
 if __name__ == "__main__":
-    fit.train(TASK, "synthetic", sys.argv[1], precision="float32")
+    fit.train(TASK, "synthetic", sys.argv[1], options=fit.TrainOptions(precision="float32"))

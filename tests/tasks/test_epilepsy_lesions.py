@@ -80,7 +80,7 @@ def toy(seed=0):
 
 def test_runner_trains_saves_and_does_not_collapse(tmp_path):
     chosen = toy()
-    run = fit.train(chosen, "synthetic", tmp_path / "run", precision="float32")
+    run = fit.train(chosen, "synthetic", tmp_path / "run", options=fit.TrainOptions(precision="float32"))
     log = np.genfromtxt(run / "log.csv", delimiter=",", names=True)
     assert log["reconstruction"][-1] < log["reconstruction"][0]
     assert np.all(log["val_least_sd"] > 0)

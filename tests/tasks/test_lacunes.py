@@ -139,7 +139,7 @@ def test_a_location_term_without_its_map_is_refused():
 
 def test_real_data_cannot_train_with_maps_that_only_synthesis_draws(tmp_path):
     with pytest.raises(ValueError, match="only its synthesis draws"):
-        batches.feed(small(loss={"dice": 1.0, "location": 1.0}), tmp_path, seed=0, out=tmp_path)
+        batches.open_data(small(loss={"dice": 1.0, "location": 1.0}), tmp_path, seed=0, out=tmp_path)
 
 
 def test_test_scans_are_whole_and_serve_as_a_data_set(tmp_path):

@@ -100,7 +100,7 @@ def test_gaps_come_as_often_as_asked_and_repeat():
     batch = ((np.zeros((2, 1, 1, 1, 6), np.float32), np.tile([1.5, 0.0], (2, 4)).astype(np.float32)), np.zeros((2, 1)))
     endless = tf.data.Dataset.from_tensors(batch).repeat()
     first, again = (
-        np.stack([x[1] for x, _ in batches._with_gaps(task, endless, 3, 0, (0, 1)).take(500).as_numpy_iterator()])
+        np.stack([x[1] for x, _ in batches._drop_tabular(task, endless, 3, 0, (0, 1)).take(500).as_numpy_iterator()])
         for _ in range(2)
     )
     np.testing.assert_array_equal(first, again)
@@ -108,7 +108,7 @@ def test_gaps_come_as_often_as_asked_and_repeat():
     assert set(map(tuple, first.reshape(-1, 2))) == {(1.5, 0.0), (0.0, 1.0)}
     assert 0.15 < missing.all(1).mean() < 0.25
     assert 0.23 < missing.mean() < 0.33  # 0.2 + 0.8 x 0.1
-    later = next(iter(batches._with_gaps(task, endless, 3, 7, (0, 1))))[0][1]
+    later = next(iter(batches._drop_tabular(task, endless, 3, 7, (0, 1))))[0][1]
     np.testing.assert_array_equal(later, first[7])
 
 
@@ -120,15 +120,15 @@ def native(tmp_path_factory):
 
 def test_a_folder_of_native_grids_gives_padded_masked_batches_with_its_table(native, tmp_path):
     task = toy_stroke.TASK.replace(samples=None, patch=(16, 16, 12), batch_size=4, tabular_dropout=0.0)
-    feed = batches.feed(task, native, seed=0, out=tmp_path)
-    (volume, vector), labels = next(iter(feed.training(0)))
+    data = batches.open_data(task, native, seed=0, out=tmp_path)
+    (volume, vector), labels = next(iter(data.training(0)))
     assert volume.shape == (4, 16, 16, 12, 6) and labels.shape == (4, 16, 16, 12, 2) and vector.shape == (4, 8)
     depth = np.asarray(labels)[:, 8, 8, :, 1].sum(1)
     assert set(depth) <= {6, 8, 10}  # slices of the scans; the rest of each patch is padding
     assert not np.asarray(volume)[np.asarray(labels)[..., 1] == 0].any()
     assert np.asarray(vector)[:, 7].all()  # NIHSS is not in the table
     assert np.asarray(vector)[:, 1].sum() == 0  # the time is
-    prior = feed.prior()
+    prior = data.class_prior()
     assert sum(prior) == pytest.approx(1) and 0.005 < prior[1] < 0.5
 
 
@@ -167,7 +167,7 @@ def test_both_published_forms_build():
         assert [one.shape[-1] for one in model.inputs] == [6, 8]
 
 
-OPTIONS = fit.Options(steps=25, precision="float32")
+OPTIONS = fit.TrainOptions(steps=25, precision="float32")
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ STEPS = ({"name": "resample", "spacing_mm": [1.0, 1.0, 1.0]}, {"name": "z_score"
 TASK = toy.TASK.replace(
     samples=None, preprocessing=STEPS, patch=(16, 16, 16), arguments={"filters": (2, 4)}, validation_batches=1
 )
-OPTIONS = fit.Options(steps=25, precision="float32")
+OPTIONS = fit.TrainOptions(steps=25, precision="float32")
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def test_a_nan_names_the_layer_and_keeps_the_last_good_state(tmp_path):
     with pytest.raises(
         divergence.DivergedError, match=r"layer '\w+' gave the first value .* at step [1-9]|gradient overflowed"
     ):
-        fit.train(task, "synthetic", tmp_path / "run", precision="float32")
+        fit.train(task, "synthetic", tmp_path / "run", options=fit.TrainOptions(precision="float32"))
     kept = safetensors.numpy.load_file(tmp_path / "run" / fit.LAST)
     assert all(np.isfinite(value).all() for value in kept.values())
 
@@ -131,12 +131,14 @@ def test_another_runs_folder_is_refused(finished):
     with pytest.raises(
         ValueError, match=r"seed was 0, now 1.*Repeat its settings to resume it, or choose a new folder"
     ):
-        fit.train(toy.TASK, "synthetic", finished[0], seed=1, precision="float32")
+        fit.train(toy.TASK, "synthetic", finished[0], seed=1, options=fit.TrainOptions(precision="float32"))
 
 
 def test_a_task_without_synthesis_asks_for_a_folder(tmp_path):
     with pytest.raises(ValueError, match=r"Task 'ball' has no synthesis: give a folder"):
-        fit.train(toy.TASK.replace(samples=None), "synthetic", tmp_path / "run", precision="float32")
+        fit.train(
+            toy.TASK.replace(samples=None), "synthetic", tmp_path / "run", options=fit.TrainOptions(precision="float32")
+        )
 
 
 def test_shards_cut_the_joined_batch():
@@ -164,9 +166,9 @@ def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
 
 
 def test_plans_are_whole_epochs():
-    assert fit.Plan.of(1000) == fit.Plan(40, 25)
-    assert fit.Plan.of(10) == fit.Plan(1, 10)
-    assert fit.Plan.of(60).steps == 60 and fit.Plan.of(1001).steps >= 1001
+    assert fit.EpochPlan.of(1000) == fit.EpochPlan(40, 25)
+    assert fit.EpochPlan.of(10) == fit.EpochPlan(1, 10)
+    assert fit.EpochPlan.of(60).steps == 60 and fit.EpochPlan.of(1001).steps >= 1001
 
 
 def write_cases(root, number):
@@ -187,7 +189,7 @@ def test_a_folder_of_real_cases_trains_and_resumes_its_split(tmp_path, capsys):
     write_cases(tmp_path / "data", 5)
     steps = ({"name": "resample", "spacing_mm": [1.0, 1.0, 1.0]}, {"name": "z_score"})
     task = toy.TASK.replace(samples=None, steps=25, preprocessing=steps, positive_fraction=1.0, batch_size=1)
-    out = fit.train(task, tmp_path / "data", tmp_path / "run", precision="float32")
+    out = fit.train(task, tmp_path / "data", tmp_path / "run", options=fit.TrainOptions(precision="float32"))
     split = json.loads((out / "splits.json").read_text())["folds"][0]
     assert len(split["train"]) == 4 and len(split["validation"]) == 1
     assert run_folder.read_log(out / "log.csv")[-1]["val_accuracy"] > 0.9
@@ -201,7 +203,7 @@ def test_a_folder_without_labels_is_refused(tmp_path):
     for path in (tmp_path / "data").glob("*/labels.nii.gz"):
         path.unlink()
     with pytest.raises(ValueError, match=r"None of the 2 cases in .* has a label map: training needs them"):
-        fit.train(toy.TASK, tmp_path / "data", tmp_path / "run", precision="float32")
+        fit.train(toy.TASK, tmp_path / "data", tmp_path / "run", options=fit.TrainOptions(precision="float32"))
 
 
 def test_a_segmentation_that_names_no_metric_has_the_dice_that_it_is_chosen_by():

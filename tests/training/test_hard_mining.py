@@ -61,13 +61,18 @@ def test_the_worst_samples_are_those_with_the_mimic():
 
 def test_a_share_of_the_numbers_comes_back_to_what_is_hard():
     numbers = tf.data.Dataset.range(4, 12)
-    again = [int(n) for n in hard_mining.returning(numbers, [70, 80, 90], 0.25).as_numpy_iterator()]
+    again = [int(n) for n in hard_mining.return_to_hard(numbers, [70, 80, 90], 0.25).as_numpy_iterator()]
     assert again == [80, 5, 6, 7, 90, 9, 10, 11]  # every fourth, in turn
-    assert list(hard_mining.returning(numbers, None, 0.25).as_numpy_iterator()) == list(range(4, 12))
+    assert list(hard_mining.return_to_hard(numbers, None, 0.25).as_numpy_iterator()) == list(range(4, 12))
 
 
 def test_the_samples_looked_at_are_spread_over_the_past():
-    assert hard_mining.window(10, 2, 5) == [0, 4, 8, 12, 16] and hard_mining.window(2, 2, 100) == [0, 1, 2, 3]
+    assert hard_mining.sample_window(10, 2, 5) == [0, 4, 8, 12, 16] and hard_mining.sample_window(2, 2, 100) == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_pauses_are_at_every_kth_epoch():
@@ -95,7 +100,7 @@ class Stop(keras.callbacks.Callback):
 
 
 def train(out, callbacks=()):
-    options = fit.Options(seed=3, precision="float32", jit=False)
+    options = fit.TrainOptions(seed=3, precision="float32", jit=False)
     return fit.run(TASK, "synthetic", out, options, callbacks=callbacks)
 
 
@@ -118,11 +123,11 @@ def test_a_run_that_goes_on_mines_what_a_run_in_one_piece_mines(tmp_path):
 
 
 def test_a_list_that_is_gone_is_not_made_up(tmp_path):
-    assert hard_mining.kept(tmp_path, 7, every_steps=10, find=lambda: [1]) is None
+    assert hard_mining.load_or_find(tmp_path, 7, every_steps=10, find=lambda: [1]) is None
     with pytest.raises(ValueError, match=r"0000010\.json.*is gone"):
-        hard_mining.kept(tmp_path, 12, every_steps=10, find=lambda: [1])
-    assert hard_mining.kept(tmp_path, 10, every_steps=10, find=lambda: [1]) == [1]
-    assert hard_mining.kept(tmp_path, 12, every_steps=10, find=lambda: [2]) == [1]
+        hard_mining.load_or_find(tmp_path, 12, every_steps=10, find=lambda: [1])
+    assert hard_mining.load_or_find(tmp_path, 10, every_steps=10, find=lambda: [1]) == [1]
+    assert hard_mining.load_or_find(tmp_path, 12, every_steps=10, find=lambda: [2]) == [1]
 
 
 def test_real_cases_give_places_of_false_positives(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from zoo.training import fit
 from zoo.training.experiments import hyperparameter_search
 from zoo.training.run.divergence import DivergedError
 
-OPTIONS = fit.Options(steps=25, precision="float32")
+OPTIONS = fit.TrainOptions(steps=25, precision="float32")
 SPACE = {
     "optimizer.learning_rate": hyperparameter_search.Between(1e-3, 3e-2, log=True),
     "arguments.filters": [(2, 4), (4, 8)],

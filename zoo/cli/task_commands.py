@@ -105,7 +105,7 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
         from zoo.training import fit
         from zoo.training.experiments import cross_validation
 
-        options = fit.Options(
+        options = fit.TrainOptions(
             seed=seed, steps=steps, precision=precision, deterministic=deterministic, start_from=start_from
         )
         if folds:

@@ -1,7 +1,7 @@
-"""Many cases in one table: both means, their confidence intervals, and the counts that a mean leaves out.
+"""Summarises many cases in one table: both means, their confidence intervals, and the counts that a mean leaves out.
 
-A mean over cases skips what is not defined (both masks empty), so every row says how many cases it is the mean of and
-how many were empty, missed or invented.
+A mean over cases skips what is not defined (both masks empty), so every row says how many cases it averages and how
+many were empty, missed or invented.
 """
 
 import dataclasses
@@ -21,14 +21,18 @@ Row = dict[str, Any]
 
 
 def case_rows(cases: Cases, *, names: Mapping[int, str] | None = None) -> list[Row]:
-    """One row for each case and label: `case`, `label` and every metric, as `segmentation_metrics` gave them.
+    """Returns one row for each case and label: `case`, `label` and every metric, as `segmentation_metrics` gave them.
 
     Args:
         cases: case -> label -> metric -> value.
-        names: label -> what the table calls it.
+        names: label -> its name in the table.
+
+    Example:
+        >>> case_rows({"sub-01": {1: {"dice": 0.9}}}, names={1: "lacune"})
+        [{'case': 'sub-01', 'label': 'lacune', 'dice': 0.9}]
     """
     return [
-        {"case": case, "label": _name(label, names), **metrics}
+        {"case": case, "label": _name_of_label(label, names), **metrics}
         for case, labels in cases.items()
         for label, metrics in labels.items()
     ]
@@ -43,26 +47,31 @@ def summarise(
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Row]:
-    """Mean, spread and counts of each metric for each label, then over all labels in both ways.
+    """Returns mean, spread and counts of each metric for each label, then over all labels in both ways.
 
     `"mean of cases"` first averages the labels of a case, then the cases: every case counts alike. `"mean of class
-    means"` first averages the cases of a label, then the labels: every label counts alike. They differ as soon as a
-    label is not defined in every case.
+    means"` first averages the cases of a label, then the labels: every label counts alike. They differ when a label is
+    not defined in every case.
 
     Args:
         cases: case -> label -> metric -> value; a label may lack in a case.
-        names: label -> what the table calls it.
-        metrics: which metrics; by default all but the flags.
+        names: label -> its name in the table.
+        metrics: names of the metrics; all but the flags by default.
         confidence: of the interval of the mean, 0 to 1.
         resamples: bootstrap samples of whole cases (percentile interval).
         seed: of the bootstrap; the same seed gives the same table.
 
     Returns:
-        Rows of `label`, `metric`, `mean`, `low`, `high` (the interval), `sd` (n - 1), `median`, `n` (values that are
-        defined), and the counts `both_empty`, `false_alarm`, `missed`. What has no defined value is NaN, never 0.
+        Rows of `label`, `metric`, `mean`, `low`, `high` (the interval), `sd` (n - 1), `median`, `n` (defined
+        values), and the counts `both_empty`, `false_alarm`, `missed`. A statistic without values is NaN, never 0.
 
     Raises:
         ValueError: no case, or a confidence or number of resamples out of range.
+
+    Example:
+        >>> rows = summarise({"sub-01": {1: {"dice": 0.9}}, "sub-02": {1: {"dice": 0.7}}})
+        >>> rows[0]["label"], round(rows[0]["mean"], 3), rows[0]["n"]
+        ('1', 0.8, 2)
     """
     if not cases or not 0 < confidence < 1 or resamples < 1:
         raise ValueError(
@@ -72,14 +81,14 @@ def summarise(
     labels = sorted({label for case in cases.values() for label in case})
     counts = np.random.default_rng(seed).multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=resamples)
     bootstrap = _Bootstrap(counts.astype(float), (1 - confidence) / 2)
-    flags = {flag: _values(cases, labels, flag) for flag in FLAGS}
+    flags = {flag: _tabulate(cases, labels, flag) for flag in FLAGS}
     rows: list[Row] = []
-    for metric in _metrics(cases) if metrics is None else metrics:
-        values = _values(cases, labels, metric)
+    for metric in _list_metrics(cases) if metrics is None else metrics:
+        values = _tabulate(cases, labels, metric)
         for column, label in enumerate(labels):
             statistics = bootstrap.column(values[:, column])
             counted = {flag: int(np.nansum(value[:, column])) for flag, value in flags.items()}
-            rows.append({"label": _name(label, names), "metric": metric, **statistics, **counted})
+            rows.append({"label": _name_of_label(label, names), "metric": metric, **statistics, **counted})
         counted = {flag: int(np.nansum(value)) for flag, value in flags.items()}
         rows.append({"label": MEAN_OF_CASES, "metric": metric, **bootstrap.cases(values), **counted})
         rows.append({"label": MEAN_OF_CLASS_MEANS, "metric": metric, **bootstrap.classes(values), **counted})
@@ -87,7 +96,12 @@ def summarise(
 
 
 def mean(values: Iterable[float]) -> float:
-    """Mean of the values that are defined; NaN (without a warning) where none is."""
+    """Returns the mean of the defined values; NaN (without a warning) without any.
+
+    Example:
+        >>> mean([0.5, float("nan"), 1.0])
+        0.75
+    """
     defined = [value for value in values if not math.isnan(value)]
     return math.fsum(defined) / len(defined) if defined else float("nan")
 
@@ -100,21 +114,21 @@ class _Bootstrap:
     tail: float
 
     def column(self, values: np.ndarray) -> Row:
-        """Statistics of one value a case."""
+        """Returns the statistics of one value a case."""
         return self._statistics(values, self._means(values[:, None])[:, 0])
 
     def cases(self, values: np.ndarray) -> Row:
-        """Statistics of the means over labels of each case."""
+        """Returns the statistics of the means over labels of each case."""
         return self.column(np.array([mean(row) for row in values]))
 
     def classes(self, values: np.ndarray) -> Row:
-        """Statistics of the means over cases of each label; cases are what is resampled."""
+        """Returns the statistics of the means over cases of each label; cases are resampled."""
         means = self._means(values)
         resampled = np.array([mean(row) for row in means])
         return self._statistics(np.array([mean(column) for column in values.T]), resampled)
 
     def _means(self, values: np.ndarray) -> np.ndarray:
-        """Mean of each column in each resample, NaN where a resample has no defined value."""
+        """Returns the mean of each column in each resample, NaN where a resample has no defined value."""
         defined = ~np.isnan(values)
         drawn = self.counts @ defined
         return np.where(drawn > 0, self.counts @ np.where(defined, values, 0.0) / np.maximum(drawn, 1), np.nan)
@@ -134,16 +148,16 @@ class _Bootstrap:
         }
 
 
-def _metrics(cases: Cases) -> list[str]:
-    """Every metric that occurs, in order of first appearance, without the flags."""
-    found = {metric: None for labels in cases.values() for metrics in labels.values() for metric in metrics}
-    return [metric for metric in found if metric not in FLAGS]
+def _list_metrics(cases: Cases) -> list[str]:
+    """Returns every metric that occurs, in order of first appearance, without the flags."""
+    names = {metric: None for labels in cases.values() for metrics in labels.values() for metric in metrics}
+    return [metric for metric in names if metric not in FLAGS]
 
 
-def _values(cases: Cases, labels: list[int], metric: str) -> np.ndarray:
-    """(cases, labels), NaN where a case lacks the label or the metric."""
+def _tabulate(cases: Cases, labels: list[int], metric: str) -> np.ndarray:
+    """Returns (cases, labels), NaN where a case lacks the label or the metric."""
     return np.array([[float(case.get(label, {}).get(metric, math.nan)) for label in labels] for case in cases.values()])
 
 
-def _name(label: int, names: Mapping[int, str] | None) -> str:
+def _name_of_label(label: int, names: Mapping[int, str] | None) -> str:
     return str(label) if names is None else names.get(label, str(label))

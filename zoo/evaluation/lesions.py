@@ -109,8 +109,8 @@ def match_lesions(
         >>> [lesion.voxels for lesion in match_lesions(mask, mask, (1, 1, 1)).reference]
         [8, 1]
     """
-    prediction, reference = overlap.masks(prediction, reference)
-    spacing = overlap.spacing(spacing_mm)
+    prediction, reference = overlap.check_masks(prediction, reference)
+    spacing = overlap.check_spacing(spacing_mm)
     if match not in MATCHES:
         raise unknown_choice("way to match lesions", match, MATCHES)
     theirs, ours = (_find_components(mask, connectivity) for mask in (reference, prediction))

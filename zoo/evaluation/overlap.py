@@ -1,4 +1,4 @@
-"""Overlap and volume of two masks, and the checks that every metric of a pair of volumes shares."""
+"""Measures overlap and volume of two masks, and checks pairs of volumes for every other metric."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ Spacing = tuple[float, float, float]
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """Dice coefficient `2 |P and R| / (|P| + |R|)` of two masks.
+    """Returns the Dice coefficient `2 |P and R| / (|P| + |R|)` of two masks.
 
     Args:
         prediction: boolean or 0/1, (x, y, z).
@@ -23,19 +23,32 @@ def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
 
     Source:
         Dice, Ecology 1945, doi 10.2307/1932409.
+
+    Example:
+        >>> prediction, reference = np.zeros((2, 16, 24, 32), bool)
+        >>> prediction[2:4, 2:4, 2:4] = reference[3:5, 2:4, 2:4] = True
+        >>> dice(prediction, reference)
+        0.5
     """
-    prediction, reference = masks(prediction, reference)
-    return dice_of_counts(*voxel_counts(prediction, reference))
+    prediction, reference = check_masks(prediction, reference)
+    return dice_of_counts(*count_voxels(prediction, reference))
 
 
 def iou(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """Intersection over union (Jaccard index) of two masks; arguments, empty masks and errors as `dice`."""
-    prediction, reference = masks(prediction, reference)
-    return iou_of_counts(*voxel_counts(prediction, reference))
+    """Returns the intersection over union (Jaccard index) of two masks; arguments, empty masks, errors as `dice`.
+
+    Example:
+        >>> prediction, reference = np.zeros((2, 16, 24, 32), bool)
+        >>> prediction[2:4, 2:4, 2:4] = reference[2:6, 2:4, 2:4] = True
+        >>> iou(prediction, reference)
+        0.5
+    """
+    prediction, reference = check_masks(prediction, reference)
+    return iou_of_counts(*count_voxels(prediction, reference))
 
 
 def volume_error(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
-    """Volumes of two masks and the signed error of the first.
+    """Returns the volumes of two masks and the signed error of the first.
 
     Args:
         prediction: boolean or 0/1, (x, y, z).
@@ -45,26 +58,32 @@ def volume_error(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequ
     Returns:
         `volume_ml`, `reference_ml`, `volume_error_ml` (prediction minus reference) and `volume_error_percent` of the
         reference's volume, NaN where the reference is empty.
+
+    Example:
+        >>> prediction, reference = np.zeros((2, 16, 24, 32), bool)
+        >>> prediction[2:7, 2:6, 2:12], reference[2:6, 2:6, 2:12] = True, True
+        >>> volume_error(prediction, reference, (1, 1, 1))["volume_error_percent"]
+        25.0
     """
-    prediction, reference = masks(prediction, reference)
-    size, reference_size, _ = voxel_counts(prediction, reference)
-    return volumes_of_counts(size, reference_size, spacing(spacing_mm))
+    prediction, reference = check_masks(prediction, reference)
+    size, reference_size, _ = count_voxels(prediction, reference)
+    return volumes_of_counts(size, reference_size, check_spacing(spacing_mm))
 
 
 def dice_of_counts(size: int, reference_size: int, common: int) -> float:
-    """Dice from the voxel counts of both masks and of their intersection."""
+    """Returns Dice from the voxel counts of both masks and of their intersection."""
     total = size + reference_size
     return 2 * common / total if total else float("nan")
 
 
 def iou_of_counts(size: int, reference_size: int, common: int) -> float:
-    """Intersection over union from the voxel counts of both masks and of their intersection."""
+    """Returns intersection over union from the voxel counts of both masks and of their intersection."""
     union = size + reference_size - common
     return common / union if union else float("nan")
 
 
 def volumes_of_counts(size: int, reference_size: int, spacing_mm: Spacing) -> dict[str, float]:
-    """The entries of `volume_error` from two voxel counts."""
+    """Returns the entries of `volume_error` from two voxel counts."""
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     error = size - reference_size
     return {
@@ -75,14 +94,14 @@ def volumes_of_counts(size: int, reference_size: int, spacing_mm: Spacing) -> di
     }
 
 
-def voxel_counts(prediction: np.ndarray, reference: np.ndarray) -> tuple[int, int, int]:
-    """Voxels of two boolean masks and of their intersection."""
+def count_voxels(prediction: np.ndarray, reference: np.ndarray) -> tuple[int, int, int]:
+    """Counts the voxels of two boolean masks and of their intersection."""
     size, reference_size = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
     return size, reference_size, int(np.count_nonzero(prediction & reference))
 
 
-def spacing(spacing_mm: Sequence[float]) -> Spacing:
-    """Checks a voxel size.
+def check_spacing(spacing_mm: Sequence[float]) -> Spacing:
+    """Checks a voxel size and returns it as floats.
 
     Raises:
         ValueError: not three finite positive numbers.
@@ -97,28 +116,28 @@ def spacing(spacing_mm: Sequence[float]) -> Spacing:
     return x, y, z
 
 
-def masks(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def check_masks(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Checks that two masks fit together and makes them boolean.
 
     Raises:
         ValueError: other than three axes, different shapes, or values besides 0 and 1.
     """
-    prediction, reference = _same_shape(prediction, reference)
-    return _mask(prediction), _mask(reference)
+    prediction, reference = _check_same_shape(prediction, reference)
+    return _to_mask(prediction), _to_mask(reference)
 
 
-def label_maps(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def check_label_maps(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Checks that two label maps fit together and makes them integers.
 
     Raises:
         ValueError: other than three axes, different shapes, negative or fractional values.
     """
-    prediction, reference = _same_shape(prediction, reference)
-    return _labels(prediction), _labels(reference)
+    prediction, reference = _check_same_shape(prediction, reference)
+    return _to_labels(prediction), _to_labels(reference)
 
 
-def mask_box(mask: np.ndarray) -> tuple[slice, ...] | None:
-    """The bounding box of a boolean mask, None for an empty one; far quicker than through labels."""
+def find_mask_box(mask: np.ndarray) -> tuple[slice, ...] | None:
+    """Returns the bounding box of a boolean mask, None for an empty one; far quicker than through labels."""
     box: list[slice] = []
     for axis in range(3):  # what is left shrinks with every axis
         others = tuple(other for other in range(3) if other != axis)
@@ -129,20 +148,20 @@ def mask_box(mask: np.ndarray) -> tuple[slice, ...] | None:
     return tuple(box)
 
 
-def boxes(label_map: np.ndarray) -> dict[int, tuple[slice, ...]]:
-    """The bounding box of every label above 0, found in one pass."""
+def find_boxes(label_map: np.ndarray) -> dict[int, tuple[slice, ...]]:
+    """Returns the bounding box of every label above 0, in one pass."""
     if label_map.dtype == bool:
-        box = mask_box(label_map)
+        box = find_mask_box(label_map)
         return {} if box is None else {1: box}
     if int(label_map.max(initial=0)) < 2**16:
-        found = ndimage.find_objects(label_map)
-        return {label: box for label, box in enumerate(found, start=1) if box is not None}
+        places = ndimage.find_objects(label_map)
+        return {label: box for label, box in enumerate(places, start=1) if box is not None}
     values, compact = np.unique(label_map, return_inverse=True)
-    found = ndimage.find_objects(compact.reshape(label_map.shape) + 1)
-    return {int(value): box for value, box in zip(values, found, strict=True) if value}
+    places = ndimage.find_objects(compact.reshape(label_map.shape) + 1)
+    return {int(value): box for value, box in zip(values, places, strict=True) if value}
 
 
-def _same_shape(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _check_same_shape(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     prediction, reference = np.asarray(prediction), np.asarray(reference)
     if prediction.ndim != 3 or prediction.shape != reference.shape:
         raise ValueError(
@@ -152,7 +171,7 @@ def _same_shape(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarr
     return prediction, reference
 
 
-def _mask(array: np.ndarray) -> np.ndarray:
+def _to_mask(array: np.ndarray) -> np.ndarray:
     if array.dtype == bool:
         return array
     if ((array != 0) & (array != 1)).any():
@@ -163,16 +182,16 @@ def _mask(array: np.ndarray) -> np.ndarray:
     return array == 1
 
 
-def _labels(array: np.ndarray) -> np.ndarray:
+def _to_labels(array: np.ndarray) -> np.ndarray:
     if array.dtype == bool:
         return array
-    whole = array if np.issubdtype(array.dtype, np.integer) else _whole(array)
+    whole = array if np.issubdtype(array.dtype, np.integer) else _to_whole_numbers(array)
     if whole.size and int(whole.min()) < 0:
         raise ValueError(f"Labels must be 0 (background) or larger, got {whole.min()}.")
     return whole
 
 
-def _whole(array: np.ndarray) -> np.ndarray:
+def _to_whole_numbers(array: np.ndarray) -> np.ndarray:
     whole = array.astype(np.int64) if np.isfinite(array).all() else None
     if whole is None or (whole != array).any():
         raise ValueError(

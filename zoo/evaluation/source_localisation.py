@@ -1,4 +1,4 @@
-"""How well sources in the brain were found: points against points, and maps against points, in mm."""
+"""Measures how well sources in the brain were found: points against points, and maps against points, in mm."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -37,18 +37,18 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Means over the cases of a set; NaN where nothing was to be averaged.
+    """Means over the cases of a set; NaN without values.
 
     Attributes:
-        cases: how many.
+        cases: their number.
         le_mean_mm: localisation error, mean over all matched pairs.
         le_median_mm: their median.
         recall: radius in mm -> matched true sources over true sources, one to one.
         counts: (convention, radius in mm) -> mean TP, FP, FN a case.
         f1: radius in mm -> F1 of the counts summed over the cases, one to one.
-        dispersion_mm: mean, where maps were given.
-        auc: mean, where maps were given.
-        earth_movers_mm: mean, where maps were given.
+        dispersion_mm: mean; NaN without maps.
+        auc: mean; NaN without maps.
+        earth_movers_mm: mean; NaN without maps.
     """
 
     cases: int
@@ -63,7 +63,7 @@ class Summary:
 
 
 def localisation_errors(predicted_mm: np.ndarray, true_mm: np.ndarray) -> np.ndarray:
-    """Distances of the pairs of the one-to-one assignment with the smallest sum.
+    """Returns the distances of the pairs of the one-to-one assignment with the smallest sum.
 
     Args:
         predicted_mm: (m, 3).
@@ -71,15 +71,19 @@ def localisation_errors(predicted_mm: np.ndarray, true_mm: np.ndarray) -> np.nda
 
     Returns:
         (min(m, n),) in mm; with the number of sources known, one for each source.
+
+    Example:
+        >>> localisation_errors(np.array([[0, 0, 3], [50, 0, 0]]), np.array([[0, 0, 0]]))
+        array([3.])
     """
-    distances = cdist(dots(predicted_mm, "predicted_mm"), dots(true_mm, "true_mm"))
+    distances = cdist(check_dots(predicted_mm, "predicted_mm"), check_dots(true_mm, "true_mm"))
     return distances[optimize.linear_sum_assignment(distances)]
 
 
-def counts(
+def count_sources(
     predicted_mm: np.ndarray, true_mm: np.ndarray, *, radius_mm: float, convention: str = "one_to_one"
 ) -> Counts:
-    """Sources found within a radius.
+    """Counts the sources found within a radius.
 
     Args:
         predicted_mm: (m, 3), m may be 0.
@@ -91,82 +95,98 @@ def counts(
 
     Raises:
         ValueError: a bad shape, radius or convention.
+
+    Example:
+        >>> count_sources(np.array([[0, 0, 3], [50, 0, 0]]), np.array([[0, 0, 0]]), radius_mm=10)
+        Counts(tp=1, fp=1, fn=0)
     """
     if convention not in CONVENTIONS:
         raise unknown_choice("convention", convention, CONVENTIONS)
     if not radius_mm > 0:
         raise ValueError(f"radius_mm must be above 0, got {radius_mm}.")
-    near = cdist(dots(predicted_mm, "predicted_mm"), dots(true_mm, "true_mm")) <= radius_mm
+    near = cdist(check_dots(predicted_mm, "predicted_mm"), check_dots(true_mm, "true_mm")) <= radius_mm
     if convention == "literal":
-        found = int(near.any(0).sum())
+        tp = int(near.any(0).sum())
     else:
-        found = int(near[optimize.linear_sum_assignment(near, maximize=True)].sum())
-    return Counts(found, len(predicted_mm) - found, len(true_mm) - found)
+        tp = int(near[optimize.linear_sum_assignment(near, maximize=True)].sum())
+    return Counts(tp, len(predicted_mm) - tp, len(true_mm) - tp)
 
 
-def random_dots(num: int, places_mm: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The source's yardstick: as many dots anywhere in the same space, (num, 3), none twice."""
+def draw_dots(num: int, places_mm: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draws as many dots anywhere in the same space, (num, 3), none twice: the yardstick of a localisation."""
     return places_mm[random.choice(len(places_mm), num, replace=False)]
 
 
 def dispersion(mass: np.ndarray, places_mm: np.ndarray, true_mm: np.ndarray) -> float:
-    """Spread of a map around the nearest true source: sqrt(sum p d^2 / sum p), mm.
+    """Returns the spread of a map around the nearest true source: sqrt(sum p d^2 / sum p), mm.
 
     Args:
         mass: (places,), >= 0 and not all 0.
         places_mm: (places, 3).
         true_mm: (n, 3), n >= 1.
+
+    Example:
+        >>> dispersion(np.array([1, 1]), np.array([[0, 0, 0], [0, 0, 2]]), np.array([[0, 0, 1]]))
+        1.0
     """
-    weights = _mass(mass, places_mm)
-    return float(np.sqrt(weights @ np.square(_nearest(places_mm, true_mm))))
+    weights = _to_unit_mass(mass, places_mm)
+    return float(np.sqrt(weights @ np.square(_distance_to_nearest(places_mm, true_mm))))
 
 
 def auc(mass: np.ndarray, places_mm: np.ndarray, true_mm: np.ndarray, *, radius_mm: float = 10.0) -> float:
-    """Area under the ROC curve of a map against "lies within `radius_mm` of a true source"; ties count one half.
+    """Returns the area under the ROC curve of a map against places within `radius_mm` of a true source.
 
     Returns:
-        0..1; NaN where all places or none lie within the radius.
+        0 to 1; NaN where all places or none lie within the radius.
+
+    Example:
+        >>> auc(np.array([3, 1]), np.array([[0, 0, 0], [0, 0, 20]]), np.array([[0, 0, 1]]))
+        1.0
     """
-    positive = _nearest(places_mm, true_mm) <= radius_mm
+    positive = _distance_to_nearest(places_mm, true_mm) <= radius_mm
     hits, others = int(positive.sum()), int((~positive).sum())
     if not hits or not others:
         return float("nan")
-    ranks = rankdata(_mass(mass, places_mm))
+    ranks = rankdata(_to_unit_mass(mass, places_mm))
     return float((ranks[positive].sum() - hits * (hits + 1) / 2) / (hits * others))
 
 
 def earth_movers(
     mass: np.ndarray, places_mm: np.ndarray, true_mm: np.ndarray, *, shares: Sequence[float] | None = None
 ) -> float:
-    """Earth mover's distance of a map of unit mass to its true sources, mm: the cheapest transport, to 1e-3 mm.
+    """Returns the earth mover's distance of a map of unit mass to its true sources: the cheapest transport, to 1e-3 mm.
 
     Args:
         mass: (places,), >= 0 and not all 0.
         places_mm: (places, 3).
         true_mm: (n, 3), n >= 1.
-        shares: (n,) of the true sources, > 0; equal without.
+        shares: (n,) of the true sources, > 0; equal when None.
+
+    Example:
+        >>> places = np.array([[0, 0, 0], [0, 0, 2]])
+        >>> round(earth_movers(np.array([1, 1]), places, np.array([[0, 0, 0]])), 3)
+        1.0
     """
-    weights = _mass(mass, places_mm)
-    kept = weights > 0
-    distances = cdist(places_mm[kept], dots(true_mm, "true_mm"))
-    wanted = np.full(len(true_mm), 1.0) if shares is None else np.asarray(shares, float)
-    wanted = wanted / wanted.sum()
-    return _transport(weights[kept], distances, wanted)
+    weights = _to_unit_mass(mass, places_mm)
+    positive = weights > 0
+    distances = cdist(places_mm[positive], check_dots(true_mm, "true_mm"))
+    goal = np.full(len(true_mm), 1.0) if shares is None else np.asarray(shares, float)
+    return _cost_of_transport(weights[positive], distances, goal / goal.sum())
 
 
-def _transport(mass: np.ndarray, distances: np.ndarray, wanted: np.ndarray) -> float:
-    """Cost of the cheapest transport of `mass` (n,) to `wanted` (k,), to 1e-3.
+def _cost_of_transport(mass: np.ndarray, distances: np.ndarray, goal: np.ndarray) -> float:
+    """Returns the cost of the cheapest transport of `mass` (n,) to `goal` (k,), to 1e-3.
 
     The dual, sum_i p_i min_j (d_ij - g_j) + sum_j w_j g_j, is concave with one unknown a source: cutting planes
     (Kelley, J SIAM 1960) bracket its maximum in a few dozen steps, where the transport itself has n * k unknowns.
     """
-    num, reach = len(wanted), float(distances.max())
+    num, reach = len(goal), float(distances.max())
     prices, best, cuts, limits = np.zeros(num), -np.inf, [], []
     for _ in range(2000):
         reduced = distances - prices
         nearest = reduced.argmin(1)
-        value = mass @ reduced[np.arange(len(mass)), nearest] + wanted @ prices
-        slope = wanted - np.bincount(nearest, mass, num)
+        value = mass @ reduced[np.arange(len(mass)), nearest] + goal @ prices
+        slope = goal - np.bincount(nearest, mass, num)
         best = max(best, value)
         cuts.append([*-slope, 1.0])
         limits.append(value - slope @ prices)
@@ -180,7 +200,7 @@ def _transport(mass: np.ndarray, distances: np.ndarray, wanted: np.ndarray) -> f
     return float(best)
 
 
-def summary(
+def summarise(
     predicted: Sequence[np.ndarray],
     true: Sequence[np.ndarray],
     *,
@@ -188,45 +208,50 @@ def summary(
     places_mm: np.ndarray | None = None,
     radii_mm: Sequence[float] = RADII_MM,
 ) -> Summary:
-    """All measures of a set of cases.
+    """Returns all measures of a set of cases.
 
     Args:
-        predicted: one (m, 3) a case, mm.
-        true: one (n, 3) a case, mm.
+        predicted: one (m, 3) for each case, mm.
+        true: one (n, 3) for each case, mm.
         maps: (cases, places), >= 0; adds dispersion, AUC and the earth mover's distance.
         places_mm: (places, 3) of the maps.
         radii_mm: for recall, counts and F1.
 
     Raises:
         ValueError: numbers of cases differ, or there is none.
+
+    Example:
+        >>> summary = summarise([np.array([[0, 0, 3]])], [np.array([[0, 0, 0]])])
+        >>> summary.le_mean_mm, summary.f1[10.0]
+        (3.0, 1.0)
     """
     if len(predicted) != len(true) or not len(true):
         raise ValueError(f"There must be one prediction a case, got {len(predicted)} for {len(true)} cases.")
     pairs = list(zip(predicted, true, strict=True))
     errors = np.concatenate([localisation_errors(*pair) for pair in pairs])
-    found = {
+    totals = {
         (kind, radius): np.array(
-            [dataclasses.astuple(counts(*pair, radius_mm=radius, convention=kind)) for pair in pairs], float
+            [dataclasses.astuple(count_sources(*pair, radius_mm=radius, convention=kind)) for pair in pairs], float
         )
         for kind in CONVENTIONS
         for radius in radii_mm
     }
-    sums = {radius: found["one_to_one", radius].sum(0) for radius in radii_mm}
+    sums = {radius: totals["one_to_one", radius].sum(0) for radius in radii_mm}
     return Summary(
         cases=len(true),
         le_mean_mm=float(errors.mean()) if errors.size else float("nan"),
         le_median_mm=float(np.median(errors)) if errors.size else float("nan"),
         recall={radius: float(tp / max(tp + fn, 1)) for radius, (tp, _, fn) in sums.items()},
-        counts={key: tuple(value.mean(0).tolist()) for key, value in found.items()},
+        counts={key: tuple(value.mean(0).tolist()) for key, value in totals.items()},
         f1={radius: Counts(int(tp), int(fp), int(fn)).f1 for radius, (tp, fp, fn) in sums.items()},
-        **({} if maps is None else _of_maps(maps, places_mm, true)),
+        **({} if maps is None else _score_maps(maps, places_mm, true)),
     )
 
 
-def _of_maps(maps: np.ndarray, places_mm: np.ndarray | None, true: Sequence[np.ndarray]) -> dict[str, float]:
+def _score_maps(maps: np.ndarray, places_mm: np.ndarray | None, true: Sequence[np.ndarray]) -> dict[str, float]:
     if places_mm is None:
         raise ValueError("maps need places_mm, the position of each place in mm.")
-    cases = [(one, places_mm, dots_) for one, dots_ in zip(maps, true, strict=True)]
+    cases = [(mass, places_mm, points) for mass, points in zip(maps, true, strict=True)]
     return {
         "dispersion_mm": float(np.mean([dispersion(*case) for case in cases])),
         "auc": float(np.nanmean([auc(*case) for case in cases])),
@@ -234,8 +259,8 @@ def _of_maps(maps: np.ndarray, places_mm: np.ndarray | None, true: Sequence[np.n
     }
 
 
-def dots(points_mm: np.ndarray, name: str = "points_mm") -> np.ndarray:
-    """Points as (n, 3) float64.
+def check_dots(points_mm: np.ndarray, name: str = "points_mm") -> np.ndarray:
+    """Checks points and returns them as (n, 3) float64.
 
     Raises:
         ValueError: a wrong shape, or a coordinate that is not finite.
@@ -248,14 +273,14 @@ def dots(points_mm: np.ndarray, name: str = "points_mm") -> np.ndarray:
     return points
 
 
-def _nearest(places_mm: np.ndarray, true_mm: np.ndarray) -> np.ndarray:
-    points = dots(true_mm, "true_mm")
+def _distance_to_nearest(places_mm: np.ndarray, true_mm: np.ndarray) -> np.ndarray:
+    points = check_dots(true_mm, "true_mm")
     if not len(points):
         raise ValueError("A map is measured against 1 or more true sources, got none.")
     return cdist(places_mm, points).min(1)
 
 
-def _mass(mass: np.ndarray, places_mm: np.ndarray) -> np.ndarray:
+def _to_unit_mass(mass: np.ndarray, places_mm: np.ndarray) -> np.ndarray:
     weights = np.asarray(mass, float)
     if weights.shape != (len(places_mm),) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise ValueError(f"A map must be ({len(places_mm)},), finite, >= 0 and not all 0, got shape {weights.shape}.")

@@ -1,7 +1,6 @@
-"""Distances between the surfaces of two label maps in mm, each definition under its own name.
+"""Measures distances between the surfaces of two label maps in mm, each definition under its own name.
 
-Both surfaces of a structure lie in the box that holds both masks, so everything is computed in that box, and one search
-in each direction serves every metric that needs its distances.
+Everything is computed in the box that holds both masks, and one search in each direction serves all metrics.
 """
 
 import dataclasses
@@ -30,11 +29,11 @@ def segmentation_metrics(
     tolerance_mm: float | Mapping[int, float] = 1.0,
     hd95: str = "per_direction_max",
 ) -> dict[int, dict[str, float]]:
-    """Overlap, surface distances and volumes for every label of a pair of label maps.
+    """Returns overlap, surface distances and volumes for every label of a pair of label maps.
 
     Empty masks: both empty, every score is NaN and `both_empty` is 1. Reference empty, Dice, IoU and NSD are 0,
     distances are NaN and `false_alarm` is 1. Prediction empty, Dice, IoU and NSD are 0, distances are the volume's
-    diagonal and `missed` is 1. So a mean over cases can be shown beside the counts of what it leaves out.
+    diagonal and `missed` is 1. A mean over cases should be shown with the counts of the cases it leaves out.
 
     Args:
         prediction: label map (x, y, z), whole numbers >= 0; 0 is background.
@@ -50,15 +49,22 @@ def segmentation_metrics(
 
     Raises:
         ValueError: the maps do not fit together, or a setting is out of range.
+
+    Example:
+        >>> prediction, reference = np.zeros((2, 16, 24, 32), int)
+        >>> prediction[2:6, 2:6, 2:6] = reference[4:8, 2:6, 2:6] = 3
+        >>> metrics = segmentation_metrics(prediction, reference, (1, 1, 1))
+        >>> metrics[3]["dice"], metrics[3]["hd_mm"], metrics[3]["volume_ml"]
+        (0.5, 2.0, 0.064)
     """
-    prediction, reference = overlap.label_maps(prediction, reference)
-    spacing = overlap.spacing(spacing_mm)
+    prediction, reference = overlap.check_label_maps(prediction, reference)
+    spacing = overlap.check_spacing(spacing_mm)
     _check_convention(hd95)
-    ours, theirs = overlap.boxes(prediction), overlap.boxes(reference)
+    ours, theirs = overlap.find_boxes(prediction), overlap.find_boxes(reference)
     metrics = {}
     for label in sorted(ours.keys() | theirs.keys()) if labels is None else labels:
-        tolerance = _tolerance(tolerance_mm[label] if isinstance(tolerance_mm, Mapping) else tolerance_mm)
-        box = _around(ours.get(label), theirs.get(label))
+        tolerance = _check_tolerance(tolerance_mm[label] if isinstance(tolerance_mm, Mapping) else tolerance_mm)
+        box = _enclose(ours.get(label), theirs.get(label))
         ours_here, theirs_here = (np.equal(volume[box], label, order="C") for volume in (prediction, reference))
         pair = _Pair(ours_here, theirs_here, spacing, prediction.shape)
         metrics[int(label)] = {
@@ -73,7 +79,7 @@ def segmentation_metrics(
 
 
 def hausdorff(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float]) -> float:
-    """Hausdorff distance: the largest distance from a surface voxel of one mask to the other surface.
+    """Returns the Hausdorff distance: the largest distance from a surface voxel of one mask to the other surface.
 
     A surface voxel is one with a face neighbour outside the mask (or outside the volume); distances run between voxel
     centres. One stray voxel decides the value: prefer `hausdorff_95`, and read neither without Dice.
@@ -87,9 +93,15 @@ def hausdorff(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequenc
         mm, >= 0; the volume's diagonal where only the prediction is empty, NaN where the reference is.
 
     Source:
-        Equals MONAI 1.6 and MedPy 0.5 where both masks are there.
+        Equals MONAI 1.6 and MedPy 0.5 for masks that are not empty.
+
+    Example:
+        >>> prediction, reference = np.zeros((2, 16, 24, 32), bool)
+        >>> prediction[2:6, 2:6, 2:6] = reference[4:8, 2:6, 2:6] = True
+        >>> hausdorff(prediction, reference, (1, 1, 2))
+        2.0
     """
-    return _pair(prediction, reference, spacing_mm).hausdorff()
+    return _crop_pair(prediction, reference, spacing_mm).hausdorff()
 
 
 def hausdorff_95(
@@ -99,7 +111,7 @@ def hausdorff_95(
     *,
     convention: str = "per_direction_max",
 ) -> float:
-    """95th percentile Hausdorff distance; the literature has three, which differ by far more than a method gains.
+    """Returns the 95th percentile Hausdorff distance; the three in use differ by far more than a method gains.
 
     Args:
         prediction: boolean or 0/1, (x, y, z).
@@ -114,49 +126,67 @@ def hausdorff_95(
 
     Raises:
         ValueError: the convention is none of the three.
+
+    Example:
+        >>> prediction, reference = np.zeros((2, 16, 24, 32), bool)
+        >>> prediction[2:6, 2:6, 2:6] = reference[4:8, 2:6, 2:6] = True
+        >>> hausdorff_95(prediction, reference, (1, 1, 2))
+        2.0
     """
     _check_convention(convention)
-    return _pair(prediction, reference, spacing_mm).hausdorff_95(convention)
+    return _crop_pair(prediction, reference, spacing_mm).hausdorff_95(convention)
 
 
 def assd(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float]) -> float:
-    """Average symmetric surface distance: the mean over the surface voxels of both masks together.
+    """Returns the average symmetric surface distance: the mean over the surface voxels of both masks together.
 
     Arguments, surface and empty masks as `hausdorff`; equals MedPy 0.5 `assd` and MONAI 1.6 with `symmetric=True`.
+
+    Example:
+        >>> prediction, reference = np.zeros((2, 16, 24, 32), bool)
+        >>> prediction[2:6, 2:6, 2:6] = reference[4:8, 2:6, 2:6] = True
+        >>> round(assd(prediction, reference, (1, 1, 1)), 3)
+        0.857
     """
-    return _pair(prediction, reference, spacing_mm).assd()
+    return _crop_pair(prediction, reference, spacing_mm).assd()
 
 
 def nsd(
     prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float], *, tolerance_mm: float = 1.0
 ) -> float:
-    """Normalised surface Dice: the share of both surfaces' area that lies within a tolerance of the other surface.
+    """Returns the normalised surface Dice: the share of both surfaces' area within a tolerance of the other.
 
     Args:
         prediction: boolean or 0/1, (x, y, z).
         reference: the same shape.
         spacing_mm: voxel size along each axis, in mm.
-        tolerance_mm: what counts as the same place, in mm, >= 0; the disagreement between two raters is a good choice.
+        tolerance_mm: distance in mm that counts as the same place, >= 0; as far as two raters disagree, for example.
 
     Returns:
         0 to 1; 0 where one mask is empty, NaN where both are.
 
     Source:
         Nikolov et al., JMIR 2021, doi 10.2196/26151; equals surface-distance and MONAI's `use_subvoxels=True`.
+
+    Example:
+        >>> prediction, reference = np.zeros((2, 16, 24, 32), bool)
+        >>> prediction[2:6, 2:6, 2:6] = reference[4:8, 2:6, 2:6] = True
+        >>> nsd(prediction, reference, (1, 1, 1), tolerance_mm=2)
+        1.0
     """
-    return _pair(prediction, reference, spacing_mm).nsd(_tolerance(tolerance_mm))
+    return _crop_pair(prediction, reference, spacing_mm).nsd(_check_tolerance(tolerance_mm))
 
 
-def _pair(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float]) -> "_Pair":
-    prediction, reference = overlap.masks(prediction, reference)
-    spacing = overlap.spacing(spacing_mm)
-    box = _around(overlap.boxes(prediction).get(1), overlap.boxes(reference).get(1))
+def _crop_pair(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float]) -> "_Pair":
+    prediction, reference = overlap.check_masks(prediction, reference)
+    spacing = overlap.check_spacing(spacing_mm)
+    box = _enclose(overlap.find_boxes(prediction).get(1), overlap.find_boxes(reference).get(1))
     return _Pair(np.ascontiguousarray(prediction[box]), np.ascontiguousarray(reference[box]), spacing, prediction.shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pair:
-    """Two masks in the box that holds both; what several metrics need is computed once, when first asked for."""
+    """Two masks in the box that holds both; shared results are computed once, on first use."""
 
     prediction: np.ndarray
     reference: np.ndarray
@@ -165,11 +195,11 @@ class _Pair:
 
     @functools.cached_property
     def counts(self) -> tuple[int, int, int]:
-        return overlap.voxel_counts(self.prediction, self.reference)
+        return overlap.count_voxels(self.prediction, self.reference)
 
     @functools.cached_property
     def empty_distance(self) -> float | None:
-        """The distance that stands for all where a mask is empty; None where both are there."""
+        """Returns the distance that stands for all when a mask is empty; None when neither is."""
         size, reference_size, _ = self.counts
         if size and reference_size:
             return None
@@ -178,17 +208,17 @@ class _Pair:
 
     @functools.cached_property
     def distances(self) -> tuple[np.ndarray, np.ndarray]:
-        """Distances in mm from each surface voxel to the other surface, prediction first."""
-        ours, theirs = _shell(self.prediction), _shell(self.reference)
-        return _both_ways(ours, theirs, self.spacing_mm)
+        """Returns distances in mm from each surface voxel to the other surface, prediction first."""
+        ours, theirs = _find_shell(self.prediction), _find_shell(self.reference)
+        return _search_both_ways(ours, theirs, self.spacing_mm)
 
     @functools.cached_property
     def weighted(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """As `distances`, between surface elements at the corners of voxels, each with its area in mm^2."""
-        area = surfels.areas(self.spacing_mm)
-        codes = [surfels.codes(np.pad(mask, 1)) for mask in (self.prediction, self.reference)]
+        """Returns `distances` between surface elements at the corners of voxels, each with its area in mm^2."""
+        area = surfels.measure_areas(self.spacing_mm)
+        codes = [surfels.encode_corners(np.pad(mask, 1)) for mask in (self.prediction, self.reference)]
         ours, theirs = ((code != 0) & (code != 255) for code in codes)
-        there, back = _both_ways(ours, theirs, self.spacing_mm)
+        there, back = _search_both_ways(ours, theirs, self.spacing_mm)
         return (there, area[codes[0][ours]]), (back, area[codes[1][theirs]])
 
     def overlaps(self) -> dict[str, float]:
@@ -230,8 +260,8 @@ class _Pair:
         return float(near / sum(areas.sum() for _, areas in self.weighted))
 
 
-def _shell(mask: np.ndarray) -> np.ndarray:
-    """The voxels of a mask with a face neighbour outside it; outside the box counts as outside the mask."""
+def _find_shell(mask: np.ndarray) -> np.ndarray:
+    """Returns the voxels of a mask with a face neighbour outside it; outside the box counts as outside the mask."""
     padded = np.pad(mask, 1)
     core = padded[1:-1, 1:-1, 1:-1].copy()
     for axis in range(3):
@@ -242,17 +272,19 @@ def _shell(mask: np.ndarray) -> np.ndarray:
     return mask & ~core
 
 
-def _both_ways(first: np.ndarray, second: np.ndarray, spacing_mm: overlap.Spacing) -> tuple[np.ndarray, np.ndarray]:
-    """Distance in mm from each point of one mask to the nearest of the other, and the other way round."""
+def _search_both_ways(
+    first: np.ndarray, second: np.ndarray, spacing_mm: overlap.Spacing
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the distance in mm from each point of one mask to the nearest of the other, and the other way round."""
     ours, theirs = (cKDTree(np.argwhere(mask) * spacing_mm, balanced_tree=False) for mask in (first, second))
-    there = _nearest(ours, theirs, (first, second), spacing_mm)
-    return there, _nearest(theirs, ours, (second, first), spacing_mm)
+    there = _nearest_distances(ours, theirs, (first, second), spacing_mm)
+    return there, _nearest_distances(theirs, ours, (second, first), spacing_mm)
 
 
-def _nearest(
+def _nearest_distances(
     here: cKDTree, there: cKDTree, masks: tuple[np.ndarray, np.ndarray], spacing_mm: overlap.Spacing
 ) -> np.ndarray:
-    """Distances in mm from the points of one tree to the other's.
+    """Returns distances in mm from the points of one tree to the other's.
 
     A tree is quickest for what lies near, which is most of two surfaces that agree; for many far points it may look
     at all others, and one distance transform of the box is cheaper than that.
@@ -268,20 +300,20 @@ def _nearest(
 
 
 def _area_percentile(distances: np.ndarray, areas: np.ndarray, share: float) -> float:
-    """The smallest distance within which at least this share of the area lies."""
+    """Returns the smallest distance within which at least this share of the area lies."""
     order = np.argsort(distances, kind="stable")
     covered = np.cumsum(areas[order])
     place = np.searchsorted(covered, share * covered[-1])
     return float(distances[order][min(int(place), len(order) - 1)])
 
 
-def _around(first: Box | None, second: Box | None) -> Box:
-    """The box that holds both boxes; an empty one where there is neither."""
-    found = [box for box in (first, second) if box is not None]
-    if not found:
+def _enclose(first: Box | None, second: Box | None) -> Box:
+    """Returns the box that holds both boxes; an empty one without either."""
+    boxes = [box for box in (first, second) if box is not None]
+    if not boxes:
         return (slice(0, 0),) * 3
     return tuple(
-        slice(min(side.start for side in sides), max(side.stop for side in sides)) for sides in zip(*found, strict=True)
+        slice(min(side.start for side in sides), max(side.stop for side in sides)) for sides in zip(*boxes, strict=True)
     )
 
 
@@ -290,7 +322,7 @@ def _check_convention(convention: str) -> None:
         raise unknown_choice("HD95 convention", convention, CONVENTIONS)
 
 
-def _tolerance(tolerance_mm: float) -> float:
+def _check_tolerance(tolerance_mm: float) -> float:
     if not tolerance_mm >= 0:
         raise ValueError(
             f"tolerance_mm must be 0 or more, got {tolerance_mm!r}. 1.0 is a common choice at 1 mm voxels."

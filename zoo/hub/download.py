@@ -206,7 +206,8 @@ def _fetch_from(source: str, part: Path, timeout_s: float) -> None:
         if wanted is not None:
             _get_checked(source, wanted, part / wanted.file, timeout_s)
     (part / "README.md").write_text(readme(card), encoding="utf-8")
-    new.rename(part / card_file.FILE)
+    files.write_whole(part / card_file.FILE, new.read_bytes())
+    new.unlink()
 
 
 def _get_checked(source: str, wanted: cards.Stored, path: Path, timeout_s: float) -> None:

@@ -14,7 +14,7 @@ from zoo.losses.composition import Combined, DeepSupervision, supervision_weight
 from zoo.losses.constraints import boundary, location_penalty, signed_distance_mm, size_penalty
 from zoo.losses.entropy import binary_cross_entropy, cross_entropy, focal
 from zoo.losses.instances import blob, component_penalty, label_components
-from zoo.losses.overlap import (
+from zoo.losses.region import (
     dice,
     dice_cross_entropy,
     generalised_dice,

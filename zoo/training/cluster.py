@@ -21,10 +21,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from zoo.training.batches import Feed
-from zoo.training.run.run_callback import Keeper, NonFiniteLossError
+from zoo.training.run.divergence import DivergedError
+from zoo.training.run.run_callback import LAST, NonFiniteLossError
+from zoo.training.task import Task
+from zoo.training.trainer import Run
 
 SERVERS = ("worker", "ps")
+RunSteps = Callable[[int], dict[str, float]]  # number of steps -> logs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +90,22 @@ def here(environment: str | None = None) -> Cluster | None:
     return Cluster(role, index, num_workers, asynchronous) if asynchronous or num_workers > 1 else None
 
 
+def join(task: Task) -> Cluster | None:
+    """Returns this process' place in the cluster that `TF_CONFIG` describes; never returns where it only serves.
+
+    Raises:
+        ValueError: the task mines hard samples, which one process does.
+    """
+    place = here()
+    if place and place.serves:
+        serve()
+    if place and task.fit.mining:
+        raise ValueError(
+            f"Task {task.name!r} mines hard samples, which one process does: set mining=None in a cluster."
+        )
+    return place
+
+
 def serve() -> None:
     """Runs a worker or parameter server of an asynchronous cluster; never returns."""
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver(rpc_layer="grpc")
@@ -97,7 +116,7 @@ def serve() -> None:
 
 
 def strategy(cluster: Cluster | None) -> tf.distribute.Strategy | None:
-    """The strategy for this process: by cluster, else mirrored over several GPUs, else None."""
+    """Returns the strategy for this process: by cluster, else mirrored over several GPUs, else None."""
     if cluster and cluster.asynchronous:
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver(rpc_layer="grpc")
         return tf.distribute.ParameterServerStrategy(resolver)
@@ -107,105 +126,107 @@ def strategy(cluster: Cluster | None) -> tf.distribute.Strategy | None:
     return tf.distribute.MirroredStrategy() if len(tf.config.list_physical_devices("GPU")) > 1 else None
 
 
-def scope(chosen: tf.distribute.Strategy | None) -> contextlib.AbstractContextManager:
-    """The strategy's scope, or nothing where there is no strategy."""
-    return chosen.scope() if chosen else contextlib.nullcontext()
+def scope(strategy: tf.distribute.Strategy | None) -> contextlib.AbstractContextManager:
+    """Returns the strategy's scope, or an empty context where there is no strategy."""
+    return strategy.scope() if strategy else contextlib.nullcontext()
 
 
-@dataclasses.dataclass(frozen=True)
-class Loop:
-    """What the loop needs besides the model.
-
-    Attributes:
-        strategy: of this process.
-        cluster: its place.
-        feed: training and validation batches.
-        twin: the same network outside the strategy; validates on the chief.
-        epochs: epochs of the run.
-        steps_per_epoch: optimiser steps of one.
-    """
-
-    strategy: tf.distribute.Strategy
-    cluster: Cluster
-    feed: Feed
-    twin: keras.Model
-    epochs: int
-    steps_per_epoch: int
-
-
-def fit(model: keras.Model, loop: Loop, keeper: Keeper, callbacks: Sequence[keras.callbacks.Callback] = ()) -> None:
-    """Trains a model that was built in the strategy's scope from the keeper's step to the end.
+class ClusterTrainer:
+    """Trains one member's share of a run; the chief, or the first worker, validates and writes.
 
     Args:
-        model: compiled; its own `train_step` runs on every worker.
-        loop: strategy, data and length.
-        keeper: keeps the run folder; on the chief alone it writes.
-        callbacks: further Keras callbacks, called on the chief alone.
-
-    Raises:
-        ValueError: the optimiser averages weights (`use_ema`), which this loop does not validate.
+        model: compiled, built in the scope of the strategy; its own `train_step` runs on every worker.
+        network: the same network outside the strategy, which validates and is shipped.
+        place: this process' place in the cluster.
+        strategy: of this process.
     """
-    if model.optimizer.use_ema:
-        raise ValueError("use_ema=True is for one machine: leave it out of the optimiser's settings on a cluster.")
-    epoch_of = _asynchronous_epoch if loop.cluster.asynchronous else _synchronous_epoch
-    run_epoch = epoch_of(model, loop, keeper)
-    driven = keras.callbacks.CallbackList([keeper, *callbacks] if loop.cluster.writes else [keeper], model=model)
-    total = loop.epochs * loop.steps_per_epoch
-    while keeper.step < total:
-        epoch = keeper.step // loop.steps_per_epoch
-        driven.on_epoch_begin(epoch)
-        logs = run_epoch(loop.steps_per_epoch - keeper.step % loop.steps_per_epoch)
-        if loop.cluster.writes:
-            logs |= validate(model, loop, keeper)
-        driven.on_epoch_end(epoch, logs)
 
+    def __init__(self, model: keras.Model, network: keras.Model, place: Cluster, strategy: tf.distribute.Strategy):
+        self.model, self.network, self.place, self.strategy = model, network, place, strategy
 
-def validate(model: keras.Model, loop: Loop, keeper: Keeper) -> dict[str, float]:
-    """Copies the weights into the twin and validates it here; no other process takes part."""
-    loop.twin.set_weights([keras.ops.convert_to_numpy(weight) for weight in model.weights])
-    found = loop.twin.evaluate(loop.feed.validation, return_dict=True, verbose=0)
-    keeper.keep_best(loop.twin, found)
-    return {f"val_{key}": value for key, value in found.items()}
+    @property
+    def writes(self) -> bool:
+        """Whether this process keeps the run folder."""
+        return self.place.writes
 
+    def estimate(self, run: Run) -> None:
+        """Measures nothing: on a cluster every member would have to take the step."""
 
-def _compiled_step(model: keras.Model, chosen: tf.distribute.Strategy) -> Callable[[Any], Any]:
-    # No XLA here: collectives and remote variables cannot be compiled into one program.
-    return tf.function(lambda iterator: chosen.run(model.train_step, args=(next(iterator),)))
+    def fit(self, run: Run) -> None:
+        """Trains from the callback's step to the end of the plan.
 
+        Raises:
+            ValueError: the optimiser averages weights (`use_ema`), which this loop does not validate.
+            DivergedError: the loss is no longer finite.
+        """
+        if self.model.optimizer.use_ema:
+            raise ValueError("use_ema=True is for one machine: leave it out of the optimiser's settings on a cluster.")
+        try:
+            self._run_epochs(run)
+        except NonFiniteLossError:
+            last = run.out / LAST
+            raise DivergedError(f"The loss is no longer finite; the last good state is in {last}.") from None
 
-def _synchronous_epoch(model: keras.Model, loop: Loop, keeper: Keeper) -> Callable[[int], dict[str, float]]:
-    place = (loop.cluster.index, loop.cluster.num_workers)
-    data = loop.strategy.distribute_datasets_from_function(lambda _: loop.feed.training(keeper.step, place))
-    iterator, step = iter(data), _compiled_step(model, loop.strategy)
+    def _run_epochs(self, run: Run) -> None:
+        callback, length = run.callback, run.plan.steps_per_epoch
+        run_steps = self._prepare_asynchronous(run) if self.place.asynchronous else self._prepare_synchronous(run)
+        driven = [callback, *run.observers] if self.writes else [callback]
+        callbacks = keras.callbacks.CallbackList(driven, model=self.model)
+        while callback.step < run.plan.steps:
+            epoch = callback.step // length
+            callbacks.on_epoch_begin(epoch)
+            logs = run_steps(length - callback.step % length)
+            if self.writes:
+                logs |= self._validate(run)
+            callbacks.on_epoch_end(epoch, logs)
 
-    def run_epoch(steps: int) -> dict[str, float]:
-        model.reset_metrics()
-        logs: dict[str, float] = {}
-        for number in range(steps):
-            values = step(iterator)
-            logs = {key: _mean(loop.strategy.experimental_local_results(value)) for key, value in values.items()}
-            keeper.on_train_batch_end(number, logs)
-        return logs
+    def _validate(self, run: Run) -> dict[str, float]:
+        """Copies the weights into the network and validates it here; no other process takes part."""
+        self.network.set_weights([keras.ops.convert_to_numpy(weight) for weight in self.model.weights])
+        metrics = self.network.evaluate(run.data.validation(), return_dict=True, verbose=0)
+        run.callback.keep_best(self.network, metrics)
+        return {f"val_{key}": value for key, value in metrics.items()}
 
-    return run_epoch
+    def _compile_step(self) -> Callable[[Any], Any]:
+        # No XLA here: collectives and remote variables cannot be compiled into one program.
+        return tf.function(lambda iterator: self.strategy.run(self.model.train_step, args=(next(iterator),)))
 
+    def _prepare_synchronous(self, run: Run) -> RunSteps:
+        shard = (self.place.index, self.place.num_workers)
+        data = self.strategy.distribute_datasets_from_function(
+            lambda _: run.data.training(run.callback.step, shard=shard)
+        )
+        iterator, step = iter(data), self._compile_step()
 
-def _asynchronous_epoch(model: keras.Model, loop: Loop, keeper: Keeper) -> Callable[[int], dict[str, float]]:
-    coordinator = tf.distribute.coordinator.ClusterCoordinator(loop.strategy)
-    make = lambda: loop.strategy.distribute_datasets_from_function(lambda _: loop.feed.training(0, None))  # noqa: E731
-    iterator, step = iter(coordinator.create_per_worker_dataset(make)), _compiled_step(model, loop.strategy)
+        def run_steps(steps: int) -> dict[str, float]:
+            self.model.reset_metrics()
+            logs: dict[str, float] = {}
+            for number in range(steps):
+                values = step(iterator)
+                logs = {key: _mean(self.strategy.experimental_local_results(value)) for key, value in values.items()}
+                run.callback.on_train_batch_end(number, logs)
+            return logs
 
-    def run_epoch(steps: int) -> dict[str, float]:
-        model.reset_metrics()
-        values = [coordinator.schedule(step, args=(iterator,)) for _ in range(steps)]
-        coordinator.join()
-        losses = [float(value.fetch()["loss"]) for value in values]
-        if not math.isfinite(losses[-1]):
-            raise NonFiniteLossError
-        keeper.add_steps(steps)
-        return {key: float(value) for key, value in values[-1].fetch().items()}
+        return run_steps
 
-    return run_epoch
+    def _prepare_asynchronous(self, run: Run) -> RunSteps:
+        coordinator = tf.distribute.coordinator.ClusterCoordinator(self.strategy)
+        make = lambda: self.strategy.distribute_datasets_from_function(  # noqa: E731 - read inside a worker
+            lambda _: run.data.training(0, shard=None)
+        )
+        iterator, step = iter(coordinator.create_per_worker_dataset(make)), self._compile_step()
+
+        def run_steps(steps: int) -> dict[str, float]:
+            self.model.reset_metrics()
+            values = [coordinator.schedule(step, args=(iterator,)) for _ in range(steps)]
+            coordinator.join()
+            losses = [float(value.fetch()["loss"]) for value in values]
+            if not math.isfinite(losses[-1]):
+                raise NonFiniteLossError
+            run.callback.add_steps(steps)
+            return {key: float(value) for key, value in values[-1].fetch().items()}
+
+        return run_steps
 
 
 def _mean(values: Sequence[Any]) -> float:

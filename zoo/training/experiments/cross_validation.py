@@ -31,7 +31,7 @@ def cross_validate(
     out: str | os.PathLike,
     *,
     folds: int = 5,
-    options: fit.Options | None = None,
+    options: fit.TrainOptions | None = None,
 ) -> list[dict[str, Any]]:
     """Trains one model a fold and predicts every case with the model that has not seen its subject.
 
@@ -53,7 +53,7 @@ def cross_validate(
     """
     if str(source) == batches.SYNTHETIC:
         raise ValueError("Folds are cut by subject, and synthetic data have none: give a folder of labelled cases.")
-    options, folder = options or fit.Options(), pathlib.Path(out)
+    options, folder = options or fit.TrainOptions(), pathlib.Path(out)
     cases = batches.labelled(task, pathlib.Path(source))
     parts = _folds(cases, folder, folds, options.seed)
     scores: dict[str, Any] = {}

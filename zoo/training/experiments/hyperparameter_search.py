@@ -86,7 +86,7 @@ def search(
     *,
     space: Space,
     trials: int = 20,
-    options: fit.Options | None = None,
+    options: fit.TrainOptions | None = None,
 ) -> dict[str, Any]:
     """Looks for the settings with the best validation score.
 
@@ -111,7 +111,7 @@ def search(
     if not space:
         raise ValueError("The search space is empty: give at least one setting, such as optimizer.learning_rate.")
     with_settings(task, {path: None for path in space if "." not in path} | {path: 0 for path in space if "." in path})
-    options, out = options or fit.Options(), pathlib.Path(out)
+    options, out = options or fit.TrainOptions(), pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     study = _study(out, options.seed)
 

@@ -1,4 +1,4 @@
-"""The callback that keeps a run: checkpoints by step and by minute, best weights, log, curves, NaN and signals."""
+"""The callback that writes a run folder: checkpoints by step and by minute, best weights, log, curves; NaN, signals."""
 
 import math
 import pathlib
@@ -10,8 +10,9 @@ from typing import Any
 import keras
 
 from zoo.training.run import checkpoint, run_folder
+from zoo.training.run.run_folder import LAST
 
-LAST, BEST, LOG, CURVES = "last.safetensors", "best.safetensors", "log.csv", "curves.png"
+BEST, LOG, CURVES = "best.safetensors", "log.csv", "curves.png"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -22,8 +23,8 @@ class NonFiniteLossError(Exception):
     """The loss is no longer finite; nothing was written since."""
 
 
-class Keeper(keras.callbacks.Callback):
-    """Keeps a run folder true at every moment.
+class RunCallback(keras.callbacks.Callback):
+    """Keeps a run folder up to date.
 
     The state is written at each epoch's end and every few minutes, at any step; the log is rewritten with it, so the
     two never disagree. Ctrl-C and SIGTERM finish the step, write the state and stop.
@@ -41,22 +42,22 @@ class Keeper(keras.callbacks.Callback):
         self.step, self.seconds = 0, 0.0
         self.rows: list[dict[str, float]] = []
         self.best: float | None = None
-        self.asked_to_stop: str | None = None
+        self.stop_signal: str | None = None
         self._written = self._tick = time.monotonic()
         self._handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> "Keeper":
+    def __enter__(self) -> "RunCallback":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._ask)
+                self._handlers[number] = signal.signal(number, self._request_stop)
         return self
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, _: Any) -> None:
-        self.asked_to_stop = signal.Signals(number).name
+    def _request_stop(self, number: int, _: Any) -> None:
+        self.stop_signal = signal.Signals(number).name
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Counts the step; writes the state when it is due."""
@@ -65,11 +66,11 @@ class Keeper(keras.callbacks.Callback):
         self.add_steps(1)
 
     def add_steps(self, count: int) -> None:
-        """Counts steps; stops where that was asked for, and writes the state when it is due."""
+        """Counts steps; stops where a signal requested it, and writes the state when it is due."""
         self.step += count
-        if self.asked_to_stop:
+        if self.stop_signal:
             self.write()
-            raise Interrupted(f"{self.asked_to_stop} after step {self.step}: the state is in {self.out / LAST}.")
+            raise Interrupted(f"{self.stop_signal} after step {self.step}: the state is in {self.out / LAST}.")
         if time.monotonic() - self._written > 60 * self.minutes:
             self.write()
 
@@ -77,16 +78,16 @@ class Keeper(keras.callbacks.Callback):
         """Keeps the weights as validated: the averaged ones, where weights are averaged."""
         self.keep_best(self.model, logs or {})
 
-    def keep_best(self, model: keras.Model, found: dict[str, float]) -> None:
+    def keep_best(self, model: keras.Model, metrics: dict[str, float]) -> None:
         """Writes the model's weights when the monitored value is the best so far.
 
         Raises:
-            ValueError: the monitored metric is not among those found.
+            ValueError: the monitored metric is not among the metrics.
         """
-        if self.monitor not in found:
-            raise ValueError(f"The task monitors {self.monitor!r}, and validation gave only {sorted(found)}.")
-        if self.writes and (self.best is None or found[self.monitor] > self.best):
-            self.best = float(found[self.monitor])
+        if self.monitor not in metrics:
+            raise ValueError(f"The task monitors {self.monitor!r}, and validation gave only {sorted(metrics)}.")
+        if self.writes and (self.best is None or metrics[self.monitor] > self.best):
+            self.best = float(metrics[self.monitor])
             checkpoint.save_weights(model, self.out / BEST)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -98,13 +99,13 @@ class Keeper(keras.callbacks.Callback):
         if self.writes:
             run_folder.draw_curves(self.rows, self.out / CURVES)
 
-    def go_on(self, progress: dict[str, Any]) -> None:
-        """Continues from what `state.restore` returned."""
+    def resume_from(self, progress: dict[str, Any]) -> None:
+        """Continues from the progress that `checkpoint.restore` returned."""
         self.step, self.rows = progress["step"], progress["rows"]
         self.best, self.seconds = progress["best"], progress["seconds"]
 
     def progress(self) -> dict[str, Any]:
-        """Where the run stands: step, log rows, best monitored value, seconds of work."""
+        """Returns where the run is: step, log rows, best monitored value, seconds of work."""
         return {"step": self.step, "rows": self.rows, "best": self.best, "seconds": self._elapsed()}
 
     def _elapsed(self) -> float:

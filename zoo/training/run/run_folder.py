@@ -1,4 +1,4 @@
-"""The run folder: what was asked, what it ran on, what came out."""
+"""The run folder: its settings, the versions that it ran on, its log and curves."""
 
 import csv
 import importlib.metadata
@@ -10,20 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.files import replacing, write_whole
+from zoo.training.run.run_config import differences
 
 PACKAGES = ("zoo3d", "keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "nibabel")
-FINGERPRINT = (
-    "task",
-    "source",
-    "seed",
-    "steps",
-    "batch_size",
-    "patch",
-    "precision",
-    "optimizer",
-    "arguments",
-    "start_from",
-)
+# What a folder may differ in and still hold the same run.
+NOT_COMPARED = ("versions",)
+CONFIG, LAST = "config.json", "last.safetensors"
 
 
 def versions() -> dict[str, str]:
@@ -54,24 +46,44 @@ def commit() -> str:
 def open_run(out: pathlib.Path, config: Mapping[str, Any]) -> pathlib.Path:
     """Makes the folder, or opens the one of the same run, and writes `config.json` and `versions.json`.
 
+    Args:
+        out: the run folder.
+        config: every setting, as `run_config` returns them; all are compared with those of the folder.
+
+    Returns:
+        The run folder.
+
     Raises:
-        ValueError: the folder belongs to a run with other settings; every difference is named.
+        ValueError: the folder belongs to a run with other settings, and every difference is named; or it holds a
+            state without the settings that it was trained with.
     """
-    path = out / "config.json"
-    plain = json.loads(json.dumps(dict(config)))
+    path = out / CONFIG
     if path.exists():
-        before = json.loads(path.read_text())
-        differing = [key for key in FINGERPRINT if before.get(key) != plain.get(key)]
-        if differing:
-            told = "; ".join(f"{key} was {before.get(key)!r}, now {plain.get(key)!r}" for key in differing)
-            raise ValueError(
-                f"{out} holds another run: {told}. Repeat its settings to resume it, or choose a new folder."
-            )
+        _check_same_run(path, config)
         return out
+    if (out / LAST).exists():
+        raise ValueError(
+            f"{out} holds the state {LAST} without {CONFIG}, so nothing tells which settings it was trained with. "
+            f"Put {CONFIG} back to resume it, or choose a new folder."
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "versions.json", json.dumps(versions() | {"commit": commit()}, indent=1).encode())
-    write_whole(path, json.dumps(plain, indent=1).encode())
+    write_whole(path, json.dumps(dict(config), indent=1).encode())
     return out
+
+
+def _check_same_run(path: pathlib.Path, config: Mapping[str, Any]) -> None:
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}). Put the file back, or choose a new folder.") from error
+    kept, now = ({key: value for key, value in each.items() if key not in NOT_COMPARED} for each in (before, config))
+    phrases = differences(kept, now)
+    if phrases:
+        raise ValueError(
+            f"{path.parent} holds another run: {'; '.join(phrases)}. Repeat its settings to resume it, or choose a new "
+            "folder."
+        )
 
 
 def write_log(path: pathlib.Path, rows: Sequence[Mapping[str, float]]) -> None:
