@@ -1,18 +1,29 @@
 """Fixtures for all tests; child processes of tests find `support` as the tests do."""
 
 import os
+import subprocess
+import sys
 
 import pytest
-from support.paths import TESTS
+from support.paths import SUPPORT, TESTS
 from typer.testing import CliRunner
 
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
 
 
+@pytest.fixture(scope="session")
+def trained_ball(tmp_path_factory):
+    """Trains the toy task once for all tests; returns its run folder and what the run printed."""
+    out = tmp_path_factory.mktemp("ball") / "run"
+    command = [sys.executable, str(SUPPORT / "toy.py"), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return out, done.stderr
+
+
 @pytest.fixture(scope="module")
 def model_folder():
-    """Returns the folder of trained models that `zoo_command` finds; a module with models of its own overrides it."""
-    return None
+    """Returns the folder of trained models that `zoo_command` finds: none, where a module does not override it."""
 
 
 @pytest.fixture

@@ -120,6 +120,7 @@ def test_compiled_equals_eager(xla):
     assert float(graph.result()) == pytest.approx(float(eager.result()), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_jax_gives_the_same():
     code = (
         "import numpy as np, test_metrics as t; m = t.metrics.MeanDice(3); m.update_state(*t.data()); "

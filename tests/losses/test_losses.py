@@ -122,6 +122,7 @@ def test_open_shapes_inside_a_graph(name):
     np.testing.assert_allclose(compiled(DATA["labels"], DATA["logits"]).numpy(), value(name), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_jax_gives_the_same_values_and_gradients(tmp_path):
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     script = [sys.executable, loss_table.__file__, str(tmp_path / "jax.npz")]

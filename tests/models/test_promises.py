@@ -153,6 +153,7 @@ def on_jax(tmp_path_factory):
         return dict(outputs)
 
 
+@pytest.mark.slow
 @every_model
 def test_tensorflow_and_jax_agree(name, on_jax):
     for index, output in enumerate(builder_table.seeded_outputs(name)):

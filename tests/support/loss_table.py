@@ -1,6 +1,6 @@
-"""Every loss with settings, on data of three different sizes; run as a script it writes values and gradients.
+"""Every loss with settings, on data of three different sizes; as a script, writes values and gradients.
 
-`KERAS_BACKEND=jax python tests/loss_table.py out.npz` is how the tests compare backends.
+The tests compare backends with `KERAS_BACKEND=jax python loss_table.py out.npz`.
 """
 
 import functools
@@ -20,7 +20,7 @@ def ball(centre, radius, shape=SHAPE[1:]):
 
 
 def arrays():
-    """Labels with two lesions in the first sample and one in the second, and logits that partly agree."""
+    """Draws labels with two lesions in the first sample and one in the second, and logits that partly agree."""
     rng = np.random.default_rng(3)
     labels = np.zeros((*SHAPE, 1), np.int32)
     labels[0, ball((2, 2, 3), 2), 0] = 1
@@ -39,7 +39,7 @@ def arrays():
 
 
 def table(weight):
-    """name -> (function, options)."""
+    """Returns name -> (function, options)."""
     return {
         "dice": (losses.dice, {}),
         "dice_squared": (losses.dice, {"squared": True, "include_background": True}),
@@ -67,13 +67,13 @@ def table(weight):
 
 
 def value_and_gradient(function, labels, logits):
-    """Values a sample, and the gradient of their sum, on the running backend."""
+    """Returns the value of each sample, and the gradient of their sum, on the running backend."""
     if backend.backend() == "jax":
         import jax
 
         def total(x):
-            found = function(labels, x)
-            return ops.sum(found), found
+            values = function(labels, x)
+            return ops.sum(values), values
 
         (_, value), slope = jax.jit(jax.value_and_grad(total, has_aux=True))(logits)
         return np.asarray(value), np.asarray(slope)
@@ -88,7 +88,7 @@ def value_and_gradient(function, labels, logits):
 
 
 def gradient(function, labels, logits):
-    """The second of `value_and_gradient`."""
+    """Returns the gradient alone."""
     return value_and_gradient(function, labels, logits)[1]
 
 

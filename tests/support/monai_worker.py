@@ -1,4 +1,4 @@
-"""Runs in an environment with torch and monai: MONAI's own check of a bundle, then its golden output.
+"""Checks a bundle with MONAI's own tool, then its golden output; runs in an environment with torch and monai.
 
 python monai_worker.py BUNDLE GOLDEN prints the largest difference as a share of the largest value.
 """
@@ -20,8 +20,8 @@ if __name__ == "__main__":
     network = parser.get_parsed_content("network_def").eval()
     with np.load(golden) as stored:
         image = torch.from_numpy(np.moveaxis(stored["input_0"], -1, 1).copy())
-        beside = [torch.from_numpy(stored["input_1"])] if "input_1" in stored.files else []
-        wanted = stored["output_0"]
+        conditioning = [torch.from_numpy(stored["input_1"])] if "input_1" in stored.files else []
+        expected = stored["output_0"]
     with torch.no_grad():
-        found = np.moveaxis(network(image, *beside).numpy(), 1, -1)
-    print(np.abs(found - wanted).max() / np.abs(wanted).max())
+        output = np.moveaxis(network(image, *conditioning).numpy(), 1, -1)
+    print(np.abs(output - expected).max() / np.abs(expected).max())

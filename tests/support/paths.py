@@ -1,4 +1,4 @@
-"""Folders of the checkout that tests read."""
+"""Names the folders of the checkout that tests read."""
 
 from pathlib import Path
 

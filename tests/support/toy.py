@@ -1,4 +1,4 @@
-"""A task that learns in seconds: find the bright ball in noise. `python tests/toy.py OUT` trains it, for kill tests."""
+"""A task that learns in seconds: find the bright ball in noise. Run as a script, it trains into the folder OUT."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The toy task as a member of a cluster: `TF_CONFIG=... python tests/toy_cluster.py OUT BATCH`."""
+"""The toy task as a member of a cluster: `TF_CONFIG=... python toy_cluster.py OUT BATCH`."""
 
 import sys
 

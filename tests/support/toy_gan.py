@@ -1,4 +1,4 @@
-"""Tiny GANs and their batches. `python tests/toy_gan.py OUT` trains one in a run folder, for the tests of resuming."""
+"""Tiny GANs and their batches. Run as a script, it trains one into the folder OUT."""
 
 import sys
 
@@ -15,7 +15,7 @@ TINY = {"filters": (4, 6), "norm": "group"}
 
 
 def synthesis(task, split):
-    """Two patches of a ramp at one place, in a ramp of coarse voxels, with a little noise."""
+    """Draws two patches of a ramp at one place, in a ramp of coarse voxels, with a little noise."""
 
     def sample(seed):
         place = tf.random.stateless_uniform((2, 3), seed, -0.5, 0.5)
@@ -84,19 +84,19 @@ TASK = Task(
 
 
 def network(variant, **options):
-    """A tiny GAN of any variant."""
+    """Builds a tiny GAN of any variant."""
     more = {"context_shape": CONTEXT, "context_ratio": 2.0} if variant == "contextual" else {}
     return gan3d((*PATCH, 1), CODE, variant=variant, **{**TINY, **more, **options})
 
 
 def images(count=BATCH, seed=0):
-    """Noise over a ramp, (count, *PATCH, 1) float32."""
+    """Draws noise over a ramp, (count, *PATCH, 1) float32."""
     noise = np.random.default_rng(seed).normal(0, 0.3, (count, *PATCH, 1))
     return (noise + np.linspace(-1, 1, PATCH[0])[:, None, None, None]).astype(np.float32)
 
 
 def context_batch(seed=0):
-    """A batch of the contextual GAN."""
+    """Draws a batch of the contextual GAN."""
     draw = np.random.default_rng(seed)
     around = draw.normal(size=(BATCH, *CONTEXT, 1)), draw.uniform(-0.5, 0.5, (BATCH, 3))
     return tuple(each.astype(np.float32) for each in around), images(seed=seed)

@@ -1,4 +1,4 @@
-"""The task `stroke_outcome` with a tiny network on made-up blocks: `python tests/toy_stroke.py OUT` trains it."""
+"""The task `stroke_outcome` with a tiny network on made-up blocks: Run as a script, it trains into OUT."""
 
 import signal
 import sys
@@ -18,14 +18,14 @@ MAPS = {"CBV": "rCBV", "CBF": "rCBF"}
 
 
 def synthesis(task, split):
-    """A bright block whose width the first tabular value decides."""
+    """Draws a bright block whose width the first tabular value decides."""
 
     def sample(seed):
-        luck = tf.random.stateless_uniform((4,), seed)
-        wide = tf.cast(tf.range(task.data.patch[0]), "float32")[:, None, None] < 2.0 + 4.0 * luck[0]
+        u = tf.random.stateless_uniform((4,), seed)
+        wide = tf.cast(tf.range(task.data.patch[0]), "float32")[:, None, None] < 2.0 + 4.0 * u[0]
         block = tf.cast(tf.broadcast_to(wide, task.data.patch), "float32")[..., None]
         image = tf.repeat(block, 6, -1) + 0.3 * tf.random.stateless_normal((*task.data.patch, 6), seed + 1)
-        vector = tf.reshape(tf.stack([luck, tf.zeros((4,))], -1), (8,))
+        vector = tf.reshape(tf.stack([u, tf.zeros((4,))], -1), (8,))
         return (image, vector), tf.concat([tf.cast(block, "int32"), tf.ones((*task.data.patch, 1), "int32")], -1)
 
     return sample
@@ -45,7 +45,7 @@ TASK = stroke.TASK.replace(
 
 
 def write_cases(root):
-    """Five cases in the layout of ISLES 2017, on three grids, with a table of times and grades."""
+    """Writes five cases in the layout of ISLES 2017, on three grids, with a table of times and grades."""
     random, rows = np.random.default_rng(0), ["case,time_to_reperfusion_h,tici,age"]
     for number in range(1, 6):
         shape = SHAPES[(number - 1) % 3]
@@ -65,7 +65,7 @@ def write_cases(root):
 
 
 def killer(out, started, *, step):
-    """A running thread that kills a worker once a state of that step is written."""
+    """Starts a thread that kills a worker once a state of that step is written."""
 
     def kill():
         for _ in range(2400):

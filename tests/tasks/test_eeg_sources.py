@@ -58,6 +58,7 @@ def test_a_bank_comes_back_from_the_cache(monkeypatch, tmp_path, small):
     assert np.array_equal(again.field, small.field) and np.array_equal(again.blocks, small.blocks)
 
 
+@pytest.mark.slow
 def test_batches_go_on_where_they_stopped(small):
     small_task = task.TASK.replace(batch_size=3, sample_arguments={"sbl_steps": (1, 2)})  # few: steps compile long
     every = list(batches.synthetic(small_task, split="train", seed=0, stop=2))
@@ -100,6 +101,7 @@ def test_potentials_alone_are_spread_without_physics(small):
         task.synthesis(task.TASK, "train", inputs="potentials")
 
 
+@pytest.mark.slow
 def test_a_small_set_comes_back_and_cubes_are_for_training_alone(small):
     small_task = task.TASK.replace(batch_size=2, sample_arguments={"examples": 2, "target": "dilated", "sbl_steps": ()})
     found = [np.asarray(y) for _, y in batches.synthetic(small_task, split="train", seed=0, stop=4)]

@@ -196,8 +196,8 @@ def test_a_search_reaches_the_loss_and_goes_on(tmp_path):
 @pytest.mark.parametrize("servers", [0, 1])
 def test_a_cluster_trains_it_and_survives_the_death_of_a_worker(tmp_path, monkeypatch, servers):
     out, started = tmp_path / "run", []
-    begin = local_cluster._start
-    monkeypatch.setattr(local_cluster, "_start", lambda *args: started.append(begin(*args)) or started[-1])
+    begin = local_cluster._start_member
+    monkeypatch.setattr(local_cluster, "_start_member", lambda *args: started.append(begin(*args)) or started[-1])
     killer = toy_stroke.killer(out, started, step=25)
     command = [sys.executable, str(SUPPORT / "toy_stroke.py"), str(out)]
     assert local_cluster.launch(command, workers=2, parameter_servers=servers) == 0

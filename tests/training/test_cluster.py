@@ -35,6 +35,7 @@ def wait_for_step(out, step, seconds=120):
     raise TimeoutError(f"no state at step {step} in {out}")
 
 
+@pytest.mark.slow
 def test_two_synchronous_workers_equal_one_on_the_joined_batch(tmp_path):
     assert launch(tmp_path / "two", 1, workers=2) == 0
     subprocess.run([sys.executable, TOY, str(tmp_path / "one"), "2"], check=True, capture_output=True)
@@ -47,8 +48,8 @@ def test_two_synchronous_workers_equal_one_on_the_joined_batch(tmp_path):
 @pytest.mark.slow
 def test_asynchronous_workers_learn_and_survive_the_death_of_one(tmp_path, monkeypatch):
     out, started = tmp_path / "run", []
-    begin = local_cluster._start
-    monkeypatch.setattr(local_cluster, "_start", lambda *args: started.append(begin(*args)) or started[-1])
+    begin = local_cluster._start_member
+    monkeypatch.setattr(local_cluster, "_start_member", lambda *args: started.append(begin(*args)) or started[-1])
 
     def kill_a_worker():
         wait_for_step(out, 25)
@@ -67,8 +68,8 @@ def test_asynchronous_workers_learn_and_survive_the_death_of_one(tmp_path, monke
 @pytest.mark.slow
 def test_a_killed_chief_goes_on(tmp_path, monkeypatch):
     out, started = tmp_path / "run", []
-    begin = local_cluster._start
-    monkeypatch.setattr(local_cluster, "_start", lambda *args: started.append(begin(*args)) or started[-1])
+    begin = local_cluster._start_member
+    monkeypatch.setattr(local_cluster, "_start_member", lambda *args: started.append(begin(*args)) or started[-1])
 
     def kill_the_chief():
         wait_for_step(out, 25)
@@ -84,8 +85,8 @@ def test_a_killed_chief_goes_on(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_synchronous_workers_start_again_together_and_end_as_if_none_had_died(tmp_path, monkeypatch):
     out, started = tmp_path / "run", []
-    begin = local_cluster._start
-    monkeypatch.setattr(local_cluster, "_start", lambda *args: started.append(begin(*args)) or started[-1])
+    begin = local_cluster._start_member
+    monkeypatch.setattr(local_cluster, "_start_member", lambda *args: started.append(begin(*args)) or started[-1])
 
     def kill_the_second():
         wait_for_step(out, 25)

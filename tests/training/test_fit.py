@@ -41,15 +41,8 @@ def wait_for_step(out, step):
     raise TimeoutError(f"no state at step {step} in {out}")
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    out = tmp_path_factory.mktemp("whole") / "run"
-    told = finish(out)
-    return out, told
-
-
-def test_a_run_learns_and_tells_what_it_needs(finished):
-    out, told = finished
+def test_a_run_learns_and_tells_what_it_needs(trained_ball):
+    out, told = trained_ball
     assert "60 steps of" in told and "GiB of memory" in told
     rows = run_folder.read_log(out / "log.csv")
     assert [row["step"] for row in rows] == [20, 40, 60]
@@ -59,8 +52,8 @@ def test_a_run_learns_and_tells_what_it_needs(finished):
     assert json.loads((out / "config.json").read_text())["seed"] == 0
 
 
-def test_a_run_starts_from_the_weights_of_another(finished, tmp_path):
-    out, _ = finished
+def test_a_run_starts_from_the_weights_of_another(trained_ball, tmp_path):
+    out, _ = trained_ball
     start, task = tmp_path / "start", toy.TASK.replace(patch=(16, 16, 16))
     fit.train(task, "synthetic", start, steps=1, start_from=out)
     fresh = network.build(task, 1).get_weights()
@@ -73,8 +66,8 @@ def test_a_run_starts_from_the_weights_of_another(finished, tmp_path):
         fit.train(task.replace(arguments={"filters": (4, 6)}), "synthetic", tmp_path / "other", start_from=out)
 
 
-def test_a_state_fits_whatever_else_the_process_has_built(finished):
-    out, _ = finished
+def test_a_state_fits_whatever_else_the_process_has_built(trained_ball):
+    out, _ = trained_ball
     restored = [network.build(toy.TASK, 60) for _ in range(2)]
     assert restored[0].optimizer.name != restored[1].optimizer.name  # Keras counts them
     for model in restored:
@@ -86,25 +79,26 @@ def test_a_state_fits_whatever_else_the_process_has_built(finished):
         checkpoint.restore(network.build(toy.TASK.replace(optimizer={"name": "sgd"}), 60), out / fit.LAST)
 
 
-def test_killed_runs_end_where_the_whole_run_ends(finished, tmp_path):
+@pytest.mark.parametrize("steps", [(20,), pytest.param((0, 20, 40), marks=pytest.mark.slow)])
+def test_killed_runs_end_where_the_whole_run_ends(trained_ball, tmp_path, steps):
     out = tmp_path / "run"
-    for step in (0, 20, 40):
+    for step in steps:
         process = start(out)
         wait_for_step(out, step)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL
     finish(out)
-    ours, theirs = (safetensors.numpy.load_file(run / fit.LAST) for run in (out, finished[0]))
+    ours, theirs = (safetensors.numpy.load_file(run / fit.LAST) for run in (out, trained_ball[0]))
     for key in theirs:
         np.testing.assert_array_equal(ours[key], theirs[key], err_msg=key)
     assert [row["val_loss"] for row in run_folder.read_log(out / "log.csv")] == [
-        row["val_loss"] for row in run_folder.read_log(finished[0] / "log.csv")
+        row["val_loss"] for row in run_folder.read_log(trained_ball[0] / "log.csv")
     ]
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_the_very_step(finished, tmp_path):
+def test_ctrl_c_keeps_the_very_step(trained_ball, tmp_path):
     out = tmp_path / "run"
     process = start(out)
     wait_for_step(out, 20)
@@ -112,7 +106,7 @@ def test_ctrl_c_keeps_the_very_step(finished, tmp_path):
     errors = process.communicate(timeout=60)[1].decode()
     assert process.returncode != 0 and "the state is in" in errors
     finish(out)
-    ours, theirs = (safetensors.numpy.load_file(run / fit.LAST) for run in (out, finished[0]))
+    ours, theirs = (safetensors.numpy.load_file(run / fit.LAST) for run in (out, trained_ball[0]))
     for key in theirs:
         np.testing.assert_array_equal(ours[key], theirs[key], err_msg=key)
 
@@ -127,11 +121,11 @@ def test_a_nan_names_the_layer_and_keeps_the_last_good_state(tmp_path):
     assert all(np.isfinite(value).all() for value in kept.values())
 
 
-def test_another_runs_folder_is_refused(finished):
+def test_another_runs_folder_is_refused(trained_ball):
     with pytest.raises(
         ValueError, match=r"seed was 0, now 1.*Repeat its settings to resume it, or choose a new folder"
     ):
-        fit.train(toy.TASK, "synthetic", finished[0], seed=1, options=fit.TrainOptions(precision="float32"))
+        fit.train(toy.TASK, "synthetic", trained_ball[0], seed=1, options=fit.TrainOptions(precision="float32"))
 
 
 def test_a_task_without_synthesis_asks_for_a_folder(tmp_path):

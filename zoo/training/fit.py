@@ -83,9 +83,10 @@ def run(
     if (out / task.model_name).exists():
         return out
     _seed_everything(options)
+    strategy = cluster.strategy(place)  # before any operation: TensorFlow sets up a cluster at its start alone
     with network.dtype_policy(policy(options.precision)):
         data = open_data(task, source, seed=options.seed, out=out, split=split)
-        trainer = _build_trainer(task, plan, place, jit=use_jit(options.jit))
+        trainer = _build_trainer(task, plan, place, strategy, jit=use_jit(options.jit))
     callback = RunCallback(out, monitor=task.fit.monitor, writes=trainer.writes)
     this = Run(data, plan, callback, callbacks, mining=task.fit.mining)
     _resume_or_begin(task, trainer, this, options.start_from)
@@ -105,10 +106,14 @@ def _seed_everything(options: TrainOptions) -> None:
 
 
 def _build_trainer(
-    task: Task, plan: EpochPlan, place: cluster.Cluster | None, *, jit: bool
+    task: Task,
+    plan: EpochPlan,
+    place: cluster.Cluster | None,
+    strategy: tf.distribute.Strategy | None,
+    *,
+    jit: bool,
 ) -> LocalTrainer | cluster.ClusterTrainer:
     """Builds the network in the scope of its strategy, if any, and returns what trains it."""
-    strategy = cluster.strategy(place)
     with cluster.scope(strategy):
         model = network.build(task, plan.steps, jit=jit)
     if place is None or strategy is None:

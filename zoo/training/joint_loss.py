@@ -1,4 +1,4 @@
-"""Training by one loss that sees all outputs of a network together, as no number a single output gives would do."""
+"""Trains a network by one loss of all its outputs, where no sum of losses of single outputs would do."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -9,13 +9,13 @@ from zoo.training.optimizers import optimizer
 from zoo.training.task import Task
 
 
-class Together(Protocol):
-    """A loss of all outputs at once; `terms` names what it tells beside the loss itself."""
+class JointLoss(Protocol):
+    """A loss of all outputs at once; `terms` names the further numbers that it returns."""
 
     terms: Sequence[str]
 
-    def __call__(self, wanted: Any, outputs: Any) -> tuple[Any, dict[str, Any]]:
-        """The loss of a batch and its terms, each a scalar."""
+    def __call__(self, target: Any, outputs: Any) -> tuple[Any, dict[str, Any]]:
+        """Returns the loss of a batch and its terms, each a scalar."""
         ...
 
 
@@ -24,34 +24,34 @@ class Joint(keras.Model):
 
     Args:
         network: of several outputs.
-        loss: see `Together`.
+        loss: a `JointLoss`.
     """
 
-    def __init__(self, network: keras.Model, loss: Together):
+    def __init__(self, network: keras.Model, loss: JointLoss):
         super().__init__(name=network.name)
         self.network = network
-        self.together = loss
+        self.joint_loss = loss
         self.term_means = [keras.metrics.Mean(name=name) for name in loss.terms]
         self.built = True
 
     def call(self, inputs, training=False):
-        """The network's outputs."""
+        """Returns the network's outputs."""
         return self.network(inputs, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The loss of a batch; keeps its terms for the log."""
-        total, found = self.together(y, y_pred)
+        """Returns the loss of a batch and adds its terms to the log."""
+        total, terms = self.joint_loss(y, y_pred)
         for mean in self.term_means:
-            mean.update_state(found[mean.name])
+            mean.update_state(terms[mean.name])
         return total
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """The loss and its terms, means since the last reset."""
+        """Returns the loss and its terms, means since the last reset."""
         return self.get_metrics_result()
 
 
 def learn(task: Task, network: keras.Model, steps: int, jit: bool) -> keras.Model:
-    """The learner of a task whose loss is a `Together`: `Task(learner=learn)`.
+    """Compiles the learner of a task whose loss is a `JointLoss`: `Fit(learner=learn)`.
 
     Args:
         task: its loss and optimiser are used.

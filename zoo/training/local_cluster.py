@@ -23,18 +23,23 @@ class Member:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on the loopback address that nobody listens on at this moment."""
+    """Returns ports of the loopback address that no process listens on now.
+
+    Example:
+        >>> len(set(free_ports(3)))
+        3
+    """
     sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    for opened in sockets:
+        opened.bind(("127.0.0.1", 0))
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
     return ports
 
 
 def cluster_spec(workers: int, parameter_servers: int = 0) -> dict[str, list[str]]:
-    """Addresses by role; with parameter servers there is a chief too.
+    """Returns addresses by role; parameter servers bring a chief.
 
     Raises:
         ValueError: fewer than one worker, or a negative number of servers.
@@ -51,7 +56,7 @@ def cluster_spec(workers: int, parameter_servers: int = 0) -> dict[str, list[str
 
 
 def launch(command: Sequence[str], *, workers: int, parameter_servers: int = 0, restarts: int = RESTARTS) -> int:
-    """Runs a command once a process of a local cluster, each with its `TF_CONFIG`, until the work is done.
+    """Runs a command in each process of a local cluster, each with its `TF_CONFIG`, until the work is done.
 
     Synchronous workers depend on each other: when one dies, all are started again and go on from the last state. Of
     an asynchronous cluster only the dead worker or chief is started again; a dead parameter server restarts all.
@@ -66,7 +71,7 @@ def launch(command: Sequence[str], *, workers: int, parameter_servers: int = 0, 
         The exit code: 0 when the work is done, else that of the process that died too often.
     """
     spec = cluster_spec(workers, parameter_servers)
-    members = [_start(command, spec, role, i) for role, hosts in spec.items() for i in range(len(hosts))]
+    members = [_start_member(command, spec, role, i) for role, hosts in spec.items() for i in range(len(hosts))]
     leaders = [member for member in members if member.role == ("chief" if parameter_servers else "worker")]
     try:
         while any(member.process.poll() != 0 for member in leaders):
@@ -78,10 +83,10 @@ def launch(command: Sequence[str], *, workers: int, parameter_servers: int = 0, 
             time.sleep(0.2)
         return 0
     finally:
-        _end(members)
+        _kill_members(members)
 
 
-def _start(command: Sequence[str], spec: Mapping[str, Sequence[str]], role: str, index: int) -> Member:
+def _start_member(command: Sequence[str], spec: Mapping[str, Sequence[str]], role: str, index: int) -> Member:
     config = json.dumps({"cluster": dict(spec), "task": {"type": role, "index": index}})
     return Member(role, index, subprocess.Popen(list(command), env=os.environ | {"TF_CONFIG": config}))
 
@@ -90,12 +95,12 @@ def _restart(command: Sequence[str], spec: Mapping[str, Sequence[str]], dead: Me
     alone = "chief" in spec and dead.role in ("worker", "chief")
     print(f"{dead.role} {dead.index} ended with {dead.process.returncode}; starting it again.", file=sys.stderr)
     for member in [dead] if alone else members:
-        _end([member])
-        member.process = _start(command, spec, member.role, member.index).process
+        _kill_members([member])
+        member.process = _start_member(command, spec, member.role, member.index).process
         member.restarts += member is dead
 
 
-def _end(members: Sequence[Member]) -> None:
+def _kill_members(members: Sequence[Member]) -> None:
     for member in members:
         if member.process.poll() is None:
             member.process.kill()

@@ -29,12 +29,18 @@ def dtype_policy(name: str) -> Iterator[None]:
 
 
 def build(task: Task, steps: int, *, jit: bool = False) -> keras.Model:
-    """The task's network with fresh weights, compiled.
+    """Builds the task's network with fresh weights, and compiles it.
 
     Args:
         task: its builder, arguments, loss, metrics and optimiser are used.
         steps: optimiser steps of the whole training, for the schedule.
         jit: whether XLA compiles the step.
+
+    Returns:
+        The compiled model, or the learner of the task.
+
+    Raises:
+        ValueError: an argument that the builder does not take; the nearest match is named.
     """
     builder = registry.builder(task.network.builder)
     registry.check_arguments(builder, task.builder_arguments)
@@ -45,15 +51,15 @@ def build(task: Task, steps: int, *, jit: bool = False) -> keras.Model:
         model,
         task.fit.loss(**task.fit.loss_arguments),
         optimizer(task.fit.optimizer, steps),
-        metrics=_metrics(task),
+        metrics=_make_metrics(task),
         jit=jit,
     )
     model.optimizer.build(model.trainable_variables)
     return model
 
 
-def _metrics(task: Task) -> list[Any]:
-    """The task's own metrics, or the mean Dice of a segmentation that names none and is chosen by it."""
+def _make_metrics(task: Task) -> list[Any]:
+    """Returns the task's metrics, or the mean Dice of a segmentation that names none and is chosen by it."""
     if task.fit.metrics is not list or task.fit.monitor != "dice" or task.output.kind != "segmentation":
         return task.fit.metrics()
     return [MeanDice(task.num_logits, maps=(*(("mask",) if task.data.masked else ()), *task.synthesis.maps))]

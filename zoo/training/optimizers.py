@@ -47,19 +47,19 @@ class Polynomial(keras.optimizers.schedules.LearningRateSchedule):
         self.initial, self.steps, self.power, self.warmup = initial, steps, power, warmup
 
     def __call__(self, step):
-        """The rate at a step."""
+        """Returns the rate at a step."""
         step = keras.ops.cast(step, "float32")
         left = 1.0 - keras.ops.minimum(step, self.steps - 1) / self.steps
         warm = keras.ops.minimum(1.0, (step + 1.0) / max(self.warmup, 1))
         return self.initial * warm * left**self.power
 
     def get_config(self):
-        """The arguments that made it."""
+        """Returns the arguments of the schedule."""
         return {"initial": self.initial, "steps": self.steps, "power": self.power, "warmup": self.warmup}
 
 
 def schedule(name: str | None, learning_rate: float, steps: int, warmup: int = 0) -> Any:
-    """A learning rate, constant or falling to zero at the last step.
+    """Returns a learning rate, constant or falling to zero at the last step.
 
     Args:
         name: None or "constant", "polynomial" (nnU-Net) or "cosine".
@@ -69,6 +69,10 @@ def schedule(name: str | None, learning_rate: float, steps: int, warmup: int = 0
 
     Raises:
         ValueError: another name.
+
+    Example:
+        >>> float(schedule("polynomial", 0.1, 100)(0))
+        0.10000000149011612
     """
     if name in (None, "constant"):
         return learning_rate
@@ -82,7 +86,7 @@ def schedule(name: str | None, learning_rate: float, steps: int, warmup: int = 0
 
 
 def optimizer(settings: Mapping[str, Any], steps: int) -> keras.optimizers.Optimizer:
-    """An optimiser from its settings.
+    """Makes an optimiser from its settings.
 
     Args:
         settings: `name` ("adam", "adamw", "adadelta", "rmsprop", "sgd" or "nnunet"), `learning_rate`, `schedule`,
@@ -92,24 +96,28 @@ def optimizer(settings: Mapping[str, Any], steps: int) -> keras.optimizers.Optim
 
     Raises:
         ValueError: an unknown optimiser, schedule or setting; the nearest match is named.
+
+    Example:
+        >>> optimizer(EMA_ADAM, 100).use_ema
+        True
     """
-    chosen = dict(settings)
-    if chosen.get("name") == "nnunet":
-        chosen = NNUNET | {key: value for key, value in chosen.items() if key != "name"}
-    name = chosen.pop("name", "adam")
+    settings = dict(settings)
+    if settings.get("name") == "nnunet":
+        settings = NNUNET | {key: value for key, value in settings.items() if key != "name"}
+    name = settings.pop("name", "adam")
     if name not in OPTIMIZERS:
         raise unknown_choice("optimiser", name, [*OPTIMIZERS, "nnunet"])
-    plan, warmup = chosen.pop("schedule", None), chosen.pop("warmup", 0)
-    rate = schedule(plan, chosen.pop("learning_rate", 1e-3), steps, warmup)
+    kind, warmup = settings.pop("schedule", None), settings.pop("warmup", 0)
+    rate = schedule(kind, settings.pop("learning_rate", 1e-3), steps, warmup)
     accepted = set(inspect.signature(OPTIMIZERS[name].__init__).parameters) - {"self", "kwargs"}
-    for key in chosen:
+    for key in settings:
         if key not in accepted:
             raise unknown_choice(f"setting of {name}", key, accepted | {"schedule", "warmup"})
-    return OPTIMIZERS[name](learning_rate=rate, **chosen)
+    return OPTIMIZERS[name](learning_rate=rate, **settings)
 
 
 def set_final_bias(model: keras.Model, prior: Sequence[float]) -> None:
-    """Starts the logits at the classes' prior, so that the first steps do not go into learning what is rare.
+    """Starts the logits at the classes' prior, so that the first steps are not spent on learning which class is rare.
 
     A softmax head gets `log(prior)`, centred; a one-logit head gets `log(p / (1 - p))` of the last entry.
 
@@ -139,6 +147,8 @@ def _folded(model: keras.Model) -> int:
     return max((layer.factor**3 for layer in model.layers if isinstance(layer, Unfold)), default=1)
 
 
-def compile_model(model: keras.Model, loss: Any, chosen: keras.optimizers.Optimizer, *, metrics=(), jit=False) -> None:
+def compile_model(
+    model: keras.Model, loss: Any, optimizer: keras.optimizers.Optimizer, *, metrics=(), jit=False
+) -> None:
     """Compiles the model's own `train_step`: one graph a (patch, channels, batch), XLA where `jit`."""
-    model.compile(optimizer=chosen, loss=loss, metrics=list(metrics), jit_compile=jit, auto_scale_loss=False)
+    model.compile(optimizer=optimizer, loss=loss, metrics=list(metrics), jit_compile=jit, auto_scale_loss=False)

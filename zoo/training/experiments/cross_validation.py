@@ -36,13 +36,13 @@ def cross_validate(
     """Trains one model a fold and predicts every case with the model that has not seen its subject.
 
     Each fold is an ordinary run folder, `out/fold_0` and so on; finished folds and predictions are kept when the
-    command is repeated. The folds lie in `out/splits.json`, the predictions in `out/out_of_fold`.
+    command is repeated. `out/splits.json` holds the folds, `out/out_of_fold` the predictions.
 
     Args:
         task: what to learn.
         source: a folder of labelled cases.
         out: folder of the cross-validation.
-        folds: how many; all cases of a subject lie in one.
+        folds: number of folds; all cases of a subject are in one.
         options: seed, steps and precision of every fold.
 
     Returns:
@@ -50,12 +50,15 @@ def cross_validate(
 
     Raises:
         ValueError: the source is synthetic, or has fewer subjects than folds.
+
+    Example:
+        >>> rows = cross_validate(task, "data", "runs/folds", folds=5)  # doctest: +SKIP
     """
     if str(source) == batches.SYNTHETIC:
         raise ValueError("Folds are cut by subject, and synthetic data have none: give a folder of labelled cases.")
     options, folder = options or fit.TrainOptions(), pathlib.Path(out)
     cases = batches.labelled(task, pathlib.Path(source))
-    parts = _folds(cases, folder, folds, options.seed)
+    parts = _read_or_cut_folds(cases, folder, folds, options.seed)
     scores: dict[str, Any] = {}
     for number, part in enumerate(parts):
         print(f"Fold {number + 1} of {len(parts)}: {len(part.train)} cases train.", file=sys.stderr)
@@ -69,15 +72,15 @@ def cross_validate(
     return aggregate.summarise(scores, names=names)
 
 
-def _folds(cases: Sequence[Any], folder: pathlib.Path, num_folds: int, seed: int) -> list[splits.Split]:
+def _read_or_cut_folds(cases: Sequence[Any], folder: pathlib.Path, num_folds: int, seed: int) -> list[splits.Split]:
     path = folder / batches.SPLIT_FILE
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         splits.write(splits.folds(cases, num_folds, seed=seed), path, seed=seed)
-    found = splits.read(path)
-    if len(found) != num_folds:
-        raise ValueError(f"{path} has {len(found)} folds, asked for {num_folds}. Repeat that or use a new folder.")
-    return found
+    folds = splits.read(path)
+    if len(folds) != num_folds:
+        raise ValueError(f"{path} has {len(folds)} folds, asked for {num_folds}. Repeat that or use a new folder.")
+    return folds
 
 
 def _score(task: Task, path: pathlib.Path, case: Any) -> dict[int, dict[str, float]]:
@@ -109,24 +112,24 @@ class Ensemble:
         folders = sorted(pathlib.Path(out).glob(f"fold_*/{task.model_name}"))
         if not folders:
             raise FileNotFoundError(f"No fold in {out} has a finished {task.model_name}. Let the cross-validation end.")
-        asked = dataclasses.replace(settings or Settings(), probabilities=True)
-        return cls(tuple(Predictor(folder, settings=asked) for folder in folders))
+        settings = dataclasses.replace(settings or Settings(), probabilities=True)
+        return cls(tuple(Predictor(folder, settings=settings) for folder in folders))
 
     @property
     def card(self) -> Card:
         """The card of the first fold; the folds differ in their weights alone."""
         return self.members[0].card
 
-    def __call__(self, given: Any, *, tabular: Mapping[str, Value] | None = None) -> Image:
-        """Labels of the mean probabilities, in the card's source values, on the grid of the first channel."""
-        found = self.members[0](given, tabular=tabular)
-        mean = np.asanyarray(found.dataobj) / len(self.members)
+    def __call__(self, scan: Any, *, tabular: Mapping[str, Value] | None = None) -> Image:
+        """Returns labels of the mean probabilities, in the card's source values, on the grid of the first channel."""
+        first = self.members[0](scan, tabular=tabular)
+        mean = np.asanyarray(first.dataobj) / len(self.members)
         for member in self.members[1:]:
-            mean += np.asanyarray(member(given, tabular=tabular).dataobj) / len(self.members)
+            mean += np.asanyarray(member(scan, tabular=tabular).dataobj) / len(self.members)
         labels = self.card.output.labels
         values = np.array([labels[index].value for index in sorted(labels)], np.int32)
         best = values[mean.argmax(-1)] if len(values) > 1 else values[0] * (mean[..., 0] > 0.5)
-        result = type(found)(best.astype(np.int32), found.affine)
-        result.set_qform(found.affine, int(found.header["qform_code"]))
-        result.set_sform(found.affine, int(found.header["sform_code"]))
+        result = type(first)(best.astype(np.int32), first.affine)
+        result.set_qform(first.affine, int(first.header["qform_code"]))
+        result.set_sform(first.affine, int(first.header["sform_code"]))
         return result

@@ -32,11 +32,11 @@ Space = Mapping[str, Between | Sequence[Any]]
 
 
 def suggest(trial: Any, space: Space) -> dict[str, Any]:
-    """One point of the space: a `Between` gives a number, a sequence one of its entries."""
-    return {key: _suggest_one(trial, key, choice) for key, choice in space.items()}
+    """Returns one point of the space: a `Between` gives a number, a sequence one of its entries."""
+    return {key: _suggest_value(trial, key, choice) for key, choice in space.items()}
 
 
-def _suggest_one(trial: Any, key: str, choice: Between | Sequence[Any]) -> Any:
+def _suggest_value(trial: Any, key: str, choice: Between | Sequence[Any]) -> Any:
     if not isinstance(choice, Between):
         # Entries may be tuples, which the study's database cannot hold: it stores their positions.
         return choice[trial.suggest_categorical(key, list(range(len(choice))))]
@@ -46,7 +46,7 @@ def _suggest_one(trial: Any, key: str, choice: Between | Sequence[Any]) -> Any:
 
 
 def with_settings(task: Task, settings: Mapping[str, Any]) -> Task:
-    """The task with settings changed by path.
+    """Returns the task with settings changed by path.
 
     Args:
         task: where to start.
@@ -54,6 +54,10 @@ def with_settings(task: Task, settings: Mapping[str, Any]) -> Task:
 
     Raises:
         ValueError: a path that names no field of a task; the nearest match is named.
+
+    Example:
+        >>> with_settings(task, {"optimizer.learning_rate": 0.01}).fit.optimizer["learning_rate"]  # doctest: +SKIP
+        0.01
     """
     for path, value in settings.items():
         name, _, inner = path.partition(".")
@@ -65,7 +69,7 @@ def with_settings(task: Task, settings: Mapping[str, Any]) -> Task:
 
 
 class _Report(keras.callbacks.Callback):
-    """Tells the study each epoch's score and stops a trial that the study gives up."""
+    """Reports each epoch's score to the study and stops a trial that the study gives up."""
 
     def __init__(self, trial: Any, monitor: str):
         super().__init__()
@@ -91,14 +95,14 @@ def search(
     """Looks for the settings with the best validation score.
 
     Each trial is an ordinary run folder below `out`. The study lives in `out/study.sqlite`: killed and started again
-    it goes on until `trials` have ended; several processes may share it. Median pruning ends poor trials early.
+    it continues until `trials` have ended; several processes may share it. Median pruning ends poor trials early.
 
     Args:
         task: what to learn.
         source: as in `zoo.train`.
         out: the folder of the search.
         space: setting path (see `with_settings`) to `Between(low, high)` or a list of choices.
-        trials: trials that shall have ended, earlier ones counted.
+        trials: number of trials to end, earlier ones included.
         options: seed, steps and precision of every trial.
 
     Returns:
@@ -107,19 +111,23 @@ def search(
     Raises:
         ValueError: an empty space or a path that is no setting.
         ImportError: optuna is missing.
+
+    Example:
+        >>> search(task, "synthetic", "runs/search", space={"batch_size": [1, 2]})  # doctest: +SKIP
+        {'batch_size': 2}
     """
     if not space:
         raise ValueError("The search space is empty: give at least one setting, such as optimizer.learning_rate.")
     with_settings(task, {path: None for path in space if "." not in path} | {path: 0 for path in space if "." in path})
     options, out = options or fit.TrainOptions(), pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    study = _study(out, options.seed)
+    study = _open_study(out, options.seed)
 
     def objective(trial: Any) -> float:
-        chosen = with_settings(task, suggest(trial, space))
+        changed = with_settings(task, suggest(trial, space))
         run = out / f"trial_{trial.number:03d}"
         try:
-            fit.run(chosen, source, run, options, callbacks=[_Report(trial, task.fit.monitor)])
+            fit.run(changed, source, run, options, callbacks=[_Report(trial, task.fit.monitor)])
         except DivergedError:
             trial.set_user_attr(DIVERGED, True)
             raise
@@ -127,11 +135,11 @@ def search(
             keras.utils.clear_session()  # or the networks of all trials stay in memory
         return max(row[f"val_{task.fit.monitor}"] for row in run_folder.read_log(run / "log.csv"))
 
-    study.optimize(objective, n_trials=max(trials - len(_ended(study)), 0), catch=(DivergedError,))
-    return _write(study, space, out)
+    study.optimize(objective, n_trials=max(trials - len(_ended_trials(study)), 0), catch=(DivergedError,))
+    return _write_results(study, space, out)
 
 
-def _study(out: pathlib.Path, seed: int) -> Any:
+def _open_study(out: pathlib.Path, seed: int) -> Any:
     try:
         import optuna
     except ImportError as error:
@@ -149,16 +157,17 @@ def _study(out: pathlib.Path, seed: int) -> Any:
     return study
 
 
-def _ended(study: Any) -> list[Any]:
-    """Trials with a score, given up, or diverged. One that was interrupted is none: another is made for it."""
+def _ended_trials(study: Any) -> list[Any]:
+    """Returns the trials with a score, pruned, or diverged. An interrupted one does not count: another replaces it."""
     names = ("COMPLETE", "PRUNED")
     return [trial for trial in study.trials if trial.state.name in names or DIVERGED in trial.user_attrs]
 
 
-def _write(study: Any, space: Space, out: pathlib.Path) -> dict[str, Any]:
+def _write_results(study: Any, space: Space, out: pathlib.Path) -> dict[str, Any]:
     """Writes the best settings, the table of trials and the importance plot."""
     rows = [
-        {"trial": t.number, "score": t.value, "state": t.state.name} | _values(t.params, space) for t in _ended(study)
+        {"trial": t.number, "score": t.value, "state": t.state.name} | _tried_values(t.params, space)
+        for t in _ended_trials(study)
     ]
     columns = ["trial", "state", "score", *space]
     lines = [columns, *([str(row.get(column, "")) for column in columns] for row in rows)]
@@ -166,23 +175,23 @@ def _write(study: Any, space: Space, out: pathlib.Path) -> dict[str, Any]:
         out / TABLE,
         "".join(",".join(f'"{c}"' if "," in c else c for c in line) + "\n" for line in lines).encode(),
     )
-    best = _values(study.best_params, space)
+    best = _tried_values(study.best_params, space)
     write_whole(out / "best.json", json.dumps({"score": study.best_value, "settings": best}, indent=1).encode())
     _draw_importance(study, out / IMPORTANCE)
     return best
 
 
-def _values(params: Mapping[str, Any], space: Space) -> dict[str, Any]:
-    """What was tried: numbers as they are, and the entry of a sequence that a position stands for."""
-    found = {}
+def _tried_values(params: Mapping[str, Any], space: Space) -> dict[str, Any]:
+    """Returns what a trial tried: numbers as they are, and the entry of a sequence that a position stands for."""
+    values = {}
     for key, value in params.items():
         choice = space[key]
-        found[key] = value if isinstance(choice, Between) else choice[value]
-    return found
+        values[key] = value if isinstance(choice, Between) else choice[value]
+    return values
 
 
 def _draw_importance(study: Any, path: pathlib.Path) -> None:
-    """Bars of each setting's importance (fANOVA); no picture before two complete trials differ."""
+    """Draws bars of each setting's importance (fANOVA); no picture before two complete trials differ."""
     import optuna
     from matplotlib.figure import Figure
 

@@ -11,12 +11,12 @@ class DivergedError(RuntimeError):
     """Training met a NaN or an infinity; the message names the step and the layer."""
 
 
-def _finite(value: Any) -> bool:
+def _is_finite(value: Any) -> bool:
     return bool(np.isfinite(keras.ops.convert_to_numpy(keras.ops.cast(value, "float32"))).all())
 
 
 def first_bad_layer(model: keras.Model, x: Any) -> str | None:
-    """Name of the first layer, in graph order, whose output on `x` is not finite; None where all are.
+    """Returns the name of the first layer, in graph order, whose output on `x` is not finite; None where all are.
 
     None, too, where the model is no graph of layers but a learner, which calls them in its own order.
     """
@@ -26,16 +26,16 @@ def first_bad_layer(model: keras.Model, x: Any) -> str | None:
     outputs = [keras.tree.flatten(layer.output)[0] for layer in layers]
     values = keras.Model(model.inputs, outputs)(x, training=False)
     values = values if isinstance(values, list) else [values]
-    return next((layer.name for layer, value in zip(layers, values, strict=True) if not _finite(value)), None)
+    return next((layer.name for layer, value in zip(layers, values, strict=True) if not _is_finite(value)), None)
 
 
 def first_bad_weight(model: keras.Model) -> str | None:
-    """Path of the first trainable weight that is not finite."""
-    return next((weight.path for weight in model.trainable_weights if not _finite(weight)), None)
+    """Returns the path of the first trainable weight that is not finite, or None."""
+    return next((weight.path for weight in model.trainable_weights if not _is_finite(weight)), None)
 
 
 def explain(model: keras.Model, batches: Iterable, start: int) -> str:
-    """One sentence on where the divergence began.
+    """Returns a sentence on where the divergence began.
 
     Args:
         model: the compiled model, restored to the last good state.
@@ -44,7 +44,7 @@ def explain(model: keras.Model, batches: Iterable, start: int) -> str:
     """
     for step, (x, y) in enumerate(batches, start):
         inputs = keras.tree.flatten(x)
-        if not all(_finite(value) for value in inputs):
+        if not all(_is_finite(value) for value in inputs):
             return f"the input batch of step {step} holds NaN or infinity"
         layer = first_bad_layer(model, x)
         if layer:

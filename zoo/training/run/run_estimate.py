@@ -1,4 +1,4 @@
-"""What a run will need, told before it starts, from one measured step."""
+"""Estimates time and memory of a run from one measured step, before it starts."""
 
 import dataclasses
 import resource
@@ -21,17 +21,27 @@ class Estimate:
     free_bytes: int
 
     def sentence(self, steps: int) -> str:
-        """What will be needed, in words; says so when memory is short."""
+        """Returns the needs of a run in words; warns when memory is short.
+
+        Example:
+            >>> Estimate(1.0, 0.5, 2**30, 2**33).sentence(100)
+            '100 steps of 0.50 s take about 50 s (compiled in 1.0 s) and 1.0 GiB of memory; 8.0 GiB are free.'
+        """
         text = (
-            f"{steps} steps of {self.step_s:.2f} s take about {duration(steps * self.step_s)} "
+            f"{steps} steps of {self.step_s:.2f} s take about {format_duration(steps * self.step_s)} "
             f"(compiled in {self.compile_s:.1f} s) and {self.peak_bytes / 2**30:.1f} GiB of memory"
         )
         short = " - this is tight: use a smaller patch or batch" if self.free_bytes < self.peak_bytes * 0.15 else ""
         return f"{text}; {self.free_bytes / 2**30:.1f} GiB are free{short}."
 
 
-def duration(seconds: float) -> str:
-    """A duration in hours and minutes, or in seconds when it is short."""
+def format_duration(seconds: float) -> str:
+    """Returns a duration in hours and minutes, or in seconds when it is short.
+
+    Example:
+        >>> format_duration(3700)
+        '1 h 02 min'
+    """
     if seconds < 120:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
