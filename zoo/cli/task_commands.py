@@ -58,22 +58,26 @@ def anatomies(
 ) -> None:
     """List the anatomies that synthesis draws from."""
     with framework():
+        from zoo.synth.anatomy import people
         from zoo.synth.anatomy import sources as known
 
         rows = []
-        for name, source in known.SOURCES.items():
+        there = {name: known.source_of(name) for split in ("train", "test") for name in people.names(split)}
+        for name, source in (known.SOURCES | there).items():
             volumes = known.anatomy(name, allow_test=True).volumes_ml
             brain = {key: round(value, 2) for key, value in volumes.items() if key != "background"}
             rows.append({"name": name, "split": source.split, "package": source.package, "volumes_ml": brain})
         if sheet is not None:
-            known.contact_sheet(sheet)
+            known.contact_sheet(sheet, [row["name"] for row in rows])
     lines = [f"{row['name']:14} {row['split']:7} {row['package']:13} {_total(row):7,.0f} ml" for row in rows]
     tell(rows, "\n".join([*lines, *([f"drawn in {sheet}"] if sheet else [])]), as_json)
 
 
 def _total(row: dict[str, Any]) -> float:
     """Volume of the brain, fluid not counted, in ml."""
-    return sum(value for name, value in row["volumes_ml"].items() if name not in ("csf", "skull", "scalp"))
+    from zoo.synth.labels import BRAIN, INDEX
+
+    return sum(value for name, value in row["volumes_ml"].items() if INDEX[name] in BRAIN)
 
 
 def train(  # noqa: PLR0913 - the choices of a command, each an option

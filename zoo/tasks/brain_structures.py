@@ -77,7 +77,7 @@ def class_table() -> np.ndarray:
 
 
 def recipe(task: Task, contrast: Contrast) -> Recipe:
-    """Ranges of the synthesis at the task's patch and spacing, with resolutions from that to three times as coarse."""
+    """Ranges of the synthesis at the task's patch and spacing, with slices from that to 6 mm."""
     spacing_mm = task.data.spacing_mm[0]
     return Recipe(
         shape=task.data.patch,
@@ -85,7 +85,7 @@ def recipe(task: Task, contrast: Contrast) -> Recipe:
             spacing_mm=spacing_mm,
             rotation_deg=15.0,
             scaling=(0.85, 1.15),
-            translation_mm=25.0,  # windows of a head are not centred on its brain
+            translation_mm=20.0,  # windows of a head are not centred on its brain
             velocity_scale=0.05,
             velocity_sd=4.0,
             crop="centre",
@@ -93,11 +93,13 @@ def recipe(task: Task, contrast: Contrast) -> Recipe:
         contrast=contrast,
         acquisition=Acquisition(
             spacing_mm=spacing_mm,
-            isotropic_mm=(spacing_mm, 1.5 * spacing_mm),
-            anisotropic_mm=(spacing_mm, 3 * spacing_mm),
+            isotropic_mm=(spacing_mm, max(3.0, spacing_mm)),
+            anisotropic_mm=(spacing_mm, 6.0),
+            anisotropic=0.4,
             skull_strip=0.3,
             gamma_sd=0.4,
-            cut=0.2,
+            cut=0.15,
+            cut_part=0.25,
         ),
     )
 
@@ -217,8 +219,8 @@ TASK = Task(
         optimizer=EMA_ADAM | {"ema_momentum": 0.99},
         prior_power=0.5,
         batch_size=1,
-        steps=1600,
-        validation_batches=4,
+        steps=900,
+        validation_batches=2,
     ),
     synthesis=Synthesis(
         samples=synthesis,

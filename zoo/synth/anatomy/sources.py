@@ -13,7 +13,7 @@ import platformdirs
 from zoo import files
 from zoo.errors import unknown_choice
 from zoo.synth.anatomy import completion, grown_heads, people
-from zoo.synth.anatomy.labels import HEAD, NUM_LABELS, sides
+from zoo.synth.anatomy.labels import BRAIN, HEAD, NUM_LABELS, sides
 from zoo.synth.anatomy.labels import LABELS as LABELS
 from zoo.volumes.image import to_ras
 
@@ -126,7 +126,7 @@ def anatomy(name: str, *, head: int | None = None, allow_test: bool = False) -> 
     name = ALIASES.get(name, name)
     if name not in SOURCES | people.PEOPLE:
         raise unknown_choice("anatomy", name, SOURCES | people.PEOPLE)
-    source = SOURCES.get(name) or Source("", "", "person", people.PEOPLE[name].split)
+    source = source_of(name)
     if source.split == "test" and not allow_test:
         raise ValueError(
             f"Anatomy {name!r} is held out for tests, training on it would spoil every result. Train on "
@@ -138,6 +138,14 @@ def anatomy(name: str, *, head: int | None = None, allow_test: bool = False) -> 
     absent = set(range(1, NUM_LABELS)) - set(np.unique(labels).tolist())
     borrowed = tuple(index for structure in source.borrowed for index in sides(structure))
     return Anatomy(name, labels, affine, source.split, tuple(sorted(absent)), borrowed)
+
+
+def source_of(name: str) -> Source:
+    """Where an anatomy comes from; people have the short name of their repository as their package."""
+    if name in SOURCES:
+        return SOURCES[name]
+    person = people.PEOPLE[name]
+    return Source(person.folder, person.file, "person", person.split)
 
 
 def stack(chosen: Sequence[str], *, heads_each: int = 0, allow_test: bool = False) -> np.ndarray:
@@ -161,11 +169,12 @@ def stack(chosen: Sequence[str], *, heads_each: int = 0, allow_test: bool = Fals
     return result
 
 
-def contact_sheet(path: str | pathlib.Path) -> pathlib.Path:
-    """Draws every anatomy in three planes, one column each, with its split and what it borrows.
+def contact_sheet(path: str | pathlib.Path, chosen: Sequence[str] = tuple(SOURCES)) -> pathlib.Path:
+    """Draws anatomies in three planes, one column each, with their split.
 
     Args:
         path: of the PNG.
+        chosen: names of anatomies.
 
     Returns:
         The path.
@@ -177,13 +186,13 @@ def contact_sheet(path: str | pathlib.Path) -> pathlib.Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.2 * len(SOURCES), 7.2), facecolor="black", layout="constrained")
+    figure = Figure(figsize=(2.2 * len(chosen), 7.2), facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(3, len(SOURCES))
-    for column, (name, source) in zip(axes.T, SOURCES.items(), strict=True):
+    axes = figure.subplots(3, len(chosen), squeeze=False)
+    for column, name in zip(axes.T, chosen, strict=True):
         labels = anatomy(name, allow_test=True).labels
-        middle = [int(np.median(places)) for places in np.nonzero(labels)]
-        column[0].set_title(f"{name}\n{source.split}", color="white", fontsize=10)
+        middle = [int(np.median(places)) for places in np.nonzero(np.isin(labels, BRAIN))]
+        column[0].set_title(f"{name}\n{source_of(name).split}", color="white", fontsize=10)
         planes = labels[middle[0] - 8], labels[:, middle[1]], labels[:, :, middle[2]]
         for axis, plane in zip(column, planes, strict=True):
             axis.imshow(_colours()[plane.T], origin="lower", interpolation="nearest")
