@@ -169,7 +169,10 @@ def test_predict_writes_probabilities(zoo_command, scans, tmp_path):
         (("verify", "unet3d.tiny_on"), "Did you mean 'unet3d.tiny_one'?"),
         (("predict", ONE, "nowhere.nii"), "There is no file or folder 'nowhere.nii'"),
         (("predict", ONE, "{empty}"), "There are no cases in"),
-        (("predict", ONE, "{good}", "{folder}"), "Give files, or one folder"),
+        (
+            ("predict", ONE, "{good}", "{folder}"),
+            "Pass several NIfTI files or one folder, not both: got sub-01_T1w.nii.gz and scans/.",
+        ),
         (("predict", ONE, "{good}", "{good}"), "Two cases are called 'sub-01_T1w'"),
         (("predict", ONE, "T2w={good}"), "There is no channel 'T2w'. Did you mean 'T1w'?"),
         (("predict", TWO, "T1w={good}"), "takes T1w=FILE FLAIR=FILE, each once"),
