@@ -71,9 +71,9 @@ def trained(seed: int, **loss: float) -> Any:
 
 def codes(network: Any) -> Encode:
     """Codes of a network with an encoder, in the quickest precision."""
-    from zoo.normative.encoding import codes_of
+    from zoo.normative.encoding import make_encoder
 
-    return codes_of(network, step=STEP, precision="auto")
+    return make_encoder(network, step=STEP, precision="auto")
 
 
 @encoder("siamese")

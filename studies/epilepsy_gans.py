@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from epilepsy_encoders import CODE_SIZE, STEP, Encode, encoder
 from scipy import ndimage
 
-from zoo.training.experiments.study import Gate, spread
+from studies.epilepsy_encoders import CODE_SIZE, STEP, Encode, encoder
+from zoo.training.experiments.study import Criterion, format_spread
 
 PATCH, HOLE, CONTEXT, RATIO = (16, 16, 16), (8, 8, 8), (32, 32, 32), 6
 FILTERS, BATCH, STEPS, PEOPLE = (8, 16, 32), 16, 300, 12
@@ -31,7 +31,7 @@ def sampler() -> Callable[[Any], Any]:
     from zoo.normative import synthetic_cohort as cohorts
     from zoo.training.adversarial import coarse_context
 
-    images = cohorts.stacked(cohorts.cohort("train", PEOPLE))
+    images = cohorts.stack_images(cohorts.load_cohort("train", PEOPLE))
     sample = coarse_context.sampler(images, cohorts.brain(), size=BATCH, patch=PATCH, ratio=RATIO, shape=CONTEXT)
     return tf.function(sample)
 
@@ -75,9 +75,9 @@ def contextual(seed: int, **sight: bool) -> Encode:
     """The contextual GAN, or one that may not see something."""
     from zoo.normative import synthetic_cohort as cohorts
     from zoo.training.adversarial import ContextualGan, Setting
-    from zoo.training.adversarial.inpainting import Reader, Sight
+    from zoo.training.adversarial.inpainting import Reader, Visibility
 
-    made, sees = network("contextual", seed), Sight(**sight)
+    made, sees = network("contextual", seed), Visibility(**sight)
     teach(ContextualGan(made, Setting(hole=HOLE, sight=sees), seed=seed).prepare(adam(), adam()), seed)
     reader = Reader(made, HOLE, sight=sees, batch_size=512)
     region = ndimage.binary_dilation(cohorts.brain(), iterations=APART)  # so that no code is blended with nothing
@@ -167,7 +167,7 @@ def finer(grid: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return grid
 
 
-def gates(rows: Mapping[str, Sequence[Mapping[str, float]]], siamese: str) -> list[Gate]:
+def gates(rows: Mapping[str, Sequence[Mapping[str, float]]], siamese: str) -> list[Criterion]:
     """The promises about the GANs: two of training, and two that nothing but the code decides."""
     where = "auprc_context"
     gan, without, pairs = ([row[where] for row in rows[name]] for name in (CONTEXTUAL, LOCAL, siamese))
@@ -175,10 +175,10 @@ def gates(rows: Mapping[str, Sequence[Mapping[str, float]]], siamese: str) -> li
     names = ("the siamese network", "itself without the global volume")
     return [
         *(
-            Gate(
+            Criterion(
                 f"contextual GAN against {name}, AUPRC of the context lesion",
                 f">= {LEAST_GAIN} more",
-                spread(gain),
+                format_spread(gain),
                 bool(np.mean(gain) >= LEAST_GAIN),
             )
             for name, gain in zip(names, gains, strict=True)
@@ -193,7 +193,7 @@ def told() -> dict[str, Any]:
     return {"GANs: steps": STEPS, "GANs: batch": BATCH, "GANs: patch": PATCH, "GANs: voxels from code to code": APART}
 
 
-def penalty(lengths: Sequence[float] = (0.0, 0.5, 1.0, 3.0)) -> Gate:
+def penalty(lengths: Sequence[float] = (0.0, 0.5, 1.0, 3.0)) -> Criterion:
     """The gradient penalty of linear critics of known slope."""
     import tensorflow as tf
 
@@ -208,7 +208,9 @@ def penalty(lengths: Sequence[float] = (0.0, 0.5, 1.0, 3.0)) -> Gate:
         linear = functools.partial(_linear, weights=tf.constant(length * direction, tf.float32))
         found = float(gradient_penalty(linear, real, fake, tf.fill((4, 1, 1, 1, 1), 0.3)))
         worst = max(worst, abs(found - (length - 1) ** 2))
-    return Gate("gradient penalty of a linear critic", "(|w| - 1)^2 within 1e-5", f"off by {worst:.1g}", worst < 1e-5)
+    return Criterion(
+        "gradient penalty of a linear critic", "(|w| - 1)^2 within 1e-5", f"off by {worst:.1g}", worst < 1e-5
+    )
 
 
 def _linear(images: Any, weights: Any) -> Any:
@@ -217,7 +219,7 @@ def _linear(images: Any, weights: Any) -> Any:
     return tf.matmul(tf.reshape(images, (images.shape[0], -1)), weights)
 
 
-def spectral(iterations: int = 50) -> Gate:
+def spectral(iterations: int = 50) -> Criterion:
     """The largest singular value of every weight of the contextual critics."""
     import keras
     import tensorflow as tf
@@ -232,4 +234,4 @@ def spectral(iterations: int = 50) -> Gate:
         norms += [np.linalg.svd(k.reshape(-1, k.shape[-1]), compute_uv=False)[0] for k in kernels]
     low, high = min(norms), max(norms)
     name = f"spectral norms of the critics after {iterations} iterations"
-    return Gate(name, "0.95 to 1.05", f"{low:.3f} to {high:.3f}", bool(low >= 0.95 and high <= 1.05))
+    return Criterion(name, "0.95 to 1.05", f"{low:.3f} to {high:.3f}", bool(low >= 0.95 and high <= 1.05))

@@ -10,12 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import epilepsy_encoders as encoders
-import epilepsy_gans as gans
 import numpy as np
 
+from studies import epilepsy_encoders as encoders
+from studies import epilepsy_gans as gans
 from zoo.evaluation import clusters
-from zoo.training.experiments.study import Found, Gate, kept, spread
+from zoo.training.experiments.study import Criterion, StudyResult, format_spread, load_or_measure
 
 WHOLE, HALF = 1_500_000, 190_000  # voxels of a brain at 1 mm, and on every second voxel along each axis
 MOST_S, MOST_SVM_S = 120.0, 600.0
@@ -40,7 +40,9 @@ def cohort(name: str, seed: int) -> Any:
     from zoo.normative import cohort_study
 
     controls, patients, template = people()
-    return cohort_study.cohort(encoders.ENCODERS[name](seed), controls, patients, step=encoders.STEP, template=template)
+    return cohort_study.encode_cohort(
+        encoders.ENCODERS[name](seed), controls, patients, step=encoders.STEP, template=template
+    )
 
 
 def detectors() -> dict[str, Any]:
@@ -63,7 +65,7 @@ def measured(name: str, seed: int) -> dict[str, float]:
     """One encoder with the common detector, and intervals over patients for when there is one seed."""
     from zoo.normative import cohort_study
 
-    found = cohort_study.run(cohort(name, seed), detectors()["moments"])
+    found = cohort_study.run_study(cohort(name, seed), detectors()["moments"])
     return found.summary() | clusters.bootstrap_intervals(found.patients)
 
 
@@ -75,7 +77,7 @@ def shuffled(seed: int) -> dict[str, float]:
 
     given = cohort(MAIN, seed)
     order = np.random.default_rng(seed).permutation(given.controls.shape[1])
-    return cohort_study.run(
+    return cohort_study.run_study(
         dataclasses.replace(given, controls=given.controls[:, order]), detectors()["moments"]
     ).summary()
 
@@ -85,16 +87,18 @@ def strangers(seed: int) -> dict[str, float]:
     from zoo.normative import cohort_study, synthetic_cohort
 
     _, patients, template = people()
-    others = synthetic_cohort.cohort("practice_control", synthetic_cohort.CONTROLS)
-    given = cohort_study.cohort(encoders.ENCODERS[MAIN](seed), others, patients, step=encoders.STEP, template=template)
-    return cohort_study.run(given, detectors()["moments"]).summary()
+    others = synthetic_cohort.load_cohort("practice_control", synthetic_cohort.CONTROLS)
+    given = cohort_study.encode_cohort(
+        encoders.ENCODERS[MAIN](seed), others, patients, step=encoders.STEP, template=template
+    )
+    return cohort_study.run_study(given, detectors()["moments"]).summary()
 
 
 def by_detector() -> dict[str, dict[str, float]]:
     """Every detector on the codes of the siamese network, and one machine a patient."""
     from zoo.normative import cohort_study
 
-    return {name: cohort_study.run(cohort(MAIN, 0), chosen).summary() for name, chosen in detectors().items()} | {
+    return {name: cohort_study.run_study(cohort(MAIN, 0), chosen).summary() for name, chosen in detectors().items()} | {
         "one machine a patient": _own_machines()
     }
 
@@ -104,14 +108,16 @@ def _own_machines() -> dict[str, float]:
     from zoo.normative import cohort_study
     from zoo.normative import model as normative
     from zoo.normative.calibration import Calibration
-    from zoo.normative.detectors import Centre, of_patient
+    from zoo.normative.detectors import Centre, score_within_person
 
     given = cohort(MAIN, 0)
-    null, scores = (np.stack([of_patient(one) for one in some]) for some in (given.controls, given.patients))
+    null, scores = (np.stack([score_within_person(one) for one in some]) for some in (given.controls, given.patients))
     model = normative.fit(given.controls[:, :, :1], given.places, Centre(), step=given.step, template=given.template)
     calibration = Calibration.of(null)
-    patients = [cohort_study.judged(model, z, one) for z, one in zip(calibration.z(scores), given.people, strict=True)]
-    return clusters.summarise_scores(patients, [cohort_study.judged(model, z) for z in calibration.z(null)])
+    patients = [
+        cohort_study.score_person(model, z, one) for z, one in zip(calibration.z(scores), given.people, strict=True)
+    ]
+    return clusters.summarise_scores(patients, [cohort_study.score_person(model, z) for z in calibration.z(null)])
 
 
 def agreement(seed: int) -> dict[str, float]:
@@ -138,23 +144,23 @@ def seconds() -> dict[str, float]:
     return found
 
 
-def run(seeds: int, work: pathlib.Path) -> Found:
+def run(seeds: int, work: pathlib.Path) -> StudyResult:
     """The gates, and one row an encoder; each encoder and seed is kept as it is done."""
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in encoders.ENCODERS}
     shuffles, agreements = [], []
     for seed in range(seeds):
         for name in encoders.ENCODERS:
             file = f"{name.replace(' ', '_')}_{seed}.json"
-            rows[name].append(kept(work / file, functools.partial(measured, name, seed)))
+            rows[name].append(load_or_measure(work / file, functools.partial(measured, name, seed)))
             if name == MAIN:
-                shuffles.append(kept(work / f"shuffled_{seed}.json", functools.partial(shuffled, seed)))
-                agreements.append(kept(work / f"agreement_{seed}.json", functools.partial(agreement, seed)))
+                shuffles.append(load_or_measure(work / f"shuffled_{seed}.json", functools.partial(shuffled, seed)))
+                agreements.append(load_or_measure(work / f"agreement_{seed}.json", functools.partial(agreement, seed)))
         if seed == 0:
-            detector_rows = kept(work / "detectors.json", by_detector)
-            detector_rows["moments, controls of two other donors"] = kept(
+            detector_rows = load_or_measure(work / "detectors.json", by_detector)
+            detector_rows["moments, controls of two other donors"] = load_or_measure(
                 work / "strangers.json", functools.partial(strangers, seed)
             )
-    times = kept(work / "seconds.json", seconds)
+    times = load_or_measure(work / "seconds.json", seconds)
     tables = {
         "encoders, the same detector (moments)": [_row("encoder", name, each) for name, each in rows.items()],
         "by lesion: AUPRC": [_by_lesion(name, each) for name, each in rows.items()],
@@ -166,7 +172,7 @@ def run(seeds: int, work: pathlib.Path) -> Found:
     settings = {"steps": encoders.STEPS, "batch": encoders.BATCH, "code": encoders.CODE_SIZE, "seeds": seeds,
                 "controls": 40, "patients": 20, "voxels from code to code": encoders.STEP}  # fmt: skip
     promises = [*found_gates(rows, shuffles, agreements), *gans.gates(rows, MAIN), *speed(times)]
-    return Found(promises, tables, settings | gans.told())
+    return StudyResult(promises, tables, settings | gans.told())
 
 
 def _row(title: str, name: str, each: Sequence[Mapping[str, float]]) -> dict[str, str]:
@@ -177,16 +183,16 @@ def told(each: Sequence[Mapping[str, float]], key: str) -> str:
     """Mean and SD over seeds; of one seed the interval over patients, where there is one."""
     only = each[0]
     if len(each) > 1 or f"{key}_low" not in only:
-        return spread([row[key] for row in each])
+        return format_spread([row[key] for row in each])
     return f"{only[key]:.3f} ({only[f'{key}_low']:.2f} to {only[f'{key}_high']:.2f})"
 
 
 def _by_lesion(name: str, each: Sequence[Mapping[str, float]]) -> dict[str, str]:
     kinds = [key for key in each[0] if key.startswith("auprc_") and not key.endswith(("_low", "_high"))]
-    return {"encoder": name} | {key.removeprefix("auprc_"): spread([row[key] for row in each]) for key in kinds}
+    return {"encoder": name} | {key.removeprefix("auprc_"): format_spread([row[key] for row in each]) for key in kinds}
 
 
-def found_gates(rows: Rows, shuffles: Sequence[Mapping[str, float]], agreements: Any) -> list[Gate]:
+def found_gates(rows: Rows, shuffles: Sequence[Mapping[str, float]], agreements: Any) -> list[Criterion]:
     """The promises about the siamese network; those about others go below, by the names in `ENCODERS`."""
     own = rows[MAIN]
     column = lambda key, some=own: [row[key] for row in some]  # noqa: E731
@@ -197,36 +203,36 @@ def found_gates(rows: Rows, shuffles: Sequence[Mapping[str, float]], agreements:
     cosine, sd = column("cosine", agreements), column("least_sd", agreements)
     simple = rows["auto-encoder"]
     return [
-        Gate("lesions found within 5 clusters", ">= 0.6", spread(column(within)), mean(within) >= 0.6),
-        Gate(
+        Criterion("lesions found within 5 clusters", ">= 0.6", format_spread(column(within)), mean(within) >= 0.6),
+        Criterion(
             "nodules and FLAIR lesions found within 5 clusters", ">= 0.8 each",
-            ", ".join(spread(column(key)) for key in nodules), min(map(mean, nodules)) >= 0.8,
+            ", ".join(format_spread(column(key)) for key in nodules), min(map(mean, nodules)) >= 0.8,
         ),
-        Gate(
-            "siamese against auto-encoder, AUPRC", ">= its", f"{spread(column('auprc'))} against "
-            f"{spread(column('auprc', simple))}", mean("auprc") >= mean("auprc", simple),
+        Criterion(
+            "siamese against auto-encoder, AUPRC", ">= its", f"{format_spread(column('auprc'))} against "
+            f"{format_spread(column('auprc', simple))}", mean("auprc") >= mean("auprc", simple),
         ),
-        Gate(
-            f"clusters of a control at p < {clusters.P:g}", "<= 5", spread(column("clusters_a_control")),
+        Criterion(
+            f"clusters of a control at p < {clusters.P:g}", "<= 5", format_spread(column("clusters_a_control")),
             mean("clusters_a_control") <= 5,
         ),
-        Gate(
+        Criterion(
             "codes of one place in two people agree without collapse", "cosine > 0.9, every SD > 0.1",
-            f"{spread(cosine)}, least SD {spread(sd)}", min(cosine) > 0.9 and min(sd) > 0.1,
+            f"{format_spread(cosine)}, least SD {format_spread(sd)}", min(cosine) > 0.9 and min(sd) > 0.1,
         ),
-        Gate("loss of AUPRC at shuffled places", "> 30 %", spread(drop), float(np.mean(drop)) > 0.3),
+        Criterion("loss of AUPRC at shuffled places", "> 30 %", format_spread(drop), float(np.mean(drop)) > 0.3),
     ]  # fmt: skip
 
 
-def speed(times: Mapping[str, float]) -> list[Gate]:
+def speed(times: Mapping[str, float]) -> list[Criterion]:
     """How long it takes to fit a whole brain."""
     quick = ", ".join(f"{name} {times[name]:.0f} s" for name in ("mahalanobis", "nearest"))
     part = "Timed on 8,192 voxels of 40 controls and codes of 64, and scaled up."
     return [
-        Gate(
+        Criterion(
             "1.5 million voxel models", "< 120 s", quick, max(times["mahalanobis"], times["nearest"]) < MOST_S, part
         ),
-        Gate(
+        Criterion(
             "one-class machines on every second voxel", "< 600 s", f"{times['one_class']:.0f} s",
             times["one_class"] < MOST_SVM_S, part,
         ),

@@ -2,19 +2,17 @@
 
 Small networks on small patches; all settings of a seed see the same batches and are measured on the same blocks of the
 two held-out brains, by both scanners. What is compared is the recipe, not the shipped model, whose own scores on whole
-scans stand for gate 4.
+scans stand for the last criterion.
 """
 
 import functools
-import itertools
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from zoo.training.experiments.study import Found, Gate, kept, spread
+from zoo.training.experiments.study import Criterion, StudyResult, format_spread, measure_settings, train_on
 
 STEPS, PATCH, BATCH, FILTERS, CONTEXT = 260, 32, 4, (8, 16, 32), 4
 BLOCK, NUM_TEST, OVERLAP = 96, 10, 0.25
@@ -47,13 +45,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "leaky ReLU, Adadelta": {"loss": BOTH, "optimizer": "adadelta"},
     "ELU, Adadelta": {"loss": BOTH, "activation": "elu", "optimizer": "adadelta"},
 }
-# Trained and measured where the surroundings are painted, too, which takes sixteen times as long: `gates.py
+# Trained and measured where the surroundings are painted, too, which takes sixteen times as long: `tools/study
 # lacunes_scales` runs them.
 SURROUNDED: dict[str, dict[str, Any]] = {
     "two-scale input": {"loss": BOTH, "context": CONTEXT},
     "one scale, same samples": {"loss": BOTH},
 }
-GATED = tuple(SETTINGS)[:6]  # on every seed; the others, which no gate asks of, on the first
+ON_EVERY_SEED = tuple(SETTINGS)[:6]  # the others, which no criterion asks of, on the first alone
 # A penalty from the first step on teaches a network that finds nothing yet to be silent. Here the base is trained
 # first, and goes on for half as many steps with and without the term.
 LATE_STEPS = STEPS // 2
@@ -64,17 +62,17 @@ LATE: dict[str, dict[str, Any]] = {
 }
 
 
-def task(name: str) -> Any:
-    """The task of a setting, with the small network."""
+def small_task(name: str) -> Any:
+    """Returns the task of a setting, with the small network."""
     from zoo.tasks import lacunes
 
-    chosen = lacunes.variant(**{"patch": PATCH} | (SETTINGS | LATE | SURROUNDED)[name])
-    return chosen.replace(arguments={**chosen.network.arguments, "filters": FILTERS}, batch_size=BATCH)
+    task = lacunes.variant(**{"patch": PATCH} | (SETTINGS | LATE | SURROUNDED)[name])
+    return task.replace(arguments={**task.network.arguments, "filters": FILTERS}, batch_size=BATCH)
 
 
 @functools.cache
-def painters(which: str, *, surrounded: bool = False) -> Any:
-    """A synthesis, compiled once for all networks: "train", or the scanner of a test.
+def compile_painter(which: str, *, surrounded: bool = False) -> Any:
+    """Compiles a synthesis once for all networks: "train", or the scanner of a test.
 
     Every sample has the location channels and the map of impossible places; a network is given what its setting says.
     With surroundings there is a second scale in place of the location channels, and blocks have as much around them.
@@ -85,89 +83,72 @@ def painters(which: str, *, surrounded: bool = False) -> Any:
     from zoo.synth.lacunes.scan import FIRST, SCANNERS, Vascular
     from zoo.tasks import lacunes
 
-    chosen = lacunes.variant(patch=PATCH, loss={**BOTH, "location": 1.0}, location_channels=not surrounded)
+    task = lacunes.variant(patch=PATCH, loss={**BOTH, "location": 1.0}, location_channels=not surrounded)
     if which == "train":
-        chosen = chosen.replace(context=CONTEXT) if surrounded else chosen
-        return tf.function(lacunes.painter(chosen, names("train"), scanner=FIRST), jit_compile=True)
+        task = task.replace(context=CONTEXT) if surrounded else task
+        return tf.function(lacunes.painter(task, names("train"), scanner=FIRST), jit_compile=True)
     ranges = Vascular(lacunes=(0, 4), positive=1.0, perivascular=(3, 9), sulcal=(1, 4), hyperintensities=(1, 4),
                       impossible=(1, 4), deep=1.0)  # fmt: skip
-    chosen, margin = chosen.replace(patch=(BLOCK,) * 3), (CONTEXT - 1) * PATCH // 2 if surrounded else 0
-    paint = lacunes.painter(chosen, lacunes.HELD_OUT, ranges, SCANNERS[which], margin=margin)
+    task, margin = task.replace(patch=(BLOCK,) * 3), (CONTEXT - 1) * PATCH // 2 if surrounded else 0
+    paint = lacunes.painter(task, lacunes.HELD_OUT, ranges, SCANNERS[which], margin=margin)
     return tf.function(paint, jit_compile=True)
 
 
 @functools.lru_cache(maxsize=1)
-def batches(seed: int, surrounded: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Images with all channels, and lacunes with impossible places, of all training steps."""
+def draw_batches(seed: int, surrounded: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns images with all channels, and lacunes with impossible places, of all training steps."""
     import tensorflow as tf
 
     from zoo.synth.lacunes.scan import LACUNE
 
-    paint, found = painters("train", surrounded=surrounded), []
+    paint, samples = compile_painter("train", surrounded=surrounded), []
     for step in range(STEPS):
         drawn = [paint(tf.constant([seed, step * BATCH + n])) for n in range(BATCH)]
         images = np.stack([image for image, _, _ in drawn]).astype(np.float16)
         labels = [np.stack([kinds == LACUNE, impossible], -1) for _, kinds, impossible in drawn]
-        found.append((images, np.stack(labels).astype(np.uint8)))
-    return found
+        samples.append((images, np.stack(labels).astype(np.uint8)))
+    return samples
 
 
 @functools.cache
-def held_out(scanner: str, surrounded: bool) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Image, kinds of objects, and impossible places of blocks of the held-out brains, and of what is around them."""
+def draw_held_out(scanner: str, surrounded: bool) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Returns image, kinds of objects and impossible places of held-out blocks, and of what is around them."""
     import tensorflow as tf
 
-    paint, found = painters(scanner, surrounded=surrounded), []
+    paint, blocks = compile_painter(scanner, surrounded=surrounded), []
     for number in range(NUM_TEST):
         image, kinds, places = (each.numpy() for each in paint(tf.constant([62000, number])))
-        found.append((image.astype(np.float16), kinds.astype(np.uint8), places))
-    return found
+        blocks.append((image.astype(np.float16), kinds.astype(np.uint8), places))
+    return blocks
 
 
-def trained(chosen: Any, seed: int, *, after: Any = None, surrounded: bool = False) -> Any:
-    """A network after `STEPS` steps, or after `LATE_STEPS` more than `after` had, with its averaged weights."""
-    import keras
-
-    from zoo.devices import policy
-    from zoo.training import batches as sources
-    from zoo.training import network
-    from zoo.training.optimizers import set_final_bias
-
-    keras.utils.set_random_seed(seed)
-    channels, maps, fed = chosen.num_channels, 1 + len(chosen.synthesis.maps), batches(seed, surrounded)
-    steps = STEPS if after is None else LATE_STEPS
-    with network.dtype_policy(policy("auto")):
-        model = network.build(chosen, steps)
-    if after is None:
-        prior = sources.prior(chosen, ((image, labels.astype(np.int32)) for image, labels in fed[:64]))
-        set_final_bias(model, [share**chosen.fit.prior_power for share in prior])
-    else:
-        model.set_weights(after.get_weights())
-    for image, labels in fed[:steps]:
-        model.train_on_batch(image[..., :channels].astype(np.float32), labels[..., :maps].astype(np.int32))
-    model.optimizer.finalize_variable_values(model.trainable_weights)
-    return model
+def train(task: Any, seed: int, *, start: Any = None, surrounded: bool = False) -> Any:
+    """Trains for `STEPS` steps, or from the weights of `start` for `LATE_STEPS`; the weights are the averaged ones."""
+    channels, maps = task.num_channels, 1 + len(task.synthesis.maps)
+    steps = STEPS if start is None else LATE_STEPS
+    samples = [(image[..., :channels], labels[..., :maps]) for image, labels in draw_batches(seed, surrounded)[:steps]]
+    return train_on(task, samples, seed=seed, start=start, prior_batches=64)
 
 
 @functools.lru_cache(maxsize=1)
-def base(seed: int) -> Any:
-    """The network that the terms of `LATE` are added to."""
-    return trained(task(BASE), seed)
+def train_base(seed: int) -> Any:
+    """Trains the network that the terms of `LATE` are added to."""
+    return train(small_task(BASE), seed)
 
 
-def measured(name: str, seed: int) -> dict[str, float]:
-    """One network's row: lesion-wise scores at a probability of one half, no filter, on both scanners."""
-    chosen = task(name)
-    surrounded = name in SURROUNDED
-    model, row = trained(chosen, seed, after=base(seed) if name in LATE else None, surrounded=surrounded), {}
+def measure(name: str, seed: int) -> dict[str, float]:
+    """Returns one network's lesion-wise scores at a probability of one half, no filter, on both scanners."""
+    task, surrounded = small_task(name), name in SURROUNDED
+    model = train(task, seed, start=train_base(seed) if name in LATE else None, surrounded=surrounded)
+    row: dict[str, float] = {}
     for prefix, scanner in {"": "first", "second_": "second"}.items():
-        found = scored(model, chosen, held_out(scanner, surrounded))
-        row |= {prefix + key: value for key, value in found.items()}
+        scores = score(model, task, draw_held_out(scanner, surrounded))
+        row |= {prefix + key: value for key, value in scores.items()}
     return row
 
 
-def scored(model: Any, chosen: Any, blocks: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """Sensitivity, precision, F1, and false positives a block: all, at impossible places, on perivascular spaces."""
+def score(model: Any, task: Any, blocks: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Returns sensitivity, precision, F1, and false positives a block: all, impossible and perivascular ones."""
     from zoo.evaluation.lesions import match_lesions, pool_scores
     from zoo.inference.compiled_network import prepare
     from zoo.inference.sliding_window import sliding_window
@@ -177,17 +158,19 @@ def scored(model: Any, chosen: Any, blocks: Sequence[tuple[np.ndarray, np.ndarra
     forward = prepare(model, precision="auto")
     matchings = []
     for image, all_kinds, places in blocks:
-        volume, block = image[..., : len(chosen.data.channels)].astype(np.float32), _block(image.shape)
-        asked = np.zeros(image.shape[:3], bool)
-        asked[block] = True
-        found = sliding_window(
-            forward, volume, patch=chosen.data.patch, overlap=OVERLAP, activation="sigmoid", batch_size=8, skip=asked,
-            context=chosen.data.context,
+        volume, block = image[..., : len(task.data.channels)].astype(np.float32), _block(image.shape)
+        inside = np.zeros(image.shape[:3], bool)
+        inside[block] = True
+        probability = sliding_window(
+            forward, volume, patch=task.data.patch, overlap=OVERLAP, activation="sigmoid", batch_size=8, skip=inside,
+            context=task.data.context,
         )[block]  # fmt: skip
         kinds, impossible = all_kinds[block], places[block]
         # What a false positive lies on: its mimic, or 10 more where no lacune can be.
         regions = kinds + 10 * impossible
-        matchings.append(match_lesions(found[..., 0] > 0.5, kinds == LACUNE, chosen.data.spacing_mm, regions=regions))
+        matchings.append(
+            match_lesions(probability[..., 0] > 0.5, kinds == LACUNE, task.data.spacing_mm, regions=regions)
+        )
     scores = pool_scores(matchings)
     false = [lesion.region for matching in matchings for lesion in matching.prediction if not lesion.matches]
     tube = 1 + KINDS.index("perivascular")
@@ -215,15 +198,11 @@ def shipped() -> dict[str, Mapping[str, float]]:
     return {scanner: metrics[f"held-out donors, {scanner} scanner"] for scanner in ("first", "second")}
 
 
-def run(seeds: int, work: pathlib.Path) -> Found:
-    """All gates; settings that no gate asks of on one seed."""
-    rows: dict[str, list[Mapping[str, float]]] = {name: [] for name in SETTINGS | LATE}
-    for seed, name in itertools.product(range(seeds), rows):
-        if seed == 0 or name in GATED or name in LATE:
-            row = kept(work / f"{name}_{seed}.json", functools.partial(measured, name, seed))
-            rows[name].append(row)
-            print(name, seed, row, file=sys.stderr, flush=True)
-    return Found(_gates(rows), {"Ablation on the same data": table(rows)}, told(seeds))
+def run(seeds: int, work: pathlib.Path) -> StudyResult:
+    """Measures all criteria; settings that no criterion asks of on one seed."""
+    once = set(SETTINGS) - set(ON_EVERY_SEED)
+    rows = measure_settings(SETTINGS | LATE, seeds, work, measure, first_seed_only=once)
+    return StudyResult(_criteria(rows), {"Ablation on the same data": table(rows)}, describe_settings(seeds))
 
 
 def _of(rows: Sequence[Mapping[str, float]], key: str) -> list[float]:
@@ -235,7 +214,11 @@ def _fewer(base: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, flo
     return float(1 - np.mean(_of(other, key)) / max(np.mean(_of(base, key)), 1e-9))
 
 
-def _gates(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Gate]:
+def _of_both(base: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]], key: str) -> str:
+    return f"{format_spread(_of(base, key))} to {format_spread(_of(other, key))}"
+
+
+def _criteria(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Criterion]:
     plain, weighted, dice = (_of(rows[name], "sensitivity") for name in ("plain BCE", "weighted BCE", "two-class Dice"))
     base, sized, placed = (rows[name] for name in LATE)
     gone, lost = (
@@ -247,27 +230,26 @@ def _gates(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Gate]:
     model = shipped()
     f1 = [model[scanner]["f1"] for scanner in ("first", "second")] if model else [0.0, 0.0]
     return [
-        Gate(
+        Criterion(
             "plain BCE finds nothing, weighted BCE and Dice do",
             f"sensitivity < {PLAIN_MOST}, > {CURED_LEAST}, > {CURED_LEAST}",
-            f"{spread(plain)}, {spread(weighted)}, {spread(dice)}",
+            f"{format_spread(plain)}, {format_spread(weighted)}, {format_spread(dice)}",
             bool(learned),
         ),
-        Gate(
+        Criterion(
             "the size term removes false positives",
             f">= {FEWER_FP:.0%} fewer an image, sensitivity at most {LOST_SENSITIVITY} lower",
-            f"{gone:.0%} fewer ({spread(_of(base, 'fp'))} to {spread(_of(sized, 'fp'))}), {lost:+.3f} lower",
+            f"{gone:.0%} fewer ({_of_both(base, sized, 'fp')}), {lost:+.3f} lower",
             gone >= FEWER_FP and lost <= LOST_SENSITIVITY,
             "Added to a trained network; from the first step on it costs sensitivity, see the table.",
         ),
-        Gate(
+        Criterion(
             "the location term removes them where no lacune can be",
             f">= {FEWER_IMPOSSIBLE:.0%} fewer there, elsewhere within {OTHER_CHANGE:.0%}",
-            f"{nowhere:.0%} fewer ({spread(_of(base, 'fp_impossible'))} to {spread(_of(placed, 'fp_impossible'))}), "
-            f"elsewhere {other:+.0%}",
+            f"{nowhere:.0%} fewer ({_of_both(base, placed, 'fp_impossible')}), elsewhere {other:+.0%}",
             nowhere >= FEWER_IMPOSSIBLE and abs(other) <= OTHER_CHANGE,
         ),
-        Gate(
+        Criterion(
             "F1 of the shipped model on whole scans",
             f">= {IN_DOMAIN} in domain, >= {ABROAD} on the second scanner",
             f"{f1[0]:.3f}, {f1[1]:.3f}" if model else "no shipped model",
@@ -283,12 +265,14 @@ def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, A
         "F1, second scanner": "second_f1", "FP an image, second scanner": "second_fp",
     }  # fmt: skip
     return [
-        {"setting": name} | {title: spread(_of(found, key)) for title, key in columns.items()} | {"seeds": len(found)}
-        for name, found in rows.items()
+        {"setting": name}
+        | {title: format_spread(_of(of_setting, key)) for title, key in columns.items()}
+        | {"seeds": len(of_setting)}
+        for name, of_setting in rows.items()
     ]
 
 
-def told(seeds: int) -> dict[str, Any]:
+def describe_settings(seeds: int) -> dict[str, Any]:
     return {
         "seeds": seeds, "steps": STEPS, "patch": PATCH, "batch": BATCH, "filters": FILTERS,
         "base": f"{BASE}, leaky ReLU, Adam; a setting with + adds to it, one with 'then' goes on from it for "

@@ -1,21 +1,16 @@
-"""One scale against two on lacunes: `tools/study lacunes_scales`; no gate, one table.
+"""One scale against two on lacunes: `tools/study lacunes_scales`; no criterion, one table.
 
 Both networks see the same samples, whose surroundings are painted four times as wide as a patch: an hour of two cores.
 """
 
-import functools
 import pathlib
-from collections.abc import Mapping
 
-from studies.lacunes import CONTEXT, PATCH, SURROUNDED, measured, table, told
-from zoo.training.experiments.study import Found, kept
+from studies.lacunes import CONTEXT, PATCH, SURROUNDED, describe_settings, measure, table
+from zoo.training.experiments.study import StudyResult, measure_settings
 
 
-def run(seeds: int, work: pathlib.Path) -> Found:
-    """Both settings on every seed."""
-    rows: dict[str, list[Mapping[str, float]]] = {name: [] for name in SURROUNDED}
-    for seed in range(seeds):
-        for name, found in rows.items():
-            found.append(kept(work / f"{name}_{seed}.json", functools.partial(measured, name, seed)))
+def run(seeds: int, work: pathlib.Path) -> StudyResult:
+    """Measures both settings on every seed."""
+    rows = measure_settings(SURROUNDED, seeds, work, measure)
     wide = f"{CONTEXT} times as wide, painted to {CONTEXT * PATCH} mm a side around patches"
-    return Found([], {"One scale and two": table(rows)}, {**told(seeds), "surroundings": wide})
+    return StudyResult([], {"One scale and two": table(rows)}, {**describe_settings(seeds), "surroundings": wide})

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from zoo.training.experiments.study import Found, Gate, kept, spread
+from zoo.training.experiments.study import Criterion, StudyResult, format_spread, load_or_measure
 
 GOALS = {
     "pallidum": 0.85, "putamen": 0.85, "caudate": 0.85, "thalamus": 0.85, "hippocampus": 0.82, "amygdala": 0.65,
     "mask": 0.97,
 }  # fmt: skip
-MOST_HD95_MM, LEAST_GAIN, MOST_APART, EXACT = 3.0, 0.05, 0.02, 1e-6
+MOST_HD95_MM, LEAST_GAIN, MOST_DIFFERENCE, EXACT = 3.0, 0.05, 0.02, 1e-6
 STEPS, PAIRS = 250, 1  # of each short training; seeds that train with and without the T1 channel
 TEMPLATES = ("substantia_nigra", "red_nucleus")
 # Test Dice and HD in mm of Abid and Saifullah, one U-Net a structure; Dice of a published network, alone and with T1w.
@@ -53,16 +53,16 @@ def measured(model: Any, task: Any, cases: Sequence[Any]) -> list[Scores]:
     """Scores of every case."""
     import nibabel
 
-    from zoo.inference.inputs import of_case
+    from zoo.inference.inputs import select_images
     from zoo.inference.predictor import Predictor
 
     predict = Predictor(model)
     rows = []
     for case in cases:
         labels = nibabel.nifti1.load(case.labels)
-        found = np.asanyarray(predict(of_case(case, predict.card)).dataobj)
+        found = np.asanyarray(predict(select_images(case, predict.card)).dataobj)
         truth = np.asanyarray(labels.dataobj)
-        rows.append(scores(found, truth, labels.header.get_zooms()[:3], dict(task.labels)))
+        rows.append(scores(found, truth, labels.header.get_zooms()[:3], dict(task.data.labels)))
     return rows
 
 
@@ -104,14 +104,16 @@ def grids(seed: int) -> dict[str, Scores]:
 
     predict = Predictor(task.TASK.model_name)
     brain = centred(with_midbrain(anatomy(task.HELD_OUT[0], allow_test=True)).labels, (256, 256, 256))
-    values = np.array([value for _, value in task.TASK.labels.values()])[task.class_table(dict(task.TASK.labels))]
+    values = np.array([value for _, value in task.TASK.data.labels.values()])[
+        task.class_table(dict(task.TASK.data.labels))
+    ]
     found = {}
     for step in (1, 2):
         labels = brain[::step, ::step, ::step]
         chi, _ = task.scanned(labels, float(step), 100 + seed)
         image = nibabel.nifti1.Nifti1Image(chi, np.diag([step, step, step, 1.0]))
         predicted = np.asanyarray(predict(image).dataobj)
-        found[f"{labels.shape[0]}^3"] = scores(predicted, values[labels], (step,) * 3, dict(task.TASK.labels))
+        found[f"{labels.shape[0]}^3"] = scores(predicted, values[labels], (step,) * 3, dict(task.TASK.data.labels))
     return found
 
 
@@ -134,62 +136,70 @@ def windows() -> dict[str, float]:
     return {"identity": float(np.abs(same - volume).max()), "mirror": float(np.abs(straight - turned).max())}
 
 
-def run(seeds: int, work: pathlib.Path) -> Found:
+def run(seeds: int, work: pathlib.Path) -> StudyResult:
     """All gates and tables."""
-    pairs = [kept(work / f"shipped_{s}.json", lambda s=s: shipped(s, work)) for s in range(seeds)]
-    second = [kept(work / f"channels_{s}.json", lambda s=s: channels(s, work)) for s in range(min(seeds, PAIRS))]
-    sizes = [kept(work / f"grids_{s}.json", lambda s=s: grids(s)) for s in range(seeds)]
-    exact = kept(work / "windows.json", windows)
+    pairs = [load_or_measure(work / f"shipped_{s}.json", lambda s=s: shipped(s, work)) for s in range(seeds)]
+    second = [
+        load_or_measure(work / f"channels_{s}.json", lambda s=s: channels(s, work)) for s in range(min(seeds, PAIRS))
+    ]
+    sizes = [load_or_measure(work / f"grids_{s}.json", lambda s=s: grids(s)) for s in range(seeds)]
+    exact = load_or_measure(work / "windows.json", windows)
     gates = [gate for name in ("unet3d", "resunet") for gate in structure_gates(name, pairs)]
     gates += [matched_gate(pairs), channel_gate(second)]
     for what, name in (("identity", "sliding window of an identity"), ("mirror", "mirror averaging swaps the sides")):
         limit = EXACT if what == "identity" else 1e-4
-        gates.append(Gate(name, f"within {limit:g}", f"{exact[what]:.1e}", exact[what] <= limit))
+        gates.append(Criterion(name, f"within {limit:g}", f"{exact[what]:.1e}", exact[what] <= limit))
     tables = {
         "The source's table beside ours (test Dice / HD mm)": comparison(pairs),
         "A published network (Dice)": published(pairs),
         "A T1 channel (Dice, short trainings)": [
-            {"structure": name, **{key: spread([mean(one[key], name) for one in second]) for key in second[0]}}
+            {"structure": name, **{key: format_spread([mean(one[key], name) for one in second]) for key in second[0]}}
             for name in GOALS
         ],
         "128^3 against 256^3 of one anatomy (Dice)": [
-            {"structure": name, **{key: spread([one[key][name]["dice"] for one in sizes]) for key in sizes[0]}}
+            {"structure": name, **{key: format_spread([one[key][name]["dice"] for one in sizes]) for key in sizes[0]}}
             for name in GOALS
         ],
     }
     settings = {"seeds": seeds, "cases a seed": 4, "steps of short trainings": STEPS, "seeds of short trainings": PAIRS}
-    return Found(gates, tables, settings)
+    return StudyResult(gates, tables, settings)
 
 
-def structure_gates(network: str, pairs: Sequence[Mapping[str, Sequence[Scores]]]) -> list[Gate]:
+def structure_gates(network: str, pairs: Sequence[Mapping[str, Sequence[Scores]]]) -> list[Criterion]:
     """Dice of each structure, and HD95 of all."""
     found = []
     for name, goal in GOALS.items():
         dice = [mean(one[network], name) for one in pairs]
-        found.append(Gate(f"{network}: Dice of {name}", f">= {goal}", spread(dice), float(np.mean(dice)) >= goal))
+        found.append(
+            Criterion(f"{network}: Dice of {name}", f">= {goal}", format_spread(dice), float(np.mean(dice)) >= goal)
+        )
     far = {name: [mean(one[network], name, "hd95_mm") for one in pairs] for name in GOALS}
     worst = max(far, key=lambda name: float(np.mean(far[name])))
     passed = float(np.mean(far[worst])) <= MOST_HD95_MM
-    found.append(Gate(f"{network}: HD95", f"<= {MOST_HD95_MM:g} mm", f"{spread(far[worst])} mm ({worst})", passed))
+    found.append(
+        Criterion(f"{network}: HD95", f"<= {MOST_HD95_MM:g} mm", f"{format_spread(far[worst])} mm ({worst})", passed)
+    )
     return found
 
 
-def matched_gate(pairs: Sequence[Mapping[str, Sequence[Scores]]]) -> Gate:
+def matched_gate(pairs: Sequence[Mapping[str, Sequence[Scores]]]) -> Criterion:
     """ResUNet against U-Net, mean over structures but the template shapes."""
     names = [name for name in GOALS if name != "mask"]
     apart = [np.mean([mean(one["resunet"], n) - mean(one["unet3d"], n) for n in names]) for one in pairs]
-    within = abs(float(np.mean(apart))) <= MOST_APART
-    return Gate("ResUNet minus U-Net, mean Dice", f"within {MOST_APART}", spread([float(a) for a in apart]), within)
+    within = abs(float(np.mean(apart))) <= MOST_DIFFERENCE
+    return Criterion(
+        "ResUNet minus U-Net, mean Dice", f"within {MOST_DIFFERENCE}", format_spread([float(a) for a in apart]), within
+    )
 
 
-def channel_gate(second: Sequence[Mapping[str, Sequence[Scores]]]) -> Gate:
+def channel_gate(second: Sequence[Mapping[str, Sequence[Scores]]]) -> Criterion:
     """What the T1 channel does for the amygdala."""
     gain = [mean(one["map and T1w"], "amygdala") - mean(one["map alone"], "amygdala") for one in second]
     remark = "In the synthetic T1 the amygdala is grey matter: it differs from white matter and fluid alone."
-    return Gate(
+    return Criterion(
         "T1 channel: gain in Dice of amygdala",
         f">= {LEAST_GAIN}",
-        spread(gain),
+        format_spread(gain),
         float(np.mean(gain)) >= LEAST_GAIN,
         remark,
     )

@@ -1,4 +1,4 @@
-"""The five gates of the task `stroke_outcome`, and its losses side by side; `tools/study` runs them.
+"""The five criteria of the task `stroke_outcome`, and its losses side by side; `tools/study` runs them.
 
 Small networks on small patches, all seeds and settings on the same data, measured on held-out brains: what is compared
 is the recipe, not the shipped model. `python studies/stroke_outcome.py` alone measures memory (gate 5).
@@ -15,7 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from zoo.training.experiments.study import Found, Gate, kept, spread
+from zoo.training.experiments.study import (
+    Criterion,
+    StudyResult,
+    format_spread,
+    load_or_measure,
+    measure_settings,
+    train_on,
+)
 
 MOST_GB, LEAST_GAIN, LEAST_RANK, LEAST_ROUND_TRIP = 20.0, 0.10, 0.8, 0.97
 STEPS, PATCH, FILTERS, BATCH = 250, (48, 48, 8), (8, 16, 32), 2
@@ -29,13 +36,13 @@ EARLY = "reperfused within 8 h: "
 RANGES: dict[str, dict[str, Any]] = {AS_SOURCE: {"centred": 0.25}, EARLY: {"time_h": (0.5, 8.0)}}
 
 
-def task(**changes: Any) -> Any:
-    """The task with the small network."""
+def small_task(**changes: Any) -> Any:
+    """Returns the task with the small network."""
     from zoo.models.parts.sizes import divisor, strides_by_spacing
     from zoo.tasks import stroke_outcome as stroke
 
     strides = strides_by_spacing(stroke.SPACING_MM, len(FILTERS) - 1)
-    small = {**stroke.TASK.arguments, "filters": FILTERS, "strides": strides}
+    small = {**stroke.TASK.network.arguments, "filters": FILTERS, "strides": strides}
     return stroke.TASK.replace(
         **{"arguments": small, "divisor": divisor(strides), "patch": PATCH, "batch_size": BATCH} | changes
     )
@@ -47,16 +54,21 @@ def settings() -> dict[str, Callable[[], Any]]:
     from zoo.training.optimizers import NNUNET
 
     alone = {"CE + Dice": {}, "CE alone": {"dice": 0.0}, "Dice alone": {"cross_entropy": 0.0}}
-    peer = {"filters": FILTERS, "norm": "instance", "activation": "leaky_relu", "strides": task().arguments["strides"]}
+    peer = {
+        "filters": FILTERS,
+        "norm": "instance",
+        "activation": "leaky_relu",
+        "strides": small_task().network.arguments["strides"],
+    }
     nnunet = {"builder": "unet3d", "arguments": peer, "optimizer": NNUNET, "loss_arguments": {}}
-    found = {name: functools.partial(task, loss_arguments=weights) for name, weights in alone.items()}
-    found["CE + Dice, image alone"] = functools.partial(task, tabular=())
+    found = {name: functools.partial(small_task, loss_arguments=weights) for name, weights in alone.items()}
+    found["CE + Dice, image alone"] = functools.partial(small_task, tabular=())
     found["nnU-Net's recipe"] = functools.partial(
-        task, **nnunet, loss=lambda: Combined([(1.0, dice_cross_entropy)], maps=("mask",))
+        small_task, **nnunet, loss=lambda: Combined([(1.0, dice_cross_entropy)], maps=("mask",))
     )
     for name, weights in alone.items():
         own = {"optimizer": SOURCES_OWN, "tabular": ()}
-        found[f"{AS_SOURCE}{name}"] = functools.partial(task, loss_arguments={**weights, "epsilon": 0.0}, **own)
+        found[f"{AS_SOURCE}{name}"] = functools.partial(small_task, loss_arguments={**weights, "epsilon": 0.0}, **own)
     for name in ("CE + Dice", "CE + Dice, image alone"):
         found[f"{EARLY}{name}"] = found[name]
     return found
@@ -68,8 +80,8 @@ def drawn_from(name: str) -> str:
 
 
 @functools.cache
-def painter(population: str) -> Callable[[Any], Any]:
-    """The synthesis of training patches, compiled once for all networks."""
+def compile_painter(population: str) -> Callable[[Any], Any]:
+    """Compiles the synthesis of training patches once for all networks."""
     import tensorflow as tf
 
     from zoo.synth.anatomy.sources import names
@@ -77,44 +89,34 @@ def painter(population: str) -> Callable[[Any], Any]:
     from zoo.tasks import stroke_outcome as stroke
 
     ranges = Perfusion(**RANGES.get(population, {}))
-    return tf.function(stroke.samples(task(), names("train"), ranges), jit_compile=True)
+    return tf.function(stroke.samples(small_task(), names("train"), ranges), jit_compile=True)
 
 
 @functools.lru_cache(maxsize=1)
-def batches(seed: int, population: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def draw_batches(seed: int, population: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Images, conditioning and labels of all training steps: every network of a seed sees the same ones."""
     import tensorflow as tf
 
     numbers = tf.data.Dataset.range(STEPS * BATCH)
-    paint = painter(population)  # made here: a data set's own graph would end with its seed
+    paint = compile_painter(population)  # made here: a data set's own graph would end with its seed
     drawn = numbers.map(lambda n: paint(tf.stack([seed, tf.cast(n, tf.int32)])), num_parallel_calls=2)
-    luck = np.random.default_rng(seed)
-    found = []
+    rng = np.random.default_rng(seed)
+    samples = []
     for (image, vector), labels in drawn.batch(BATCH).as_numpy_iterator():
-        unknown = luck.random((BATCH, 1)) < task().tabular_dropout
-        found.append((image, np.where(unknown, np.tile([0, 1], vector.shape[1] // 2), vector), labels))
-    return found
+        unknown = rng.random((BATCH, 1)) < small_task().data.tabular_dropout
+        samples.append((image, np.where(unknown, np.tile([0, 1], vector.shape[1] // 2), vector), labels))
+    return samples
 
 
-def trained(chosen: Any, seed: int, population: str) -> Any:
-    """A network after `STEPS` steps."""
-    import keras
-
-    from zoo.training import batches as sources
-    from zoo.training import network
-    from zoo.training.optimizers import set_final_bias
-
-    keras.utils.set_random_seed(seed)
-    model = network.build(chosen, STEPS)
-    drawn = batches(seed, population)
-    set_final_bias(model, sources.prior(chosen, ((image, labels) for image, _, labels in drawn[:16])))
-    for image, vector, labels in drawn:
-        model.train_on_batch((image, vector.astype(np.float32)) if chosen.tabular else image, labels)
-    return model
+def train(task: Any, seed: int, population: str) -> Any:
+    """Trains a network for `STEPS` steps; the weights are those of the last step."""
+    drawn = draw_batches(seed, population)
+    samples = [((image, vector) if task.data.tabular else image, labels) for image, vector, labels in drawn]
+    return train_on(task, samples, seed=seed, precision="float32", averaged=False)
 
 
 @functools.cache
-def held_out(population: str = "") -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def draw_held_out(population: str = "") -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Image, conditioning and labels of patches of the held-out brains, the same for every network."""
     import tensorflow as tf
 
@@ -122,7 +124,7 @@ def held_out(population: str = "") -> list[tuple[np.ndarray, np.ndarray, np.ndar
     from zoo.synth.stroke import Perfusion
     from zoo.tasks import stroke_outcome as stroke
 
-    large = task(patch=TEST_PATCH)
+    large = small_task(patch=TEST_PATCH)
     ranges = Perfusion(**{**RANGES.get(population, {}), "centred": 1.0})
     draw = tf.function(stroke.samples(large, names("test")[:2], ranges), jit_compile=True)
     drawn = [draw(tf.constant([stroke.TEST_SEED, number])) for number in range(NUM_TEST)]
@@ -139,7 +141,7 @@ def lesion(model: Any, image: np.ndarray, vector: np.ndarray) -> np.ndarray:
 def mean_dice(model: Any, population: str) -> float:
     """Mean Dice over the held-out patches that hold a lesion."""
     dice = []
-    for image, vector, labels in held_out(population):
+    for image, vector, labels in draw_held_out(population):
         truth, found = labels[..., 0] > 0, lesion(model, image, vector)
         if truth.any():
             dice.append(2 * (truth & found).sum() / (truth.sum() + found.sum()))
@@ -156,7 +158,7 @@ def ranks(model: Any) -> dict[str, float]:
     grades = [encode(stroke.TABULAR, known | {"tici": grade, "time_to_reperfusion_h": 4.0}) for grade in stroke.TICI]
     sweeps = {"time": (times, HOURS), "tici": (grades, list(stroke.TICI.values()))}
     found: dict[str, list[float]] = {name: [] for name in sweeps}
-    for image, _, _ in held_out()[:SWEPT]:
+    for image, _, _ in draw_held_out()[:SWEPT]:
         for name, (vectors, values) in sweeps.items():
             found[name].append(rank(values, [int(lesion(model, image, vector).sum()) for vector in vectors]))
     return {name: float(np.mean(each)) for name, each in found.items()}
@@ -169,10 +171,10 @@ def rank(values: Sequence[float], volumes: Sequence[int]) -> float:
     return float(stats.spearmanr(values, volumes).statistic) if len(set(volumes)) > 1 else 0.0
 
 
-def measured(name: str, chosen: Any, seed: int) -> dict[str, float]:
-    """One network's row."""
+def measure(name: str, seed: int) -> dict[str, float]:
+    """Returns one network's row."""
     population = drawn_from(name)
-    model = trained(chosen, seed, population)
+    model = train(settings()[name](), seed, population)
     dice = mean_dice(model, population if population == EARLY else "")
     return {"dice": dice} | (ranks(model) if name == "CE + Dice" else {})
 
@@ -240,17 +242,13 @@ def peak_gib() -> dict[str, float]:
     }
 
 
-def run(seeds: int, work: pathlib.Path) -> Found:
-    """All gates; the one that is only shown, as the source trained, on one seed."""
-    rows: dict[str, list[Mapping[str, float]]] = {name: [] for name in settings()}
-    for seed, (name, make) in itertools.product(range(seeds), settings().items()):
-        if seed == 0 or not name.startswith(AS_SOURCE):
-            row = kept(work / f"{name}_{seed}.json", functools.partial(measured, name, make(), seed))
-            rows[name].append(row)
-            print(name, seed, row, file=sys.stderr, flush=True)
-    trips = kept(work / "round_trip.json", lambda: [round_trip(*each) for each in _trips()])
-    memory = kept(work / "memory.json", _memory_of_its_own)
-    return Found(_gates(rows, trips, memory), _tables(rows, trips), _told(seeds))
+def run(seeds: int, work: pathlib.Path) -> StudyResult:
+    """Measures all criteria; the one that is only shown, as the source trained, on one seed."""
+    once = {name for name in settings() if name.startswith(AS_SOURCE)}
+    rows = measure_settings(settings(), seeds, work, measure, first_seed_only=once)
+    trips = load_or_measure(work / "round_trip.json", lambda: [round_trip(*each) for each in _trips()])
+    memory = load_or_measure(work / "memory.json", _memory_of_its_own)
+    return StudyResult(_criteria(rows, trips, memory), _tables(rows, trips), _describe_settings(seeds))
 
 
 def _trips() -> list[tuple[Any, int]]:
@@ -262,7 +260,7 @@ def _trips() -> list[tuple[Any, int]]:
 def _memory_of_its_own() -> dict[str, float]:
     ran = subprocess.run([sys.executable, __file__], capture_output=True, text=True)
     if ran.returncode:
-        raise RuntimeError(f"The step of gate 5 ended with {ran.returncode}: {ran.stderr[-500:]}")
+        raise RuntimeError(f"The step of the last criterion ended with {ran.returncode}: {ran.stderr[-500:]}")
     return json.loads(ran.stdout.strip().splitlines()[-1])
 
 
@@ -274,7 +272,9 @@ def _differences(one: Sequence[float], other: Sequence[float]) -> list[float]:
     return [first - second for first, second in zip(one, other, strict=True)]
 
 
-def _gates(rows: Mapping[str, Sequence[Mapping[str, float]]], trips: list, memory: Mapping[str, float]) -> list[Gate]:
+def _criteria(
+    rows: Mapping[str, Sequence[Mapping[str, float]]], trips: list, memory: Mapping[str, float]
+) -> list[Criterion]:
     both, entropy, overlap = (_dice(rows[name]) for name in ("CE + Dice", "CE alone", "Dice alone"))
     image = _dice(rows["CE + Dice, image alone"])
     order = np.mean(both) > np.mean(entropy) > np.mean(overlap)
@@ -283,33 +283,33 @@ def _gates(rows: Mapping[str, Sequence[Mapping[str, float]]], trips: list, memor
     gain, early_gain = (_differences(*pair) for pair in ((both, image), early))
     time, grade = ([row[key] for row in rows["CE + Dice"]] for key in ("time", "tici"))
     enough = bool(np.mean(gain) >= LEAST_GAIN)
-    losses = f"{spread(both)} > {spread(entropy)} > {spread(overlap)}"
+    losses = f"{format_spread(both)} > {format_spread(entropy)} > {format_spread(overlap)}"
     gigabytes = memory["gib"] * 2**30 / 1e9
     first_step = f"One step took {memory['seconds']:.0f} s with its compilation."
     own_grid = "The task works on each case's own grid; a fixed spacing is in the table."
     return [
-        Gate("CE + Dice beats CE alone beats Dice alone", "in this order", losses, bool(order)),
-        Gate(
+        Criterion("CE + Dice beats CE alone beats Dice alone", "in this order", losses, bool(order)),
+        Criterion(
             "image with treatment beats image alone",
             f">= {LEAST_GAIN} Dice",
-            spread(gain),
+            format_spread(gain),
             enough,
-            f"Among patients reperfused within 8 h: {spread(early_gain)}.",
+            f"Among patients reperfused within 8 h: {format_spread(early_gain)}.",
         ),
-        Gate(
+        Criterion(
             "what-if volume follows time and TICI",
             f"Spearman > {LEAST_RANK} and < -{LEAST_RANK}",
-            f"{spread(time)} and {spread(grade)}",
+            f"{format_spread(time)} and {format_spread(grade)}",
             bool(np.mean(time) > LEAST_RANK and np.mean(grade) < -LEAST_RANK),
         ),
-        Gate(
+        Criterion(
             "oracle labels there and back",
             f">= {LEAST_ROUND_TRIP} Dice",
             f"{least:.4f} at least",
             least >= LEAST_ROUND_TRIP,
             own_grid,
         ),
-        Gate(
+        Criterion(
             "Monteiro's widths train on 256 x 256 x 24",
             f"< {MOST_GB:.0f} GB",
             f"{gigabytes:.1f} GB",
@@ -321,7 +321,7 @@ def _gates(rows: Mapping[str, Sequence[Mapping[str, float]]], trips: list, memor
 
 def _tables(rows: Mapping[str, Sequence[Mapping[str, float]]], trips: list) -> dict[str, list[dict[str, Any]]]:
     dice = [
-        {"setting": name, "Dice, held-out brains": spread(_dice(found)), "seeds": len(found)}
+        {"setting": name, "Dice, held-out brains": format_spread(_dice(found)), "seeds": len(found)}
         for name, found in rows.items()
     ]
     there = [
@@ -331,7 +331,7 @@ def _tables(rows: Mapping[str, Sequence[Mapping[str, float]]], trips: list) -> d
     return {"Losses and recipes on the same data": dice, "Oracle labels there and back": there}
 
 
-def _told(seeds: int) -> dict[str, Any]:
+def _describe_settings(seeds: int) -> dict[str, Any]:
     return {
         "seeds": seeds, "steps": STEPS, "patch": PATCH, "filters": FILTERS, "batch": BATCH,
         "test": f"{NUM_TEST} patches of {TEST_PATCH} in two held-out brains, centred near the lesion",

@@ -1,4 +1,4 @@
-"""The hardware at hand: its number format, its compiler, its free memory."""
+"""Reads what the hardware offers: number format, compiler, free memory."""
 
 import os
 import platform
@@ -16,13 +16,17 @@ BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def policy(precision: str = "auto") -> str:
-    """The Keras dtype policy for a precision.
+    """Returns the Keras dtype policy for a precision.
 
     Args:
         precision: "auto" (bfloat16 where the hardware has it, else float32), "float32" or "bfloat16".
 
     Raises:
         ValueError: another word; the nearest match is named.
+
+    Example:
+        >>> policy("bfloat16")
+        'mixed_bfloat16'
     """
     if precision == "auto":
         return POLICIES["bfloat16" if has_fast_bfloat16() else "float32"]
@@ -32,7 +36,7 @@ def policy(precision: str = "auto") -> str:
 
 
 def use_jit(jit: bool | str = "auto") -> bool:
-    """Whether XLA compiles: on a GPU or TPU yes; on a CPU no, where oneDNN's 3D convolutions are far quicker.
+    """Returns whether XLA compiles: on a GPU or TPU yes; on a CPU no, where oneDNN's 3D convolutions are far quicker.
 
     Raises:
         ValueError: neither a bool nor "auto".
@@ -45,7 +49,7 @@ def use_jit(jit: bool | str = "auto") -> bool:
 
 
 def accelerators() -> list[str]:
-    """Names of the GPUs and TPUs that the backend sees."""
+    """Lists the names of the GPUs and TPUs that the backend sees."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -55,7 +59,7 @@ def accelerators() -> list[str]:
 
 
 def has_fast_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether bfloat16 has its own hardware here: compute capability >= 8.0, AVX-512-bf16 or AMX.
+    """Returns whether bfloat16 has its own hardware here: compute capability >= 8.0, AVX-512-bf16 or AMX.
 
     Args:
         cpuinfo: where Linux describes the processor; elsewhere the answer is no.
@@ -69,7 +73,7 @@ def has_fast_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
 
 
 def _capabilities() -> list[tuple[int, int]]:
-    """Compute capability of every GPU; on a TPU, and where the backend does not tell, one that has bfloat16."""
+    """Returns the compute capability of every GPU; on a TPU, and for other backends, one that has bfloat16."""
     if keras.backend.backend() != "tensorflow":
         return [(8, 0)]
     import tensorflow as tf
@@ -79,7 +83,7 @@ def _capabilities() -> list[tuple[int, int]]:
 
 
 def free_bytes() -> int:
-    """Free bytes of the first accelerator, else of the machine."""
+    """Returns the free bytes of the first accelerator, else of the machine."""
     return _gpu_bytes() if accelerators() and shutil.which("nvidia-smi") else machine_bytes()
 
 
@@ -107,9 +111,9 @@ def machine_bytes(meminfo: str | Path = "/proc/meminfo", cgroup: str | Path = "/
 
 
 def _gpu_bytes() -> int:
-    """TensorFlow takes a whole GPU at its start, so what counts is the total less what this process uses."""
-    asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    total = int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()[0]) * 2**20
+    """Returns the memory of the first GPU less what this process uses: TensorFlow takes the whole GPU at its start."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    total = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]) * 2**20
     if keras.backend.backend() != "tensorflow":
         return total
     import tensorflow as tf

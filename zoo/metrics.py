@@ -1,4 +1,4 @@
-"""Light metrics for the progress bar, on tensors, from logits; `zoo.evaluation` measures for the record, in mm."""
+"""Light metrics for the progress bar, on tensors, from logits; `zoo.evaluation` holds the final ones, in mm."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,10 +22,16 @@ class MeanDice(keras.metrics.Metric):
     Args:
         num_classes: channels of the logits; 1 is a single logit.
         include_background: count class 0 as a class.
-        maps: names of extra last channels of `y_true`, as in `zoo.losses.Combined`; `"mask"` is heeded.
-        every: look at every so-manieth voxel of each axis alone, where many classes make a metric of all voxels slow.
+        maps: names of extra last channels of `y_true`, as in `zoo.losses.Combined`; `"mask"` is applied.
+        every: uses every so-manieth voxel of each axis, where many classes make a metric of all voxels slow.
         name: name in the log.
         dtype: dtype of the sums.
+
+    Example:
+        >>> metric = MeanDice(1)
+        >>> metric.update_state(ops.ones((1, 2, 3, 4, 1)), ops.ones((1, 2, 3, 4, 1)))
+        >>> float(metric.result())
+        1.0
     """
 
     def __init__(
@@ -57,7 +63,7 @@ class MeanDice(keras.metrics.Metric):
         """
         by = slice(None, None, self.every)
         y_true, y_pred = y_true[:, by, by, by], y_pred[:, by, by, by]
-        size, reference_size, common = _sizes(y_true, y_pred, self.maps)
+        size, reference_size, common = _count_voxels(y_true, y_pred, self.maps)
         if not self.include_background and self.num_classes > 1:
             size, reference_size, common = size[:, 1:], reference_size[:, 1:], common[:, 1:]
         total = size + reference_size
@@ -68,14 +74,14 @@ class MeanDice(keras.metrics.Metric):
         self.count.assign_add(ops.sum(weight, axis=0))
 
     def result(self) -> Tensor:
-        """Mean Dice so far, a scalar, 0 to 1 or NaN."""
+        """Returns the mean Dice so far, a scalar, 0 to 1 or NaN."""
         seen = ops.cast(self.count > 0, "float32")
         each = self.total / ops.maximum(self.count, 1e-12)
         num_seen = ops.sum(seen)
         return ops.where(num_seen > 0, ops.sum(each * seen) / ops.maximum(num_seen, 1.0), float("nan"))
 
     def get_config(self) -> dict[str, Any]:
-        """Everything that makes it again."""
+        """Returns the arguments."""
         own = {"num_classes": self.num_classes, "include_background": self.include_background, "maps": list(self.maps)}
         return {**super().get_config(), **own, "every": self.every}
 
@@ -85,9 +91,15 @@ class ForegroundRatio(keras.metrics.Metric):
     """Predicted over reference foreground voxels so far: near 0 or far above 1, a network has collapsed.
 
     Args:
-        maps: names of extra last channels of `y_true`; `"mask"` is heeded.
+        maps: names of extra last channels of `y_true`; `"mask"` is applied.
         name: name in the log.
         dtype: dtype of the sums.
+
+    Example:
+        >>> metric = ForegroundRatio()
+        >>> metric.update_state(ops.reshape([1, 0], (1, 1, 1, 2, 1)), ops.ones((1, 1, 1, 2, 1)))
+        >>> float(metric.result())
+        2.0
     """
 
     def __init__(self, *, maps: Sequence[str] = (), name: str = "foreground_ratio", dtype: str | None = None):
@@ -99,23 +111,23 @@ class ForegroundRatio(keras.metrics.Metric):
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
         """Adds a batch; `sample_weight` is not used, a voxel is a voxel."""
         del sample_weight
-        size, reference_size, _ = _sizes(y_true, y_pred, self.maps)
+        size, reference_size, _ = _count_voxels(y_true, y_pred, self.maps)
         first = 1 if y_pred.shape[-1] > 1 else 0
         self.predicted.assign_add(ops.sum(size[:, first:]))
         self.reference.assign_add(ops.sum(reference_size[:, first:]))
 
     def result(self) -> Tensor:
-        """The ratio, a scalar; NaN while no reference voxel has been seen."""
+        """Returns the ratio, a scalar; NaN before the first reference voxel."""
         ratio = self.predicted / ops.maximum(self.reference, 1.0)
         return ops.where(self.reference > 0, ratio, float("nan"))
 
     def get_config(self) -> dict[str, Any]:
-        """Everything that makes it again."""
+        """Returns the arguments."""
         return {**super().get_config(), "maps": list(self.maps)}
 
 
-def _sizes(y_true: Tensor, y_pred: Tensor, maps: tuple[str, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Voxels of each class predicted, in the reference and in both, each (batch, classes)."""
+def _count_voxels(y_true: Tensor, y_pred: Tensor, maps: tuple[str, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Counts voxels of each class predicted, in the reference and in both, each (batch, classes)."""
     y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
     first = y_true.shape[-1] - len(maps)
     mask = y_true[..., first + maps.index("mask") :][..., :1] if "mask" in maps else None
@@ -158,20 +170,20 @@ class SourceMass(keras.metrics.Metric):
         self.count.assign_add(ops.sum(has))
 
     def _score(self, near: Tensor, logs: Tensor) -> Tensor:
-        """(batch,) of what is near, (batch, x, y, z, 1) of 0 and 1, and the logarithm of the posterior, alike."""
+        """Returns (batch,) from the places near sources, (batch, x, y, z, 1) of 0 and 1, and the log posterior."""
         return ops.sum(near * ops.exp(logs), axis=(1, 2, 3, 4))
 
     def result(self) -> Tensor:
-        """The mean so far, a scalar, 0 to 1; NaN until a sample had a source."""
+        """Returns the mean so far, a scalar, 0 to 1; NaN before the first sample with a source."""
         return ops.where(self.count > 0, self.total / ops.maximum(self.count, 1.0), float("nan"))
 
 
 @keras.saving.register_keras_serializable("zoo")
 class SourceHit(SourceMass):
-    """Share of samples whose largest place lies near a true source: it asks for the order of places alone.
+    """Share of samples whose largest place lies near a true source; only the order of places counts.
 
-    So networks compare that were trained towards probabilities and towards heights. Near is as in `SourceMass`;
-    samples without a source are left out.
+    So it compares networks trained towards probabilities with those trained towards heights. Near is as in
+    `SourceMass`; samples without a source are left out.
 
     Args:
         name: name in the log.

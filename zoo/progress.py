@@ -1,4 +1,4 @@
-"""The bar that long work shows; no framework is loaded for it."""
+"""Shows progress bars for long work; loads no framework."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,14 +10,18 @@ from rich.console import Console
 
 @contextmanager
 def progress_bar(title: str, *, shown: bool | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr that counts windows, or cases.
+    """Shows a bar on stderr that counts windows or cases.
 
     Args:
-        title: what stands before it.
-        shown: None for "when stderr is a terminal".
+        title: the text before the bar.
+        shown: whether to show it; None where stderr is a terminal.
 
     Yields:
-        A function to call with (done, all).
+        A function to call with (done, total).
+
+    Example:
+        >>> with progress_bar("Reading", shown=False) as report:
+        ...     report(1, 3)
     """
     shown = sys.stderr.isatty() if shown is None else shown
     with bars.Progress(

@@ -9,13 +9,18 @@ from zoo.errors import unknown_choice
 
 
 def builders() -> list[str]:
-    """Names of all builders, without importing any of them."""
+    """Lists the names of all builders, without importing any of them.
+
+    Example:
+        >>> "unet3d" in builders()
+        True
+    """
     package = importlib.import_module("zoo.models")
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg)
 
 
 def builder(name: str) -> Callable:
-    """The builder function `name`: the function of that name in the file of that name.
+    """Returns the builder function `name`: the function of that name in the file of that name.
 
     Raises:
         ValueError: there is no such builder; the nearest match is named.
@@ -26,7 +31,7 @@ def builder(name: str) -> Callable:
 
 
 def check_arguments(function: Callable, arguments: Mapping[str, object]) -> None:
-    """Refuses an argument that a builder does not take, before Python words it less kindly.
+    """Checks that a builder takes every argument, and names the nearest match for one that it does not.
 
     Args:
         function: a builder.

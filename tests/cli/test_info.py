@@ -8,8 +8,8 @@ from support.cards import tiny_card
 from typer.testing import CliRunner
 
 import zoo
-from zoo.cli.info_command import card_page
-from zoo.cli.info_metrics import families, headline, number
+from zoo.cli.info_metrics import find_families, format_number, list_headline
+from zoo.cli.info_page import card_page
 from zoo.cli.main import app
 from zoo.cli.terminal import tell
 
@@ -33,17 +33,17 @@ def info(name, *words):
 
 
 def test_four_numbers_of_a_kind_are_a_family_and_the_known_ones_come_first():
-    assert families(LACUNES) == {"sensitivity_at": [f"sensitivity_at_{rate}_fp" for rate in (1, 2, 4, 8)]}
-    assert headline(LACUNES) == ["f1", "sensitivity", "fp_per_image", "lacunes", "fp_sulcal", "fp_elsewhere"]
+    assert find_families(LACUNES) == {"sensitivity_at": [f"sensitivity_at_{rate}_fp" for rate in (1, 2, 4, 8)]}
+    assert list_headline(LACUNES) == ["f1", "sensitivity", "fp_per_image", "lacunes", "fp_sulcal", "fp_elsewhere"]
     parts = {f"hd95_mm_{part}": 1.0 for part in "abcd"} | {"hd95_mm": 2.0}
-    assert list(families(parts)) == ["hd95_mm"] and headline(parts) == ["hd95_mm"]
+    assert list(find_families(parts)) == ["hd95_mm"] and list_headline(parts) == ["hd95_mm"]
 
 
 @pytest.mark.parametrize(
     ("value", "shown"), [(0.76923, "0.769"), (0.0, "0"), (1.0, "1"), (1865.246, "1865"), (99.96, "100"), (-1.0, "-1")]
 )
 def test_numbers_have_three_digits_that_count(value, shown):
-    assert number(value) == shown
+    assert format_number(value) == shown
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -51,8 +51,8 @@ def test_every_card_fits_80_columns_and_tells_the_first_number_of_each_data_set(
     text = info(name)
     assert max(map(len, text.splitlines())) <= 80 and "…" not in text
     for metrics in zoo.card(name).metrics.values():
-        for metric in headline(metrics)[:1]:
-            assert number(metrics[metric]) in text.split()
+        for metric in list_headline(metrics)[:1]:
+            assert format_number(metrics[metric]) in text.split()
     assert "- Not for diagnosis." in text or "not for diagnosis" in " ".join(text.split())
 
 
@@ -63,7 +63,7 @@ def test_all_shows_every_number(name):
     words = re.split(r"\s{2,}|\n", text)
     for metrics in zoo.card(name).metrics.values():
         for metric, value in metrics.items():
-            assert f"{metric} {number(value)}" in words
+            assert f"{metric} {format_number(value)}" in words
     assert "--all shows" not in text
 
 

@@ -82,15 +82,15 @@ def test_a_card_with_faults_spoils_only_its_own_row(zoo_command, model_folder, t
     (bad / "card.json").write_text('{"name": 1}')
     monkeypatch.setenv("ZOO_PATH", f"{model_folder}{os.pathsep}{bad.parent}")
     rows = {row["name"]: row["description"] for row in json.loads(zoo_command("list", "*.*", "--json").stdout)}
-    assert rows["unet3d.spoilt"].startswith("unusable: ") and rows[ONE] == "A network that knows nothing."
+    assert rows["unet3d.spoilt"].startswith("unusable: ") and rows[ONE] == "A toy."
 
 
 def test_info_shows_the_card(zoo_command, model_folder):
     told = zoo_command("info", TWO)
     assert told.exit_code == 0
-    for words in ("A network that knows nothing.", "T1w: any", "FLAIR: any", "background, left, right", "z_score"):
+    for words in ("A toy.", "T1w: any", "FLAIR: any", "background, left, right", "z_score"):
         assert words in told.stdout
-    assert "Synthetic images. noise" in told.stdout and "- Knows nothing." in told.stdout
+    assert "Synthetic images. nothing" in told.stdout and "- Knows nothing." in told.stdout
     assert json.loads(zoo_command("info", TWO, "--json").stdout) == json.loads(
         (model_folder / TWO / "card.json").read_text()
     )
@@ -169,7 +169,10 @@ def test_predict_writes_probabilities(zoo_command, scans, tmp_path):
         (("verify", "unet3d.tiny_on"), "Did you mean 'unet3d.tiny_one'?"),
         (("predict", ONE, "nowhere.nii"), "There is no file or folder 'nowhere.nii'"),
         (("predict", ONE, "{empty}"), "There are no cases in"),
-        (("predict", ONE, "{good}", "{folder}"), "Give files, or one folder"),
+        (
+            ("predict", ONE, "{good}", "{folder}"),
+            "Pass several NIfTI files or one folder, not both: got sub-01_T1w.nii.gz and scans/.",
+        ),
         (("predict", ONE, "{good}", "{good}"), "Two cases are called 'sub-01_T1w'"),
         (("predict", ONE, "T2w={good}"), "There is no channel 'T2w'. Did you mean 'T1w'?"),
         (("predict", TWO, "T1w={good}"), "takes T1w=FILE FLAIR=FILE, each once"),

@@ -53,5 +53,5 @@ def test_a_local_cluster_runs_the_command_without_its_own_options(monkeypatch, w
     asked = {}
     monkeypatch.setattr(local_cluster, "launch", lambda command, **sizes: asked.update(sizes, command=command) or 0)
     monkeypatch.setattr(sys, "argv", ["zoo", "train", "ball", *words, "--seed", "3"])
-    assert task_commands._launch(2, len(words) - 1) == 0
+    assert task_commands._launch_cluster(2, len(words) - 1) == 0
     assert asked["command"][-5:] == ["zoo.cli", "train", "ball", "--seed", "3"]

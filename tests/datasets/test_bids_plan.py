@@ -6,14 +6,14 @@ from support.trained_models import bids_cards
 
 from zoo.datasets.readers.bids import survey
 from zoo.workflows.bids_app.derivatives import Derivatives
-from zoo.workflows.bids_app.plan import choose, described, patterns_of, plan
+from zoo.workflows.bids_app.plan import choose, choose_patterns, make_description, plan
 
 LESION, PAIR, STRUCTURES = bids_cards()
 
 
 def planned(root, one, **given):
     found = survey(root)
-    return plan(found, choose(found), one, patterns_of(found, one, given))
+    return plan(found, choose(found), one, choose_patterns(found, one, given))
 
 
 def test_the_shards_of_a_run_share_no_subject_and_leave_none_out(tmp_path):
@@ -114,5 +114,5 @@ def test_a_folder_that_is_not_ours_is_refused(tmp_path):
 
 
 def test_labels_of_models_differ_by_builder_and_tag():
-    assert described("unet3d.brain_mask") == "zooUnet3dBrainMask"
-    assert described("resunet.qsm_nuclei") != described("unet3d.qsm_nuclei")
+    assert make_description("unet3d.brain_mask") == "zooUnet3dBrainMask"
+    assert make_description("resunet.qsm_nuclei") != make_description("unet3d.qsm_nuclei")

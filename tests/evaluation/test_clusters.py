@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score
 from zoo.datasets.cases import Case
 from zoo.evaluation import clusters
 from zoo.models.siamese import siamese
-from zoo.normative.encoding import codes_of
+from zoo.normative.encoding import make_encoder
 from zoo.normative.lesion_map import check_controls
 from zoo.reporting import projection
 from zoo.synth.anatomy import common_space
@@ -89,7 +89,7 @@ def test_codes_of_a_volume_are_those_of_its_patches(step, monkeypatch):
     monkeypatch.setattr("zoo.normative.encoding.WINDOW", 12)
     model = siamese((None, None, None, 2), 6, filters=(3, 4, 5))
     volume = np.random.default_rng(0).standard_normal((19, 14, 26, 2)).astype("float32")
-    codes = codes_of(model, step=step)(volume)
+    codes = make_encoder(model, step=step)(volume)
     assert codes.shape == (*(-(-size // step) for size in (19, 14, 26)), 6)
     padded = np.pad(volume, [(7, 7)] * 3 + [(0, 0)])
     for place in np.random.default_rng(1).integers(0, codes.shape[:3], (12, 3)):
@@ -103,11 +103,11 @@ def test_air_is_not_computed_but_has_its_code(monkeypatch):
     model = siamese((None, None, None, 1), 4, filters=(3, 4, 5))
     volume = np.zeros((30, 6, 6, 1), np.float32)
     volume[:2] = 1
-    codes = codes_of(model, step=3)(volume)
+    codes = make_encoder(model, step=3)(volume)
     empty = np.array(model.get_layer("encoder")(np.zeros((1, 15, 15, 15, 1), np.float32)))[0, 0, 0, 0]
     np.testing.assert_allclose(codes[-1, 0, 0], empty, atol=1e-6)
     with pytest.raises(ValueError, match="1 voxel or more, got 0"):
-        codes_of(model, step=0)
+        make_encoder(model, step=0)
 
 
 def brains(seed=0, shape=(40, 36, 44)):

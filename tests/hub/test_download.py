@@ -18,7 +18,7 @@ from support.cards import tiny_card
 from zoo.hub import card_file
 from zoo.hub import download as fetching
 from zoo.hub.card import Attached, Golden, Weights
-from zoo.hub.json_records import plain
+from zoo.hub.json_records import to_plain
 
 NAME = "tiny.test"
 BODY = bytes(range(256)) * 800
@@ -102,7 +102,7 @@ def whole_card(**changes):
 
 
 def model_files(card=None, body=BODY):
-    text = json.dumps(plain(card or whole_card())).encode()
+    text = json.dumps(to_plain(card or whole_card())).encode()
     base = f"/m/{NAME}"
     return {f"{base}/card.json": text, f"{base}/weights.safetensors": body, f"{base}/golden.npz": SHORT}
 

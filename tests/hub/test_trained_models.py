@@ -108,7 +108,7 @@ def test_a_wrapped_layer_and_a_shared_model_count_once():
         "encoder/spectral/inner/kernel",
         "encoder/spectral/vector_u",
     ]
-    assert safetensors_file.count(model) == model.count_params()
+    assert safetensors_file.count_weights(model) == model.count_params()
 
 
 def test_equal_paths_are_refused():
@@ -425,6 +425,7 @@ print(__import__("json").dumps(list(safetensors_file.variables(trained_models.lo
 """
 
 
+@pytest.mark.slow
 def test_jax_reads_what_tensorflow_wrote(saved, made):
     pytest.importorskip("jax", reason="pip install 'zoo3d[test]'")
     code = JAX.format(folder=str(saved))

@@ -7,7 +7,7 @@ from sklearn.svm import OneClassSVM
 
 from zoo.normative import detectors, one_class_svm
 from zoo.normative.calibration import Calibration
-from zoo.normative.model import Normative, detector, fit, gather, places
+from zoo.normative.model import NormativeModel, find_places, fit, gather, make_detector
 
 COUNT, VOXELS, SIZE = 12, 5, 7
 
@@ -88,7 +88,7 @@ def test_one_class_machines_against_scikit_learn(nu):
 def test_one_class_null_never_saw_the_control():
     codes = latents(count=30)
     fitted = detectors.OneClass(nu=0.1).fit(codes)
-    gamma = float(one_class_svm.scale(np.swapaxes(codes, 0, 1))[2])
+    gamma = float(one_class_svm.scale_gamma(np.swapaxes(codes, 0, 1))[2])
     machine = OneClassSVM(nu=0.1, gamma=gamma, tol=1e-6).fit(np.delete(codes[:, 2], 7, axis=0).astype(float))
     assert fitted.null[7, 2] == pytest.approx(-machine.decision_function(codes[7:8, 2])[0], abs=5e-3)
 
@@ -96,7 +96,7 @@ def test_one_class_null_never_saw_the_control():
 def test_one_machine_a_patient_finds_what_is_rare():
     codes = np.random.default_rng(0).standard_normal((500, 4)).astype(np.float32)
     codes[123] += 9
-    assert np.argmax(detectors.of_patient(codes, nu=0.1)) == 123
+    assert np.argmax(detectors.score_within_person(codes, nu=0.1)) == 123
 
 
 def test_projection_onto_the_capped_simplex():
@@ -132,7 +132,7 @@ def test_calibrated_share_of_controls_and_of_others():
 def test_normative_model_comes_back_from_its_file(tmp_path):
     region = np.zeros((6, 7, 8), bool)
     region[1:5, 2:6, 1:7] = True
-    where = places(region, step=2)
+    where = find_places(region, step=2)
     assert where.shape[1] == 3
     assert all(region[tuple(2 * place)] for place in where.astype(int))
     draw = np.random.default_rng(0)
@@ -140,8 +140,8 @@ def test_normative_model_comes_back_from_its_file(tmp_path):
     codes = np.stack([gather(one, where) for one in grids])
     template = np.ones((6, 7, 8), np.uint8)
     for name in detectors.DETECTORS:
-        model = fit(codes, where, detector(name), step=2, template=template)
-        back = Normative.read(model.write(tmp_path / f"{name}.npz"))
+        model = fit(codes, where, make_detector(name), step=2, template=template)
+        back = NormativeModel.read(model.write(tmp_path / f"{name}.npz"))
         np.testing.assert_array_equal(back.z_map(grids[0]), model.z_map(grids[0]))
         assert back.fitted.detector == model.fitted.detector
         assert np.all(model.z_map(grids[0])[~region[::2, ::2, ::2]] == 0)
@@ -155,9 +155,9 @@ def test_bad_input_is_told(tmp_path):
     with pytest.raises(ValueError, match="over 0 and at most 1, got 0"):
         detectors.OneClass(nu=0).fit(latents())
     with pytest.raises(ValueError, match="nearest"):
-        detector("nearst")
+        make_detector("nearst")
     (tmp_path / "other.npz").write_bytes(b"no npz")
     with pytest.raises(ValueError, match="is no normative model"):
-        Normative.read(tmp_path / "other.npz")
+        NormativeModel.read(tmp_path / "other.npz")
     with pytest.raises(FileNotFoundError, match="zoo fit-normative FOLDER"):
-        Normative.read(tmp_path / "nothing.npz")
+        NormativeModel.read(tmp_path / "nothing.npz")

@@ -62,11 +62,11 @@ def world(tmp_path_factory):
     card = model_card.describe(task, {"source": "synthetic", "seed": 0, "steps": 1}, {"seconds": 1.0})
     network = zoo.load("siamese", **card.arguments)
     zoo.save(network, folder / card.name, card)
-    encode = lesion_map.codes_of(network, step=3)
-    where = model.places(template() > 0, step=3)
+    encode = lesion_map.make_encoder(network, step=3)
+    where = model.find_places(template() > 0, step=3)
     scans = [[nib.nifti1.Nifti1Image(one, common_space.AFFINE) for one in person(seed)] for seed in range(12)]
-    people = [lesion_map.in_common_space(pair, template())[0] for pair in scans]
-    codes = model.stack(encode, people, where)
+    people = [lesion_map.to_common_space(pair, template())[0] for pair in scans]
+    codes = model.encode_people(encode, people, where)
     model.fit(codes, where, Moments(), step=3, template=template()).write(folder / card.name / model.FILE)
     yield lambda *words: CliRunner().invoke(app, [str(word) for word in words])
     patch.undo()
@@ -128,7 +128,7 @@ def test_own_controls_by_the_command_line_and_after_a_stop(world, tmp_path):
     out.unlink()
     (tmp_path / "own.work" / sorted(path.name for path in (tmp_path / "own.work").glob("*.npy"))[0]).unlink()
     assert world("fit-normative", tmp_path / "controls", "--out", out, "--detector", "nearest").exit_code == 0
-    one, other = (model.Normative.read(path) for path in (out, out))
+    one, other = (model.NormativeModel.read(path) for path in (out, out))
     np.testing.assert_array_equal(one.calibration.mean, other.calibration.mean)
     assert len(first) == pytest.approx(len(out.read_bytes()), rel=0.01)
     files = write(tmp_path / "in", "p_", person(99, lesion_box()))

@@ -88,8 +88,8 @@ def test_pictures_of_a_case_cut_its_largest_lesion():
     two = np.zeros(SHAPE, np.uint8)
     two[2:4, 2:4, 2:4], two[20:25, 10:13, 5:8] = 1, 1
     first, second = (nibabel.Nifti1Image(each, AFFINE) for each in (np.zeros_like(two), two))
-    assert evaluate_lesions.largest_mm([first, second]) == pytest.approx((AFFINE @ [22, 11, 6, 1])[:3])
-    assert evaluate_lesions.largest_mm([first]) is None
+    assert evaluate_lesions.find_largest_mm([first, second]) == pytest.approx((AFFINE @ [22, 11, 6, 1])[:3])
+    assert evaluate_lesions.find_largest_mm([first]) is None
 
 
 def test_the_page_shows_missed_and_false_lesions(tmp_path):

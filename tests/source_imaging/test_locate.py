@@ -41,8 +41,8 @@ def fake(monkeypatch):
         found[..., 3] = 5
         return found
 
-    monkeypatch.setattr(locate, "_network", lambda folder: logits)
-    monkeypatch.setattr(locate, "_settings", lambda folder: locate.Settings())
+    monkeypatch.setattr(locate, "_load_network", lambda folder: logits)
+    monkeypatch.setattr(locate, "_read_settings", lambda folder: locate.SourceImagingSettings())
     monkeypatch.setattr(locate, "weights", types.SimpleNamespace(find=str))
 
 
@@ -209,10 +209,10 @@ def test_meg_alone_other_objects_and_no_montage_are_refused(sphere, fake, tmp_pa
     with pytest.raises(ValueError, match="count is the number of sources, 1 to 5"):
         zoo.locate_sources(evoked(sphere, 2500), count=6)
     with pytest.raises(FileNotFoundError, match="no file"):
-        recordings.read(tmp_path / "none-ave.fif")
+        recordings.read_recording(tmp_path / "none-ave.fif")
     (tmp_path / "bad-ave.fif").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="mne cannot read bad-ave.fif"):
-        recordings.read(tmp_path / "bad-ave.fif")
+        recordings.read_recording(tmp_path / "bad-ave.fif")
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +324,7 @@ def test_the_fit_tells_how_many_sources_there_are(sphere):
 
 def test_what_a_card_says_is_what_a_locator_does(sphere, model):
     locator = locate.Locator(model, sphere)
-    assert locator.settings == locate.Settings((4, 12), 0.6, 20.0, True)
+    assert locator.settings == locate.SourceImagingSettings((4, 12), 0.6, 20.0, True)
     data = np.stack([dipole(sphere, 2500), dipole(sphere, 700)])
     posteriors, counts = locator(data)
     assert posteriors.sum(1) == pytest.approx([1, 1]) and posteriors.argmax(1).tolist() == [2500, 700]

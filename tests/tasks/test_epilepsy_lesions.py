@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from zoo.hub import trained_models
-from zoo.losses.agreement import Agreement, cosine, spread
+from zoo.losses.agreement import Agreement, cosine, measure_spread
 from zoo.tasks import epilepsy_lesions as lesions
 from zoo.tasks import task
 from zoo.training import fit
@@ -51,7 +51,7 @@ def test_loss_by_hand():
 def test_codes_that_are_zero_have_no_direction():
     zero = np.zeros((1, 3), "float32")
     assert float(cosine(zero, zero)[0]) == 0
-    assert np.all(np.array(spread(np.ones((4, 3), "float32"))) < 1e-3)
+    assert np.all(np.array(measure_spread(np.ones((4, 3), "float32"))) < 1e-3)
 
 
 def test_bad_weights_are_told():
@@ -78,6 +78,7 @@ def toy(seed=0):
     )
 
 
+@pytest.mark.slow
 def test_runner_trains_saves_and_does_not_collapse(tmp_path):
     chosen = toy()
     run = fit.train(chosen, "synthetic", tmp_path / "run", options=fit.TrainOptions(precision="float32"))

@@ -17,9 +17,9 @@ from support.paths import SUPPORT
 
 from zoo.training import adversarial, fit
 from zoo.training.adversarial import learner as learners
-from zoo.training.adversarial.callbacks import montage
+from zoo.training.adversarial.callbacks import draw_montage
 from zoo.training.adversarial.encoders import coarse_noise
-from zoo.training.adversarial.inpainting import Sight, completed
+from zoo.training.adversarial.inpainting import Visibility, complete
 from zoo.training.adversarial.objectives import gradient_penalty, objective
 from zoo.training.run import checkpoint
 
@@ -106,7 +106,7 @@ def test_a_penalty_needs_critics_in_float32():
 def test_spectral_norms_of_both_critics_after_fifty_iterations():
     model = contextual(toy.network("contextual"))
     around, patch = tensors(toy.context_batch())
-    iterate = tf.function(lambda: model.judged(patch, around, training=True)[1])
+    iterate = tf.function(lambda: model.judge(patch, around, training=True)[1])
     for _ in range(50):
         iterate()
     kernels = [v for v in model.variables_of("critic") if v.path.endswith("kernel")]
@@ -146,7 +146,7 @@ def test_what_is_hidden_changes_nothing():
     assert (fill(patch, np.where(under, context, context + 1)) != usual).any()
 
 
-@pytest.mark.parametrize("sight", [Sight(), Sight(context=False), Sight(position=False)])
+@pytest.mark.parametrize("sight", [Visibility(), Visibility(context=False), Visibility(position=False)])
 def test_ablations_take_away_what_they_say(sight):
     model = contextual(untrained(), sight=sight)
     for film in (layer for layer in model.part("generator").layers if layer.name.endswith("film")):
@@ -157,14 +157,14 @@ def test_ablations_take_away_what_they_say(sight):
     usual = fill(context, position)
     assert (fill(context + 1, position) != usual).any() == sight.context
     assert (fill(context, position + 0.3) != usual).any() == sight.position
-    assert len(model.judges) == (2 if sight.context else 1)
+    assert len(model.critics) == (2 if sight.context else 1)
 
 
 def test_a_patch_without_a_hole_is_shown_as_generated():
     patch, filled = np.zeros((2, 4, 4, 4, 1), np.float32), np.ones((2, 4, 4, 4, 1), np.float32)
     hole = np.zeros_like(patch)
     hole[0, :2] = 1
-    found = np.asarray(completed(patch, filled, hole))
+    found = np.asarray(complete(patch, filled, hole))
     assert found[0, :2].all() and not found[0, 2:].any() and found[1].all()
 
 
@@ -175,7 +175,7 @@ def test_a_step_moves_every_part_and_each_loss_only_its_own():
         "critic_local",
         "critic_global",
     }
-    only = contextual(sight=Sight(context=False))
+    only = contextual(sight=Visibility(context=False))
     assert "critic_global" not in moved(only, lambda: only.train_step(data))
     images = tf.constant(toy.images())
     encoder = adversarial.GanEncoder(toy.network("f_anogan")).prepare(adam())
@@ -232,7 +232,7 @@ def test_noise_is_coarse_of_its_sd_and_on_tissue_alone():
     model = adversarial.AutoEncoder(toy.network("f_anogan"), noise=0.5, cell=4, seed=1)
     images = toy.images()
     images[:, :3] = 0
-    found = np.asarray(model.noisy(tf.constant(images)))
+    found = np.asarray(model.add_noise(tf.constant(images)))
     assert not found[:, :3].any() and (found[:, 3:] != images[:, 3:]).mean() > 0.99
 
 
@@ -244,7 +244,7 @@ def test_an_auto_encoder_learns_and_tells_its_psnr():
     losses = [float(model.train_on_batch(images, images, return_dict=True)["loss"]) for _ in range(25)]
     assert losses[-1] < 0.75 * losses[0]  # both are means since the beginning
     found = model.test_step((images, images))
-    error = np.mean((np.asarray(model.restored(images)) - images) ** 2)
+    error = np.mean((np.asarray(model.restore(images)) - images) ** 2)
     span = float(np.ptp(images))
     assert float(found["psnr"]) == pytest.approx(10 * np.log10(span**2 / error), rel=1e-3)
 
@@ -272,18 +272,18 @@ def test_a_montage_is_a_picture_and_leaves_the_luck_alone(tmp_path):
     from matplotlib import image
 
     rows = {"real": toy.images(3), "fake": toy.images(3, seed=1)}
-    shown = image.imread(io.BytesIO(montage(rows)))
+    shown = image.imread(io.BytesIO(draw_montage(rows)))
     assert shown.ndim == 3 and shown[..., :3].std() > 0.1
     with pytest.raises(ValueError, match="one row of images at least, got none"):
-        montage({})
+        draw_montage({})
     keras.utils.set_random_seed(0)
     model = adversarial.PlainGan(toy.network("dcgan"), "hinge", penalty=0.0, seed=3).prepare(adam(), adam())
     look = adversarial.Montage(tmp_path / "samples", [(toy.images(), toy.images())])
     look.set_model(model)
-    before = np.array(model.luck.state)
+    before = np.array(model.seed_generator.state)
     look.on_epoch_begin(6)
     look.on_test_end()
-    np.testing.assert_array_equal(np.array(model.luck.state), before)
+    np.testing.assert_array_equal(np.array(model.seed_generator.state), before)
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["epoch_007.png"]
 
 

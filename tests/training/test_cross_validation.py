@@ -47,7 +47,7 @@ def test_every_case_is_predicted_by_a_model_that_has_not_seen_it(validated):
 
 def test_repeating_keeps_finished_folds(validated, data, monkeypatch):
     out, rows = validated
-    monkeypatch.setattr(fit, "_fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(fit.LocalTrainer, "fit", lambda *_: pytest.fail("trained again"))
     again = cross_validation.cross_validate(TASK, data, out, folds=2, options=OPTIONS)
     assert repr(again) == repr(rows)  # in words, for NaN is not NaN
     with pytest.raises(ValueError, match=r"has 2 folds, asked for 3"):

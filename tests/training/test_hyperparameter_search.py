@@ -46,7 +46,7 @@ def test_an_interrupted_trial_is_made_up_for_and_a_diverged_one_counts(tmp_path,
         (folder / "log.csv").write_text("step,val_dice\n1,0.5\n")
 
     monkeypatch.setattr(fit, "run", run)
-    monkeypatch.setattr(hyperparameter_search.folder, "read_log", lambda path: [{"val_dice": 0.5}])
+    monkeypatch.setattr(hyperparameter_search.run_folder, "read_log", lambda path: [{"val_dice": 0.5}])
     task = toy.TASK.replace(monitor="dice")
     with pytest.raises(KeyboardInterrupt):
         hyperparameter_search.search(task, "synthetic", tmp_path, space=SPACE, trials=2)

@@ -8,7 +8,7 @@ from support import toy_gan as toy
 
 from zoo.models.parts.layers import Paste
 from zoo.training.adversarial import coarse_context
-from zoo.training.adversarial.inpainting import Reader, Sight, completed, fill, grid_shifts
+from zoo.training.adversarial.inpainting import Reader, Visibility, complete, fill, grid_shifts
 
 VOLUME = (20, 23, 26)
 
@@ -78,7 +78,7 @@ def test_batches_are_the_same_when_compiled():
     keras.tree.map_structure(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), eager, compiled)
 
 
-@pytest.mark.parametrize("sight", [Sight(), Sight(context=False)])
+@pytest.mark.parametrize("sight", [Visibility(), Visibility(context=False)])
 def test_codes_are_those_of_single_patches(network, sight):
     reader, one = Reader(network, (4, 6, 8), sight=sight, batch_size=4), volume(1)
     places = np.array([[10, 11, 12], [0, 0, 0], [19, 22, 25], [4, 6, 8], [5, 6, 8]])
@@ -111,7 +111,7 @@ def test_residuals_of_one_hole_are_those_of_its_patch(network):
     hole[:, 2:6, 3:9, 4:12] = 1
     around = tf.constant(context), tf.constant(position)
     filled, _ = fill(network, tf.constant(patch), around, tf.constant(hole))
-    done = completed(tf.constant(patch), filled, tf.constant(hole))
+    done = complete(tf.constant(patch), filled, tf.constant(hole))
     apart = []
     for name, real, fake in (
         ("critic_local", patch, done),

@@ -86,8 +86,8 @@ def test_regions_on_another_grid_by_a_table_beside_them(tmp_path):
     found = zoo.lesions(threshold(), scan(), card=toy(), regions=tmp_path / "places.nii.gz")
     assert [row["region"] for row in found] == ["left_white", "outside"]
     (tmp_path / "places.tsv").write_text("index\tname\n2\tthalamus\n")
-    assert read_regions(tmp_path / "places.nii.gz").at(at[:3]) == "thalamus"
-    assert read_regions(tmp_path / "places.nii.gz").at([1e4, 0, 0]) == "outside"
+    assert read_regions(tmp_path / "places.nii.gz").name_at(at[:3]) == "thalamus"
+    assert read_regions(tmp_path / "places.nii.gz").name_at([1e4, 0, 0]) == "outside"
     (tmp_path / "places.tsv").write_text("value\tname\n2\tthalamus\n")
     with pytest.raises(ValueError, match="must have the columns index"):
         read_regions(tmp_path / "places.nii.gz")

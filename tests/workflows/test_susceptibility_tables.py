@@ -58,7 +58,7 @@ def test_other_units_are_told_with_their_factor(factor, words):
 def test_units_convert_to_ppm(unit, per_ppm):
     assert susceptibility_units.ppm_per(unit) * per_ppm == pytest.approx(1)
     image = nib.nifti1.Nifti1Image((a_map() * per_ppm).astype(np.float32), np.eye(4))
-    np.testing.assert_allclose(np.asanyarray(maps.ready(image, unit=unit).dataobj), a_map(), rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(np.asanyarray(maps.to_ppm(image, unit=unit).dataobj), a_map(), rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("unit", ["tesla", "hz", "hz@0", "rad@3", "ppm@3", ""])
@@ -71,7 +71,7 @@ def test_a_map_without_mask_is_refused_and_the_magnitude_gives_one(monkeypatch):
     chi = np.random.default_rng(1).normal(0, 0.04, (12, 10, 8)).astype(np.float32)
     image = nib.nifti1.Nifti1Image(chi, np.eye(4))
     with pytest.raises(ValueError, match="no brain mask"):
-        maps.ready(image)
+        maps.to_ppm(image)
     brain = np.zeros(chi.shape, np.uint8)
     brain[2:-2, 2:-2] = 1
     asked = []
@@ -86,19 +86,19 @@ def test_a_map_without_mask_is_refused_and_the_magnitude_gives_one(monkeypatch):
 
     monkeypatch.setattr(maps, "Predictor", Masker)
     magnitude = nib.nifti1.Nifti1Image(np.full(chi.shape, 5, np.float32) + np.eye(10, 8, dtype=np.float32), np.eye(4))
-    found = np.asanyarray(maps.ready(image, magnitude=magnitude).dataobj)
+    found = np.asanyarray(maps.to_ppm(image, magnitude=magnitude).dataobj)
     np.testing.assert_array_equal(found, chi * brain)
     assert asked == ["unet3d.brain_mask"]
     moved = nib.nifti1.Nifti1Image(np.asanyarray(magnitude.dataobj), np.diag([1, 1, 2, 1]))
     with pytest.raises(ValueError, match="magnitude"):
-        maps.ready(image, magnitude=moved)
+        maps.to_ppm(image, magnitude=moved)
 
 
 def test_steps_of_one_channel_leave_the_other_alone():
     steps = [{"name": "clip", "low": -1, "high": 1, "channels": ["a"]}, {"name": "range", "channels": ["b"]}]
     assert intensity.of_channel(steps, "a") == [{"name": "clip", "low": -1, "high": 1}]
     assert intensity.of_channel([*steps, {"name": "maximum"}], "b") == [{"name": "range"}, {"name": "maximum"}]
-    line = intensity.measure(a_map(), intensity.of_channel(qsm_nuclei.TASK.preprocessing[1:], "Chimap"))
+    line = intensity.measure(a_map(), intensity.of_channel(qsm_nuclei.TASK.data.preprocessing[1:], "Chimap"))
     np.testing.assert_allclose(line.apply(np.array([-0.3, -0.125, 0, 0.25, 0.4])), [-1, -0.5, 0, 1, 1], atol=1e-6)
 
 
@@ -111,7 +111,7 @@ def test_bids_maps_with_masks_among_the_derivatives(tmp_path):
         derived = tmp_path / "derivatives" / "nuclei" / f"sub-{subject}" / "anat"
         save(derived / f"sub-{subject}_space-orig_dseg.nii.gz", np.full((16, 18, 14), 11, np.int16))
         save(derived / f"sub-{subject}_desc-brain_mask.nii.gz", np.ones((16, 18, 14), np.uint8))
-    found = fitting(tmp_path, qsm_nuclei.TASK.channels, reader=qsm_nuclei.TASK.reader)
+    found = fitting(tmp_path, qsm_nuclei.TASK.data.channels, reader=qsm_nuclei.TASK.data.reader)
     assert [case.id for case in found] == ["sub-01", "sub-02"]
     assert [list(case.channels) for case in found] == [["Chimap"], ["Chimap"]]
     assert found[0].channels["Chimap"].name == "sub-01_Chimap.nii.gz"
@@ -142,7 +142,7 @@ def test_table_has_means_in_ppm_volumes_and_voxels(tmp_path):
     labels[1:3, 2, 2], labels[6, 2, 2] = 12, 51  # putamen, left and right
     chi[1, 2, 2], chi[2, 2, 2], chi[6, 2, 2] = 0.04, 0.08, 0.05
     grid = np.diag([-2.0, 2, 2.5, 1])
-    rows = maps.structures(nib.nifti1.Nifti1Image(labels, grid), nib.nifti1.Nifti1Image(chi, grid), card)
+    rows = maps.measure_structures(nib.nifti1.Nifti1Image(labels, grid), nib.nifti1.Nifti1Image(chi, grid), card)
     by_name = {row["structure"]: row for row in rows}
     left = by_name["left_putamen"]
     assert left["num_voxels"] == 2 and left["volume_ml"] == pytest.approx(0.02)
@@ -156,4 +156,4 @@ def test_table_has_means_in_ppm_volumes_and_voxels(tmp_path):
     assert [row["case"] for row in table].count("sub-02") == len(rows)
     assert next(row for row in table if row["structure"] == "left_putamen")["mean_ppm"] == "0.06"
     with pytest.raises(ValueError, match="grid"):
-        maps.structures(nib.nifti1.Nifti1Image(labels, np.eye(4)), nib.nifti1.Nifti1Image(chi, grid), card)
+        maps.measure_structures(nib.nifti1.Nifti1Image(labels, np.eye(4)), nib.nifti1.Nifti1Image(chi, grid), card)

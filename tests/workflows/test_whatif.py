@@ -83,7 +83,7 @@ def test_files(tmp_path):
 
 def test_the_images_are_read_once_and_the_network_is_traced_once(monkeypatch):
     seen = {"ready": 0, "trace": 0}
-    ready, call = predictor.Predictor.ready, Decay.call
+    ready, call = predictor.Predictor.prepare, Decay.call
 
     def counted(self, images):
         seen["ready"] += 1
@@ -94,7 +94,7 @@ def test_the_images_are_read_once_and_the_network_is_traced_once(monkeypatch):
         return call(self, x)
 
     made = model()
-    monkeypatch.setattr(predictor.Predictor, "ready", counted)
+    monkeypatch.setattr(predictor.Predictor, "prepare", counted)
     monkeypatch.setattr(Decay, "call", traced)
     whatif(made, tmax(), {"time_to_reperfusion_h": [1]}, card=conditioned())
     once = seen["trace"]

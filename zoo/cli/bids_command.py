@@ -1,4 +1,4 @@
-"""`zoo bids`: a trained model over a BIDS data set, as the BIDS-Apps convention has it.
+"""`zoo bids`: runs a trained model over a BIDS data set, by the convention of BIDS-Apps.
 
 Source: Gorgolewski et al., BIDS apps, PLOS Computational Biology 2017, 10.1371/journal.pcbi.1005209.
 """
@@ -11,25 +11,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 import zoo
 from zoo import errors
-from zoo.cli.terminal import Device, Json, UsageError, complete_trained, end, find_model, framework, tell
+from zoo.cli.terminal import (
+    RUNTIME,
+    Device,
+    Json,
+    Mirror,
+    UsageError,
+    Verb,
+    complete_trained,
+    end,
+    find_model,
+    framework,
+    tell,
+    usage_errors,
+)
 from zoo.hub import card as cards
 from zoo.hub import card_file
 
 if TYPE_CHECKING:
-    from zoo.workflows.bids_app.plan import Work
-    from zoo.workflows.bids_app.results import Recipe
+    from zoo.workflows.bids_app.plan import PlannedCase
+    from zoo.workflows.bids_app.results import CohortRecipe
 
 LEVEL = "participant"
+SELECTION = "Selection"
 MANY = ("--participant-label", "--session-label", "--pattern")
 CONTEXT = {"token_normalize_func": lambda word: word.replace("_", "-")}  # BIDS-Apps write --participant_label, too
 Labels = list[str]
 
 
-class BidsCommand(TyperCommand):
+class BidsCommand(Verb):
     """Takes several values behind one option, as BIDS-Apps do: `participant --participant-label 01 02`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -53,16 +66,29 @@ def bids(  # noqa: PLR0913 - the choices of a command, each an option
         str,
         typer.Option(metavar="NAME", autocompletion=complete_trained, help="A trained model: its name or its folder."),
     ],
-    participant_label: Annotated[Labels, typer.Option(metavar="LABEL", help="One or several; all if left out.")] = [],  # noqa: B006
-    session_label: Annotated[Labels, typer.Option(metavar="LABEL", help="One or several; all if left out.")] = [],  # noqa: B006
-    pattern: Annotated[
-        Labels, typer.Option(metavar="CHANNEL=NAME", help="Which images: T1w=acq-high_T1w, image=FLAIR.")
+    participant_label: Annotated[
+        Labels, typer.Option(metavar="LABEL", help="One or several; all if left out.", rich_help_panel=SELECTION)
     ] = [],  # noqa: B006
-    shard: Annotated[str, typer.Option(metavar="K/N", help="Every N-th participant from the K-th on.")] = "1/1",
-    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Processes, or workers of a cluster.")] = 1,
-    address: Annotated[str, typer.Option(metavar="RAY", help="Of a Ray cluster; local starts one here.")] = "",
+    session_label: Annotated[
+        Labels, typer.Option(metavar="LABEL", help="One or several; all if left out.", rich_help_panel=SELECTION)
+    ] = [],  # noqa: B006
+    pattern: Annotated[
+        Labels,
+        typer.Option(
+            metavar="CHANNEL=NAME", help="Which images: T1w=acq-high_T1w, image=FLAIR.", rich_help_panel=SELECTION
+        ),
+    ] = [],  # noqa: B006
+    shard: Annotated[
+        str, typer.Option(metavar="K/N", help="Every N-th participant from the K-th on.", rich_help_panel=RUNTIME)
+    ] = "1/1",
+    jobs: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Processes, or workers of a cluster.", rich_help_panel=RUNTIME)
+    ] = 1,
+    address: Annotated[
+        str, typer.Option(metavar="RAY", help="Of a Ray cluster; local starts one here.", rich_help_panel=RUNTIME)
+    ] = "",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Write probseg, not labels.")] = False,
-    mirror: Annotated[bool, typer.Option("--mirror", help="Average over left/right mirror images.")] = False,
+    mirror: Mirror = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make again what is there already.")] = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -76,20 +102,20 @@ def bids(  # noqa: PLR0913 - the choices of a command, each an option
     """
     from zoo.workflows.bids_app import run
     from zoo.workflows.bids_app.derivatives import LOGS, Derivatives
-    from zoo.workflows.bids_app.plan import described
+    from zoo.workflows.bids_app.plan import make_description
 
     if level != LEVEL:
         raise UsageError(str(errors.unknown_choice("level of analysis", level, [LEVEL])))
     recipe = _recipe(model, out_dir, probabilities=probabilities, mirror=mirror, device=device)
     derivatives = Derivatives(out_dir, bids_dir, recipe.card, zoo.__version__)
     part = _shard(shard)
-    with _misused():
+    with usage_errors(ValueError):
         derivatives.check()
-        works, failed = _planned(bids_dir, recipe.card, (participant_label, session_label), pattern, part)
-        kept = [] if overwrite else run.finished(works, recipe)
+        cases, failed = _planned(bids_dir, recipe.card, (participant_label, session_label), pattern, part)
+        kept = [] if overwrite else run.find_finished(cases, recipe)
     derivatives.begin(recipe.structures if recipe.kind == "dseg" else [])
-    log = out_dir / LOGS / f"desc-{described(recipe.card.name)}_shard-{part[0]}of{part[1]}.tsv"
-    left = [work for work in works if work not in kept]
+    log = out_dir / LOGS / f"desc-{make_description(recipe.card.name)}_shard-{part[0]}of{part[1]}.tsv"
+    left = [work for work in cases if work not in kept]
     with framework(device) if left and jobs == 1 and not address else contextlib.nullcontext():
         outcomes = run.run(left, recipe, log=log, kept=kept, failed=failed, jobs=jobs, address=address)
     derivatives.carry_participants()
@@ -99,23 +125,14 @@ def bids(  # noqa: PLR0913 - the choices of a command, each an option
     end(f"{outcome.case}: {outcome.error}" for outcome in outcomes if outcome.error)
 
 
-@contextlib.contextmanager
-def _misused():
-    """What is wrong with the arguments or the folders that they name is an error of use."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def _recipe(model: str, out: Path, *, probabilities: bool, mirror: bool, device: str) -> "Recipe":
-    from zoo.workflows.bids_app.results import Recipe
+def _recipe(model: str, out: Path, *, probabilities: bool, mirror: bool, device: str) -> "CohortRecipe":
+    from zoo.workflows.bids_app.results import CohortRecipe
 
     folder = find_model(model)
     card = card_file.read(folder)
     if card.output.kind != "segmentation":
         raise UsageError(f"{card.name} gives {card.output.kind}, and zoo bids writes segmentations. See zoo predict.")
-    return Recipe(
+    return CohortRecipe(
         str(folder.resolve()),
         str(out),
         probabilities=probabilities,
@@ -137,7 +154,7 @@ def _planned(
     labels: tuple[Labels, Labels],
     patterns: Labels,
     shard: tuple[int, int],
-) -> tuple[list["Work"], dict[str, str]]:
+) -> tuple[list["PlannedCase"], dict[str, str]]:
     from zoo.datasets.readers import bids as reader
     from zoo.workflows.bids_app import plan
 
@@ -151,7 +168,7 @@ def _planned(
         if not wanted:
             raise UsageError(f"--pattern is CHANNEL=NAME, as T1w=acq-high_T1w; got {name!r}.")
     chosen = plan.choose(survey, participants=_parts(labels[0]), sessions=_parts(labels[1]), shard=shard)
-    return plan.plan(survey, chosen, card, plan.patterns_of(survey, card, given))
+    return plan.plan(survey, chosen, card, plan.choose_patterns(survey, card, given))
 
 
 def _parts(labels: Labels) -> list[str]:

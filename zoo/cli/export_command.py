@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from zoo.cli.terminal import Json, Model, UsageError, find_model, framework, tell
+from zoo.errors import unknown_choice
 
 RUNTIMES = ("keras", "onnx", "openvino", "litert", "tensorflow")
 
@@ -62,8 +63,8 @@ def _parse_patch(text: str) -> tuple[int, ...] | None:
     return sizes * 3 if len(sizes) == 1 else sizes
 
 
-def settings_of(runtime: str, model: Path) -> dict[str, Any]:
-    """What `zoo.inference.settings.Settings` needs for a runtime; the network is exported on first use.
+def choose_network(runtime: str, model: Path) -> dict[str, Any]:
+    """Returns `runtime` and `network` of `zoo.inference.settings.Settings`; the network is exported on first use.
 
     Raises:
         UsageError: there is no such runtime.

@@ -1,16 +1,11 @@
-"""`zoo fit-normative`, and what `zoo predict` does with a model of codes: outliers against controls."""
+"""`zoo fit-normative`: fits a normative model to a site's own controls."""
 
-import sys
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from zoo.cli.predict_command import given_cases, named_cases
-from zoo.cli.terminal import FAILURES, Device, Json, UsageError, find_model, framework, tell
-from zoo.hub import card as cards
-from zoo.hub import card_file
+from zoo.cli.terminal import Device, Json, UsageError, find_model, framework, show_stage, tell, usage_errors
 
 MODEL = "siamese.epilepsy_lesions"
 
@@ -31,71 +26,21 @@ def fit_normative(
     """
     if not folder.is_dir():
         raise UsageError(f"There is no folder {str(folder)!r}.")
-    card = _of_codes(find_model(model))
+    home = find_model(model)
     with framework(device):
         from zoo.datasets.cases import fitting
         from zoo.normative import lesion_map
         from zoo.progress import progress_bar
+        from zoo.workflows.case_results import OptionError
+        from zoo.workflows.runners import read_codes_card
 
+        with usage_errors(OptionError):
+            card = read_codes_card(home)
         cases = fitting(folder, [channel.name for channel in card.input.channels])
         with progress_bar("voxels") as progress:
-            found = lesion_map.fit_normative(
-                cases, out, model=find_model(model), detector=detector, step=step, tell=_say, progress=progress
+            normative = lesion_map.fit_normative(
+                cases, out, model=home, detector=detector, step=step, tell=show_stage, progress=progress
             )
-    plain = {"out": str(out), "controls": found.controls, "voxels": len(found.places), "detector": detector}
-    tell(plain, f"{out}: {found.controls} controls, {len(found.places):,} places, {detector}", as_json)
-
-
-def find_lesions(folder: Path, scans: list[str], out: Path, *, fitted: Path | None) -> list[dict[str, Any]]:
-    """Maps of outliers of one case or a data set; Keras is loaded already.
-
-    Args:
-        folder: of the model.
-        scans: as `zoo predict` takes them.
-        out: a folder.
-        fitted: file of a site's own normative model; None for the shipped one.
-
-    Returns:
-        A row a case: "case" and "error", or "case", "out", "clusters", "seconds" and "text".
-
-    Raises:
-        UsageError: no such file, or what `given_cases` refuses.
-    """
-    from zoo.inference.inputs import select_images
-    from zoo.normative import lesion_map
-
-    card = _of_codes(folder)
-    if fitted is not None and not fitted.is_file():
-        raise UsageError(f"There is no normative model {str(fitted)!r}. Make one with zoo fit-normative FOLDER.")
-    given = named_cases(given_cases(scans, card), card)
-    finder = lesion_map.Finder(folder, fitted=fitted)
-    rows: list[dict[str, Any]] = []
-    for name, images in given.items():
-        start = time.perf_counter()
-        try:
-            images = select_images(images, card) if hasattr(images, "channels") else images
-            found = finder(images, tell=_say)
-            files = [str(path) for path in found.write(out, name)]
-        except FAILURES as error:
-            rows.append({"case": name, "error": str(error)})
-            continue
-        seconds = round(time.perf_counter() - start, 1)
-        picture = (
-            "" if files[-1].endswith(".png") else "; no picture: it needs matplotlib (pip install 'zoo3d[report]')"
-        )
-        text = f"{files[0]}: {found.told}, {seconds} s{picture}"
-        row = {"case": name, "out": files, "clusters": len(found.clusters), "share_out": round(found.out, 4)}
-        rows.append(row | {"seconds": seconds, "text": text})
-    return rows
-
-
-def _of_codes(folder: Path) -> cards.Card:
-    card = card_file.read(folder)
-    if card.output.kind != "codes":
-        raise UsageError(f"{card.name} gives {card.output.kind}, not codes. Outliers are found by {MODEL}.")
-    return card
-
-
-def _say(stage: str) -> None:
-    if sys.stderr.isatty():
-        print(stage, file=sys.stderr)
+    places = len(normative.places)
+    plain = {"out": str(out), "controls": normative.controls, "voxels": places, "detector": detector}
+    tell(plain, f"{out}: {normative.controls} controls, {places:,} places, {detector}", as_json)

@@ -1,4 +1,4 @@
-"""`zoo check`, `zoo anatomies`, `zoo train`, `zoo evaluate`: data, and tasks from data to a report."""
+"""`zoo check`, `zoo anatomies`, `zoo train`, `zoo evaluate`: from data to a report."""
 
 import os
 import sys
@@ -8,11 +8,25 @@ from typing import Annotated, Any
 import typer
 
 from zoo import tasks
-from zoo.cli.terminal import Device, Json, UsageError, complete_trained, end, framework, tell
+from zoo.cli.terminal import (
+    RUNTIME,
+    Device,
+    Json,
+    Mirror,
+    UsageError,
+    complete_trained,
+    end,
+    framework,
+    tell,
+    usage_errors,
+)
+from zoo.errors import unknown_choice
+
+CLUSTER = "Cluster"
 
 
 def complete_task(incomplete: str) -> list[str]:
-    """Names of tasks that begin so, for the shell."""
+    """Returns names of tasks that begin so, for the shell."""
     return [name for name in tasks.names() if name.startswith(incomplete)]
 
 
@@ -20,16 +34,23 @@ Task = Annotated[
     str,
     typer.Argument(help="A task, or its model by name; without one, all are listed.", autocompletion=complete_task),
 ]
-Measured = Annotated[str, typer.Argument(help="A task, or its model by name.", autocompletion=complete_task)]
+EvaluatedTask = Annotated[str, typer.Argument(help="A task, or its model by name.", autocompletion=complete_task)]
 Source = Annotated[str, typer.Option(metavar="SOURCE", help='"synthetic", or a folder of labelled cases.')]
 Pattern = Annotated[
     list[str],
     typer.Option(metavar="NAME=PATTERN", help='Plain folders: "T1={id}/t1.nii.gz" a channel, "labels=...".'),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for the results.")]
-Worker = Annotated[int, typer.Option(metavar="N", help="Train on a cluster of N processes on this machine.")]
-Servers = Annotated[int, typer.Option(metavar="N", help="Parameter servers of that cluster: asynchronous training.")]
-Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+Worker = Annotated[
+    int, typer.Option(metavar="N", help="Train on a cluster of N processes on this machine.", rich_help_panel=CLUSTER)
+]
+Servers = Annotated[
+    int,
+    typer.Option(
+        metavar="N", help="Parameter servers of that cluster: asynchronous training.", rich_help_panel=CLUSTER
+    ),
+]
+Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.", rich_help_panel=RUNTIME)]
 
 
 def check(
@@ -42,11 +63,11 @@ def check(
     Files that are there twice, and one subject on both sides of a split, are found.
     The exit code is 1 when there are errors; warnings leave it 0.
     """
-    from zoo.datasets.check import check as checked
+    from zoo.datasets.check import check as check_folder
 
     if not folder.is_dir():
         raise UsageError(f"There is no folder {str(folder)!r}.")
-    report = checked(folder, tolerance_mm=tolerance_mm)
+    report = check_folder(folder, tolerance_mm=tolerance_mm)
     tell(report.plain(), str(report), as_json)
     if report.num_errors:
         raise typer.Exit(1)
@@ -58,24 +79,23 @@ def anatomies(
 ) -> None:
     """List the anatomies that synthesis draws from."""
     with framework():
-        from zoo.synth.anatomy import people
-        from zoo.synth.anatomy import sources as known
+        from zoo.synth.anatomy import people, sources
 
         rows = []
-        there = {name: known.source_of(name) for split in ("train", "test") for name in people.names(split)}
-        for name, source in (known.SOURCES | there).items():
-            volumes = known.anatomy(name, allow_test=True).volumes_ml
+        there = {name: sources.source_of(name) for split in ("train", "test") for name in people.names(split)}
+        for name, source in (sources.SOURCES | there).items():
+            volumes = sources.anatomy(name, allow_test=True).volumes_ml
             brain = {key: round(value, 2) for key, value in volumes.items() if key != "background"}
             rows.append({"name": name, "split": source.split, "package": source.package, "volumes_ml": brain})
         if sheet is not None:
-            known.contact_sheet(sheet, [row["name"] for row in rows])
-    lines = [f"{row['name']:14} {row['split']:7} {row['package']:13} {_total(row):7,.0f} ml" for row in rows]
+            sources.contact_sheet(sheet, [row["name"] for row in rows])
+    lines = [f"{row['name']:14} {row['split']:7} {row['package']:13} {_total_ml(row):7,.0f} ml" for row in rows]
     tell(rows, "\n".join([*lines, *([f"drawn in {sheet}"] if sheet else [])]), as_json)
 
 
-def _total(row: dict[str, Any]) -> float:
-    """Volume of the brain, fluid not counted, in ml."""
-    from zoo.synth.labels import BRAIN, INDEX
+def _total_ml(row: dict[str, Any]) -> float:
+    """Returns the volume of the brain in ml, without fluid."""
+    from zoo.synth.anatomy.labels import BRAIN, INDEX
 
     return sum(value for name, value in row["volumes_ml"].items() if INDEX[name] in BRAIN)
 
@@ -88,7 +108,9 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
     steps: Annotated[int | None, typer.Option(help="Optimiser steps; left out: the task's.")] = None,
     precision: Precision = "auto",
     folds: Annotated[int, typer.Option(metavar="K", help="Cross-validate by subject in K folds.")] = 0,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="Bit-equal results from equal runs.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Bit-equal results from equal runs.", rich_help_panel=RUNTIME)
+    ] = False,
     start_from: Annotated[str | None, typer.Option(metavar="MODEL", help="Trained model or run to go on from.")] = None,
     local_workers: Worker = 0,
     parameter_servers: Servers = 0,
@@ -103,8 +125,8 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
         tell(tasks.names(), "\n".join(tasks.names()), as_json=False)
         return
     if local_workers:
-        raise typer.Exit(_launch(local_workers, parameter_servers))
-    chosen, folder = _by_pattern(_task(task), pattern), out or Path("runs") / task
+        raise typer.Exit(_launch_cluster(local_workers, parameter_servers))
+    trained, folder = _read_by_pattern(_find_task(task), pattern), out or Path("runs") / task
     with framework():
         from zoo.training import fit
         from zoo.training.experiments import cross_validation
@@ -113,28 +135,28 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
             seed=seed, steps=steps, precision=precision, deterministic=deterministic, start_from=start_from
         )
         if folds:
-            cross_validation.cross_validate(chosen, source, folder, folds=folds, options=options)
+            cross_validation.cross_validate(trained, source, folder, folds=folds, options=options)
         else:
-            fit.run(chosen, source, folder, options)
+            fit.run(trained, source, folder, options)
     print(folder)
 
 
-def _by_pattern(task: Any, patterns: list[str]) -> Any:
-    """The task with its plain folders read by pattern."""
+def _read_by_pattern(task: Any, patterns: list[str]) -> Any:
+    """Returns the task with its plain folders read by pattern."""
     if not patterns:
         return task
-    pairs = [one.partition("=")[::2] for one in patterns]
-    wanted = [*task.data.channels, "labels"]
+    pairs = [pattern.partition("=")[::2] for pattern in patterns]
+    names = [*task.data.channels, "labels"]
     for name, pattern in pairs:
-        if name not in wanted or not pattern:
+        if name not in names or not pattern:
             raise UsageError(
-                f"--pattern takes NAME=PATTERN with a name of {', '.join(wanted)}, got {f'{name}={pattern}'!r}."
+                f"--pattern takes NAME=PATTERN with a name of {', '.join(names)}, got {f'{name}={pattern}'!r}."
             )
     return task.replace(reader="folder", patterns=dict(pairs))
 
 
-def _launch(workers: int, servers: int) -> int:
-    """This very command without the options of the cluster, once a process."""
+def _launch_cluster(workers: int, servers: int) -> int:
+    """Runs this command in each process of a local cluster, without the options of the cluster."""
     from zoo.training.local_cluster import launch
 
     words, command = iter(sys.argv[1:]), [sys.executable, "-m", "zoo.cli"]
@@ -148,25 +170,21 @@ def _launch(workers: int, servers: int) -> int:
     return launch(command, workers=workers, parameter_servers=servers)
 
 
-def _task(name: str) -> Any:
+def _find_task(name: str) -> Any:
+    """Loads a task; a misspelt name is found before Keras is loaded."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if "." not in name and name not in tasks.names():
-        from zoo.errors import unknown_choice
-
         raise UsageError(str(unknown_choice("task", name, tasks.names())))
-    with framework():
-        try:
-            return tasks.task(name)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+    with framework(), usage_errors(ValueError):
+        return tasks.task(name)
 
 
 def evaluate(
-    task: Measured,
+    task: EvaluatedTask,
     run: Annotated[str, typer.Argument(help="A run folder, or a trained model.", autocompletion=complete_trained)],
     source: Source = "synthetic",
     out: Out = None,
-    mirror: Annotated[bool, typer.Option("--mirror", help="Average over left/right mirror images.")] = False,
+    mirror: Mirror = False,
     device: Device = "auto",
     pattern: Pattern = [],  # noqa: B006 - typer reads it, nothing writes to it
     as_json: Json = False,
@@ -176,12 +194,13 @@ def evaluate(
     A case that cannot be used is reported, the others are finished, and the exit
     code is then 1.
     """
-    chosen = _by_pattern(_task(task), pattern)
+    evaluated = _read_by_pattern(_find_task(task), pattern)
     with framework(device):
         from zoo.inference.settings import Settings
-        from zoo.workflows.evaluate import evaluate as assess
+        from zoo.workflows.evaluate import evaluate as run_evaluation
 
-        found = assess(chosen, run, source, out=out, settings=Settings(mirror=mirror))
-    plain = {"cases": len(found.scores), "failed": found.failed, "report": str(found.folder / "report.html")}
-    tell(plain, f"{len(found.scores)} cases measured: {plain['report']}", as_json)
-    end(f"{case}: {reason}" for case, reason in found.failed.items())
+        evaluation = run_evaluation(evaluated, run, source, out=out, settings=Settings(mirror=mirror))
+    count, path = len(evaluation.scores), str(evaluation.folder / "report.html")
+    plain = {"cases": count, "failed": evaluation.failed, "report": path}
+    tell(plain, f"{count} cases measured: {path}", as_json)
+    end(f"{case}: {reason}" for case, reason in evaluation.failed.items())

@@ -1,4 +1,4 @@
-"""`zoo whatif`: a sweep over the tabular values of a model, each an option of its own name."""
+"""`zoo whatif`: varies the tabular values of a model, each by an option of its own name."""
 
 import math
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli.predict_command import given_cases, given_tabular
-from zoo.cli.terminal import Device, Json, Model, UsageError, find_model, framework, tell
+from zoo.cli.scan_arguments import parse_scans, parse_tabular
+from zoo.cli.terminal import RUNTIME, Device, Json, Model, UsageError, find_model, framework, tell
 from zoo.errors import unknown_choice
 from zoo.hub import card_file
 from zoo.hub.tabular import Tabular
@@ -22,7 +22,9 @@ def whatif(
     scans: Annotated[list[str], typer.Argument(help="CHANNEL=FILE ..., and --VALUE RANGE ... of what to vary.")],
     out: Out = Path("whatif"),
     tabular: Annotated[str, typer.Option(metavar="NAME=VALUE,...", help="Values that stay the same.")] = "",
-    precision: Annotated[str, typer.Option(help="auto, float32 (as predict) or bfloat16.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, float32 (as predict) or bfloat16.", rich_help_panel=RUNTIME)
+    ] = "auto",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -35,32 +37,32 @@ def whatif(
     """
     folder = find_model(model)
     card = card_file.read(folder)
-    files, options = _parted(scans, [one.name for one in card.input.tabular])
+    fields = {field.name: field for field in card.input.tabular}
+    files, options = _split_options(scans, list(fields))
     if not options:
-        names = " ".join(f"--{one.name} {_example(one)}" for one in card.input.tabular)
+        names = " ".join(f"--{name} {_example(field)}" for name, field in fields.items())
         raise UsageError(f"Say what to vary: {names}." if names else f"{card.name} takes no tabular values to vary.")
-    given = given_cases(files, card)
-    if not isinstance(given, dict) and not (isinstance(given, Path) and given.is_file()):
+    cases = parse_scans(files, card)
+    images = next(iter(cases.values()))
+    if len(cases) != 1 or not isinstance(images, dict | Path):
         raise UsageError(f"whatif takes one case, got {' '.join(files)!r}.")
-    images = next(iter(given.values())) if isinstance(given, dict) else given
-    fields = {one.name: one for one in card.input.tabular}
-    sweep = {name: values_of(fields[name], text) for name, text in options.items()}
+    sweep = {name: parse_values(fields[name], text) for name, text in options.items()}
     for name, values in sweep.items():
         for value in values:
-            given_tabular(f"{name}={value}", card)
-    fixed = given_tabular(tabular, card)
+            parse_tabular(f"{name}={value}", card)
+    fixed = parse_tabular(tabular, card)
     with framework(device):
         from zoo.inference.settings import Settings
-        from zoo.workflows import whatif as sweeping
+        from zoo.workflows import whatif as workflow
 
         settings = Settings(precision=precision)
-        found = sweeping.whatif(folder, images, sweep, tabular=fixed, out=out, settings=settings)
-    told = f"{len(found.rows)} rows: {out / sweeping.TABLE}, {out / sweeping.PLOT}"
-    tell({"rows": found.rows, "table": str(out / sweeping.TABLE), "plot": str(out / sweeping.PLOT)}, told, as_json)
+        rows = workflow.whatif(folder, images, sweep, tabular=fixed, out=out, settings=settings).rows
+    table, plot = out / workflow.TABLE, out / workflow.PLOT
+    tell({"rows": rows, "table": str(table), "plot": str(plot)}, f"{len(rows)} rows: {table}, {plot}", as_json)
 
 
-def _parted(words: list[str], names: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Scans, and the text of each `--name text` or `--name=text` by the full name of its tabular value."""
+def _split_options(words: list[str], names: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Splits scans from `--name text` and `--name=text`; returns the texts by the full name of the tabular value."""
     files: list[str] = []
     options: dict[str, str] = {}
     rest = iter(words)
@@ -69,14 +71,14 @@ def _parted(words: list[str], names: list[str]) -> tuple[list[str], dict[str, st
             files.append(word)
             continue
         short, equals, text = word[2:].partition("=")
-        name = _full(short.replace("-", "_"), names)
+        name = _complete_name(short.replace("-", "_"), names)
         if name in options:
             raise UsageError(f"--{short} is given twice.")
         options[name] = text if equals else next(rest, "")
     return files, options
 
 
-def _full(short: str, names: list[str]) -> str:
+def _complete_name(short: str, names: list[str]) -> str:
     fitting = [name for name in names if name.startswith(short)]
     if short in names or len(fitting) == 1:
         return short if short in names else fitting[0]
@@ -85,8 +87,8 @@ def _full(short: str, names: list[str]) -> str:
     raise UsageError(str(unknown_choice("option or tabular value", short, names)))
 
 
-def values_of(field: Tabular, text: str) -> list[float | str]:
-    """The values of "0:12:1" (both ends count) or "0,2a,2b"; words of a scale stay words.
+def parse_values(field: Tabular, text: str) -> list[float | str]:
+    """Returns the values of "0:12:1" (both ends count) or "0,2a,2b"; words of a scale stay words.
 
     Raises:
         UsageError: an empty text, a range of words, or one without an end.
@@ -96,17 +98,17 @@ def values_of(field: Tabular, text: str) -> list[float | str]:
         listed = [part.strip() for part in text.split(",")]
         if not all(listed):
             raise UsageError(f"--{field.name} takes {_example(field)}, got {text!r}.")
-        return [part if field.grades else _number(field, part) for part in listed]
+        return [part if field.grades else _parse_number(field, part) for part in listed]
     if field.grades or len(parts) != 3:
         raise UsageError(f"--{field.name} takes {_example(field)}, got {text!r}.")
-    first, last, step = (_number(field, part) for part in parts)
+    first, last, step = (_parse_number(field, part) for part in parts)
     count = math.floor((last - first) / step + 1e-9) + 1 if step > 0 else 0
     if not 0 < count <= MOST:
         raise UsageError(f"--{field.name} FIRST:LAST:STEP needs FIRST <= LAST and a STEP above 0, got {text!r}.")
     return [first + step * index for index in range(count)]
 
 
-def _number(field: Tabular, text: str) -> float:
+def _parse_number(field: Tabular, text: str) -> float:
     try:
         value = float(text)
     except ValueError:

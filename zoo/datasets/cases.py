@@ -1,4 +1,4 @@
-"""A case is one set of images of one subject; readers list the cases of a data set without opening a voxel."""
+"""Lists the cases of a data set, each one set of images of one subject, without opening a voxel."""
 
 import importlib
 import pkgutil
@@ -35,12 +35,17 @@ class Case:
     @property
     def files(self) -> list[Path]:
         """Every file of the case once: channels in order, then labels."""
-        found = [*self.channels.values(), *([self.labels] if self.labels else [])]
-        return list(dict.fromkeys(found))
+        paths = [*self.channels.values(), *([self.labels] if self.labels else [])]
+        return list(dict.fromkeys(paths))
 
 
 def readers() -> list[str]:
-    """Names of all readers: the files in `zoo/data/readers`."""
+    """Lists the names of all readers: the files in `zoo/datasets/readers`.
+
+    Example:
+        >>> "bids" in readers()
+        True
+    """
     package = importlib.import_module("zoo.datasets.readers")
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "layout")
 
@@ -71,8 +76,8 @@ def cases(
     root = Path(source)
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {root}. Name the folder that holds the data set.")
-    chosen = _reader(reader or detect(root))
-    return sorted(chosen.read(root, channels=channels, labels=labels), key=lambda case: case.id)
+    layout = _load_reader(reader or detect(root))
+    return sorted(layout.read(root, channels=channels, labels=labels), key=lambda case: case.id)
 
 
 def fitting(
@@ -94,36 +99,41 @@ def fitting(
         FileNotFoundError: there is no such folder.
         ValueError: as `cases`.
     """
-    given = dict(patterns or {})
-    labels = given.pop("labels", None)
+    channel_patterns = dict(patterns or {})
+    labels = channel_patterns.pop("labels", None)
     layout = (reader or detect(source)) if Path(source).is_dir() else "folder"
     # A single channel may have any name; where a BIDS suffix has its own, images beside it are not asked for.
-    named = layout == "bids" and any(Path(source).rglob(f"*_{names[0]}.nii*"))
-    if layout != "folder" and (len(names) > 1 or named):
-        given = {name: given.get(name, name) for name in names}
-    return cases(source, reader=reader, channels=given or None, labels=labels)
+    has_own_name = layout == "bids" and any(Path(source).rglob(f"*_{names[0]}.nii*"))
+    if layout != "folder" and (len(names) > 1 or has_own_name):
+        channel_patterns = {name: channel_patterns.get(name, name) for name in names}
+    return cases(source, reader=reader, channels=channel_patterns or None, labels=labels)
 
 
 def detect(root: str | Path) -> str:
-    """Name of the reader whose layout a folder has; the plain folder where no other fits.
+    """Returns the name of the reader whose layout a folder has; "folder" where no other fits.
 
     Raises:
         ValueError: two layouts fit.
     """
-    fitting = [name for name in readers() if _reader(name).fits(Path(root))]
+    fitting = [name for name in readers() if _load_reader(name).fits(Path(root))]
     if len(fitting) > 1:
         raise ValueError(f"{root} could be {' or '.join(fitting)}. Choose with reader={fitting[0]!r}.")
     return fitting[0] if fitting else "folder"
 
 
-def _reader(name: str) -> ModuleType:
+def _load_reader(name: str) -> ModuleType:
     if name not in readers():
         raise unknown_choice("reader", name, readers())
     return importlib.import_module(f"zoo.datasets.readers.{name}")
 
 
 def stem(path: Path) -> str:
-    """The name of a NIfTI file without .nii or .nii.gz."""
+    """Returns the name of a NIfTI file without .nii or .nii.gz.
+
+    Example:
+        >>> stem(Path("sub-01/T1.v2.nii.gz"))
+        'T1.v2'
+    """
     for suffix in NIFTI:
         if path.name.endswith(suffix):
             return path.name[: -len(suffix)]

@@ -1,4 +1,4 @@
-"""Is this data set fit to train on? Every case is read once, and every fault is listed."""
+"""Checks whether a data set is fit to train on: reads every case once and lists every fault."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -68,7 +68,7 @@ class Report:
         return sum(finding.level == ERROR for finding in self.findings)
 
     def plain(self) -> dict[str, Any]:
-        """The report as JSON has it."""
+        """Returns the report as JSON has it."""
         labels = {str(value): count for value, count in self.labels.items()}
         return {**asdict(self), "labels": labels, "num_errors": self.num_errors}
 
@@ -129,8 +129,8 @@ def check(
         default = Path(source) / "splits.json"
         splits = default if splits is None and default.is_file() else splits
     looks, faults = _look_at_all(listed)
-    findings = [*faults, *_channels(listed), *_geometry(looks, tolerance_mm), *_labels(looks, listed)]
-    findings += [*_duplicates(looks), *_splits(listed, splits)]
+    findings = [*faults, *_check_channels(listed), *_check_geometry(looks, tolerance_mm), *_check_labels(looks, listed)]
+    findings += [*_find_duplicates(looks), *_check_splits(listed, splits)]
     return _report(name, listed, looks, sorted(findings, key=lambda finding: finding.level))
 
 
@@ -167,8 +167,8 @@ def _look(case: Case) -> _Look:
     if case.labels:
         mask = read_labels(case.labels)
         grids["labels"] = _Grid(mask)
-        found, counts = np.unique(np.asanyarray(mask.dataobj), return_counts=True)
-        values = dict(zip(found.tolist(), counts.tolist(), strict=True))
+        labels, counts = np.unique(np.asanyarray(mask.dataobj), return_counts=True)
+        values = dict(zip(labels.tolist(), counts.tolist(), strict=True))
     return _Look(case, grids, hashes, values)
 
 
@@ -177,7 +177,7 @@ def _hash(voxels: np.ndarray) -> str:
     return hashlib.sha256(repr(content.shape).encode() + content.astype(np.float32).tobytes()).hexdigest()
 
 
-def _channels(listed: Sequence[Case]) -> Iterable[Finding]:
+def _check_channels(listed: Sequence[Case]) -> Iterable[Finding]:
     every = {name for case in listed for name in case.channels}
     for case in listed:
         missing = sorted(every - set(case.channels))
@@ -185,7 +185,7 @@ def _channels(listed: Sequence[Case]) -> Iterable[Finding]:
             yield Finding(ERROR, "channels", case.id, f"channels that others have are missing: {', '.join(missing)}")
 
 
-def _geometry(looks: Sequence[_Look], tolerance_mm: float) -> Iterable[Finding]:
+def _check_geometry(looks: Sequence[_Look], tolerance_mm: float) -> Iterable[Finding]:
     for look in looks:
         try:
             images.check_same_grid(list(look.grids.values()), list(look.grids), tolerance_mm=tolerance_mm)
@@ -193,7 +193,7 @@ def _geometry(looks: Sequence[_Look], tolerance_mm: float) -> Iterable[Finding]:
             yield Finding(ERROR, "geometry", look.case.id, str(error))
 
 
-def _labels(looks: Sequence[_Look], listed: Sequence[Case]) -> Iterable[Finding]:
+def _check_labels(looks: Sequence[_Look], listed: Sequence[Case]) -> Iterable[Finding]:
     holders: dict[float, list[str]] = defaultdict(list)
     unlabelled = [case.id for case in listed if case.labels is None]
     if unlabelled and len(unlabelled) < len(listed):
@@ -203,7 +203,7 @@ def _labels(looks: Sequence[_Look], listed: Sequence[Case]) -> Iterable[Finding]
         values = look.values or {}
         if not any(values):
             yield Finding(WARNING, "empty mask", look.case.id, "the label map holds nothing but 0")
-        yield from _values(look.case.id, values)
+        yield from _check_values(look.case.id, values)
         for value in values:
             holders[value].append(look.case.id)
     for value, ids in sorted(holders.items()):
@@ -211,8 +211,8 @@ def _labels(looks: Sequence[_Look], listed: Sequence[Case]) -> Iterable[Finding]
             yield Finding(WARNING, "labels", ids[0], f"label value {value:g} is in this case alone")
 
 
-def _values(case: str, values: Iterable[float]) -> Iterable[Finding]:
-    """What is odd about the values of one label map."""
+def _check_values(case: str, values: Iterable[float]) -> Iterable[Finding]:
+    """Yields what is odd about the values of one label map."""
     if set(values) == {0, PICTURE}:
         text = f"the label map is 0 and {PICTURE}, as a mask saved as a picture is; divide it by {PICTURE}"
         yield Finding(WARNING, "labels", case, text)
@@ -222,7 +222,7 @@ def _values(case: str, values: Iterable[float]) -> Iterable[Finding]:
         yield Finding(ERROR, "labels", case, text)
 
 
-def _duplicates(looks: Sequence[_Look]) -> Iterable[Finding]:
+def _find_duplicates(looks: Sequence[_Look]) -> Iterable[Finding]:
     owners: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for look in looks:
         for name, digest in look.hashes.items():
@@ -234,11 +234,11 @@ def _duplicates(looks: Sequence[_Look]) -> Iterable[Finding]:
             yield Finding(ERROR, "duplicate", ids, f"the same voxels under {len(pairs)} names: {names}")
 
 
-def _splits(listed: Sequence[Case], given: str | Path | Sequence[folds.Split] | None) -> Iterable[Finding]:
-    if given is None:
+def _check_splits(listed: Sequence[Case], splits: str | Path | Sequence[folds.Split] | None) -> Iterable[Finding]:
+    if splits is None:
         return
     subject_of = {case.id: case.subject for case in listed}
-    for number, split in enumerate(folds.read(given) if isinstance(given, str | Path) else given):
+    for number, split in enumerate(folds.read(splits) if isinstance(splits, str | Path) else splits):
         lost = sorted({*split.train, *split.validation} - set(subject_of))
         if lost:
             yield Finding(ERROR, "split", ", ".join(lost), f"fold {number} names cases that are not in the data")

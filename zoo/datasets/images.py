@@ -12,12 +12,12 @@ from zoo.volumes import nifti
 
 def _check_known(array: np.ndarray, mapping: Mapping[int, int], name: str) -> None:
     """Refuses a map whose whole foreground is of values that nobody expects: it would count as empty."""
-    found = set(np.unique(array).tolist()) - {0}
-    if found and not found & set(mapping):
-        told = ", ".join(f"{value:g}" for value in sorted(found)[:5])
-        wanted = ", ".join(str(value) for value in sorted(set(mapping) - {0})[:5])
-        only = f" Divide a mask of 0 and {max(found)} by {max(found)}." if len(found) == 1 else ""
-        raise ValueError(f"{name} holds the value {told} beside 0, and {wanted} is expected.{only or ' Recode it.'}")
+    values = set(np.unique(array).tolist()) - {0}
+    if values and not values & set(mapping):
+        text = ", ".join(f"{value:g}" for value in sorted(values)[:5])
+        expected = ", ".join(str(value) for value in sorted(set(mapping) - {0})[:5])
+        only = f" Divide a mask of 0 and {max(values)} by {max(values)}." if len(values) == 1 else ""
+        raise ValueError(f"{name} holds the value {text} beside 0, and {expected} is expected.{only or ' Recode it.'}")
 
 
 def nifti_like(array: np.ndarray, like: images.Image) -> images.Image:

@@ -31,7 +31,7 @@ def convert(
     num_threads: int | None = None,
     quiet: bool = False,
 ) -> tuple[list[Result], list[Failure]]:
-    """Does one piece of work a case; decompression and NumPy leave Python's lock, so threads run side by side.
+    """Converts each case in a pool of threads; decompression and NumPy release Python's lock, so they run in parallel.
 
     Args:
         cases: what to work through.

@@ -32,8 +32,8 @@ def with_known_names(row: Mapping[str, Cell]) -> dict[str, Cell]:
     plain = {re.sub(r"[^a-z0-9]+", " ", name.lower()).strip(): value for name, value in row.items()}
     known = {name: plain[word] for name, words in COLUMNS.items() for word in words if word in plain}
     if "tici" in known:
-        found = _GRADE.fullmatch(str(known["tici"]).strip())
-        known["tici"] = found[1].lower() if found else known["tici"]
+        match = _GRADE.fullmatch(str(known["tici"]).strip())
+        known["tici"] = match[1].lower() if match else known["tici"]
     hours = _hours(plain)
     if hours is not None:
         known["time_to_reperfusion_h"] = hours
@@ -54,8 +54,8 @@ def _minutes(cell: Cell | None) -> float | None:
     """Minutes of "1:35:00", or of a number, which is minutes."""
     if isinstance(cell, float):
         return cell
-    found = _CLOCK.fullmatch(str(cell).strip())
-    if not found:
+    match = _CLOCK.fullmatch(str(cell).strip())
+    if not match:
         return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return (24 * days + hours) * 60 + minutes + seconds / 60

@@ -1,4 +1,4 @@
-"""Heads, conductivities and montages to train on: what generator and kernels need of each, stacked into tensors."""
+"""Collects heads, conductivities and montages to train on, with their fields and kernels stacked into arrays."""
 
 import dataclasses
 import hashlib
@@ -65,12 +65,12 @@ class Bank:
 
     @property
     def members(self) -> int:
-        """How many."""
+        """The number of members."""
         return len(self.present)
 
 
 def bank(each: int = 4, *, seed: int = 0, which: Sequence[tuple] = HEADS) -> Bank:
-    """The bank of some heads, each with several montages of 19 to 128 channels.
+    """Returns a bank of heads, each with several montages of 19 to 128 channels.
 
     The first montage of a head is a BioSemi-64, the next one of the usual caps, the others as many positions as it
     happens, well spread; all but the first lose up to a tenth of their channels, as recordings do.
@@ -131,7 +131,7 @@ def _names(random: np.random.Generator, number: int, turn: int) -> list[str]:
 
 
 def montage_names(name: str) -> list[str]:
-    """Channels of one of mne's montages that have a place in the 10-05 system; the 19 of the 10-20 system for that."""
+    """Returns the channels of one of mne's montages that the 10-05 system has; the 19 of the 10-20 system for that."""
     if name == "standard_1020":
         return list(TEN_TWENTY)
     known = {own.lower() for own in head_surfaces.electrode_names()}
@@ -140,7 +140,7 @@ def montage_names(name: str) -> list[str]:
 
 
 def scattered(count: int, random: np.random.Generator) -> list[str]:
-    """Some of the 335 positions, each far from those before: a random first, then the farthest of 40 tries each."""
+    """Draws some of the 335 positions: a random first, then each time the farthest of 40 tries."""
     names, places = head_surfaces.electrode_names(), head_surfaces.head().electrodes_mm
     apart = cdist(places, places)
     chosen = [int(random.integers(len(names)))]
@@ -152,7 +152,7 @@ def scattered(count: int, random: np.random.Generator) -> list[str]:
 
 
 def spread_weights(head: head_surfaces.Head, names: Sequence[str]) -> np.ndarray:
-    """(5215, 128) float32: Gaussian weights (SD 25 mm) of electrodes at places, summing to 1; the source's input.
+    """Returns Gaussian weights (SD 25 mm) of electrodes at places, (5215, 128) float32, summing to 1.
 
     Multiplied with potentials they fill the volume from its rim, without any physics.
     """

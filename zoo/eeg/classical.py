@@ -1,4 +1,4 @@
-"""The classical inverses to compare with: MNE-Python's own, and two that it lacks, all on one lead field."""
+"""Runs the classical inverses to compare with: MNE-Python's own, and two that it lacks, on one lead field."""
 
 import dataclasses
 from typing import Any
@@ -62,7 +62,7 @@ def problem(field: LeadField, head: head_surfaces.Head) -> Problem:
 
 
 def linear(problem: Problem, topographies: np.ndarray, method: str, *, lambda2: float = LAMBDA2) -> np.ndarray:
-    """Power maps of mne's linear inverses; sLORETA and dSPM pool the three directions of a place, as mne does.
+    """Computes power maps of mne's linear inverses; sLORETA and dSPM pool the three directions of a place, as mne does.
 
     The block-wise standardised sLORETA, which localises single sources better, is channels 3 and 4 of `kernels`.
 
@@ -93,7 +93,7 @@ def linear(problem: Problem, topographies: np.ndarray, method: str, *, lambda2: 
 
 
 def sparse(problem: Problem, topography: np.ndarray, noise_sd: float, method: str) -> np.ndarray:
-    """Power map of one of mne's sparse inverses, told the true noise.
+    """Computes the power map of one of mne's sparse inverses, which gets the true noise.
 
     Args:
         problem: from `problem`.
@@ -129,7 +129,7 @@ def sparse(problem: Problem, topography: np.ndarray, noise_sd: float, method: st
 
 
 def lcmv(problem: Problem, segment: np.ndarray, noise_sd: float) -> np.ndarray:
-    """Power map of mne's LCMV beamformer (unit noise gain, invariant to rotation) for a segment.
+    """Computes the power map of mne's LCMV beamformer (unit noise gain, invariant to rotation) for a segment.
 
     Args:
         problem: from `problem`.
@@ -161,7 +161,7 @@ def lcmv(problem: Problem, segment: np.ndarray, noise_sd: float) -> np.ndarray:
 
 
 def rap_music(problem: Problem, segment: np.ndarray, noise_sd: float, num: int) -> np.ndarray:
-    """Positions of `num` sources by mne's RAP-MUSIC, (num, 3) mm; sources whose courses differ are needed.
+    """Finds `num` sources by mne's RAP-MUSIC, (num, 3) mm; their time courses must differ.
 
     Args:
         problem: from `problem`.
@@ -176,7 +176,7 @@ def rap_music(problem: Problem, segment: np.ndarray, noise_sd: float, num: int) 
 
 
 def dipole_fit(problem: Problem, topographies: np.ndarray, noise_sd: float, *, model: Any = None) -> np.ndarray:
-    """Positions of single dipoles by mne's continuous fit, (n, 3) mm.
+    """Fits single dipoles by mne's continuous fit; returns positions (n, 3) mm.
 
     Args:
         problem: from `problem`.

@@ -1,4 +1,4 @@
-"""From a network's logits to sources: posterior mass in balls, then dipoles fitted to the data nearby."""
+"""Decodes a network's logits to sources: peaks of posterior mass, then dipoles fitted to the data nearby."""
 
 import dataclasses
 import functools
@@ -35,14 +35,14 @@ class Fit:
 
 
 def posterior(logits: np.ndarray) -> np.ndarray:
-    """Probability of each place, (..., 5215) summing to 1, from the network's logits (..., 24, 28, 24, channels)."""
+    """Returns the probability of each place, (..., 5215) summing to 1, from logits (..., 24, 28, 24, channels)."""
     values = grid.from_box(np.asarray(logits, np.float64)[..., 0])
     values = np.exp(values - values.max(-1, keepdims=True))
     return values / values.sum(-1, keepdims=True)
 
 
 def count_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of 0 to 5 sources, (..., 6), from the network's logits (..., 24, 28, 24, 10)."""
+    """Returns the probabilities of 0 to 5 sources, (..., 6), from logits (..., 24, 28, 24, 10)."""
     maps = np.moveaxis(np.asarray(logits, np.float64)[..., COUNTS], -1, -4)
     values = grid.from_box(maps).mean(-1)
     values = np.exp(values - values.max(-1, keepdims=True))
@@ -50,7 +50,7 @@ def count_probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def mixed(probability: np.ndarray, current: np.ndarray, share: float) -> np.ndarray:
-    """A posterior (..., 5215) averaged with a map of the current's length, which sums to 1 with this share.
+    """Averages a posterior (..., 5215) with a map of the current's length, which gets this share.
 
     The network knows where sources can be and how far to trust the data; steps of sparse Bayes keep a second source
     apart from the tail of a first. Each finds places that the other misses.
@@ -60,7 +60,7 @@ def mixed(probability: np.ndarray, current: np.ndarray, share: float) -> np.ndar
 
 
 def peaks(probability: np.ndarray, count: int, *, ball_mm: float = BALL_MM) -> tuple[np.ndarray, np.ndarray]:
-    """The balls of 15 mm with most posterior mass: the largest first, all within 25 mm removed, and again.
+    """Finds the balls of 15 mm with most posterior mass, the largest first; each removes all within 25 mm.
 
     Args:
         probability: (5215,), as `posterior` returns it.
@@ -88,7 +88,7 @@ def peaks(probability: np.ndarray, count: int, *, ball_mm: float = BALL_MM) -> t
 
 
 def refine(places: np.ndarray, topography: np.ndarray, field: np.ndarray, *, reach_mm: float = REACH_MM) -> Fit:
-    """Moves each source to the place nearby where dipoles explain most, in turn until none moves.
+    """Moves each source in turn to the place nearby where dipoles explain most, until none moves.
 
     Args:
         places: (sources,) numbers of places to start from.
@@ -115,7 +115,7 @@ def refine(places: np.ndarray, topography: np.ndarray, field: np.ndarray, *, rea
 def count_by_fit(
     probability: np.ndarray, topography: np.ndarray, field: np.ndarray, *, reach_mm: float = REACH_MM
 ) -> np.ndarray:
-    """Probabilities of 1 to 5 sources (5,), from how much each dipole more explains.
+    """Returns the probabilities of 1 to 5 sources (5,), from how much each further dipole explains.
 
     Schwarz's criterion (Annals of Statistics 1978, doi 10.1214/aos/1176344136), n log(1 - explained) + 4 k log(n) for n
     channels and k dipoles: three numbers of a moment, and one for the choice of a place among correlated ones. No more
@@ -137,7 +137,7 @@ def count_by_fit(
 
 
 def _scores(data: np.ndarray, candidates: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Power that a free dipole at each candidate (channels, n, 3) explains beyond the others (channels, m)."""
+    """Returns the power that a free dipole at each candidate (channels, n, 3) adds to the others (channels, m)."""
     left = data - others @ (others.T @ data)
     columns = candidates - np.einsum("cm,mnd->cnd", others, np.einsum("cm,cnd->mnd", others, candidates))
     turned = np.linalg.qr(columns.transpose(1, 0, 2))[0]
@@ -158,13 +158,13 @@ def _fit(places: np.ndarray, data: np.ndarray, basis: np.ndarray) -> Fit:
 
 
 def _leaving_out(places: np.ndarray) -> list[np.ndarray]:
-    """All places, then all but each one."""
+    """Returns all places, then all but each one."""
     return [places, *(np.delete(places, source) for source in range(len(places)))]
 
 
 @functools.cache
 def _within(radius_mm: float) -> sparse.csr_array:
-    """(5215, 5215), 1 where two places lie within a radius, the same place counted."""
+    """Returns (5215, 5215), 1 where two places lie within a radius of each other, a place itself included."""
     tree = cKDTree(grid.grid()[0])
     pairs = tree.query_pairs(radius_mm + 1e-3, output_type="ndarray")
     rows = np.concatenate([pairs[:, 0], pairs[:, 1], np.arange(tree.n)])

@@ -1,4 +1,4 @@
-"""Test sets of topographies without inverse crime: other elements, other places and noise that no inverse is told.
+"""Makes test sets of topographies without inverse crime: other elements, other places, noise of unknown size.
 
 The truth comes from boundary elements of grade 4 at places anywhere between those of the grid; whatever is tested
 inverts with grade 3 on the grid.
@@ -55,17 +55,17 @@ class TestSet:
 
     @property
     def num_sources(self) -> np.ndarray:
-        """(n,): how many sources each case has."""
+        """The number of sources of each case, (n,)."""
         return np.isfinite(self.positions_mm[..., 0]).sum(1)
 
     @property
     def sources_mm(self) -> list[np.ndarray]:
-        """One (k, 3) a case: the positions without the empty rows."""
+        """The positions of each case, (k, 3), without the empty rows."""
         return [case[np.isfinite(case[:, 0])] for case in self.positions_mm]
 
     @property
     def noise_sd(self) -> np.ndarray:
-        """(n,): standard deviation of a channel's noise before the average reference, V."""
+        """The standard deviation of a channel's noise before the average reference, V, (n,)."""
         power = np.square(self.clean.reshape(len(self.clean), len(self.names), -1)).sum(1).mean(1)
         return np.sqrt(power / (len(self.names) - 1) / 10 ** (self.snr_db / 10))
 
@@ -86,7 +86,7 @@ class Truth:
 
 
 def cloud(seed: int) -> np.ndarray:
-    """Continuous places in the template's brain: one at random in each cube of 5 mm, 7 mm or more below the skull.
+    """Draws places in the template's brain: one in each cube of 5 mm, 7 mm or more below the skull.
 
     Returns:
         (about 11,000, 3) float32, mm.
@@ -106,7 +106,7 @@ def truth(
     skull_ratio: float | None = None,
     grade: int = 4,
 ) -> Truth:
-    """The field that test sets are made with; minutes the first time, then from the cache.
+    """Returns the lead field that test sets are made with; takes minutes the first time, then reads the cache.
 
     Args:
         head: as in `heads.head`.
@@ -171,7 +171,7 @@ def make_set(
 def _case(
     name: str, truth: Truth, field: LeadField, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Topographies (k, channels) in V, places (k,), moments (k, 3) in A m, extents (k,) of one case."""
+    """Draws one case: topographies (k, channels) in V, places (k,), moments (k, 3) in A m, extents (k,)."""
     fewest, most, patches = SETS[name]
     num = int(random.integers(fewest, most + 1))
     places = _apart(num, truth.template_mm, random)
@@ -187,7 +187,7 @@ def _case(
 
 
 def _apart(num: int, points_mm: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Numbers of `num` places that lie 30 mm or more from each other, uniform among those that do."""
+    """Draws `num` places that lie 30 mm or more from each other."""
     while True:
         places = random.integers(len(points_mm), size=num)
         distances = cdist(points_mm[places], points_mm[places])[np.triu_indices(num, 1)]
@@ -196,7 +196,7 @@ def _apart(num: int, points_mm: np.ndarray, random: np.random.Generator) -> np.n
 
 
 def _gain(field: LeadField, place: int, sd_mm: float) -> np.ndarray:
-    """(channels, 3): a dipole, or places around it weighted by a Gaussian of mass 1."""
+    """Returns the gain (channels, 3) of a dipole, or of places around it weighted by a Gaussian of mass 1."""
     if not sd_mm:
         return field.matrix[:, place].astype(float)
     squared = np.square(field.positions_mm - field.positions_mm[place]).sum(1)
@@ -206,7 +206,7 @@ def _gain(field: LeadField, place: int, sd_mm: float) -> np.ndarray:
 
 
 def _padded(rows: list[np.ndarray]) -> np.ndarray:
-    """Arrays (k, ...) as one (n, 3, ...), NaN below the k-th row."""
+    """Stacks arrays (k, ...) to one (n, 3, ...), NaN below the k-th row."""
     filled = np.full((len(rows), MAX_SOURCES, *rows[0].shape[1:]), np.nan)
     for target, row in zip(filled, rows, strict=True):
         target[: len(row)] = row
@@ -214,7 +214,7 @@ def _padded(rows: list[np.ndarray]) -> np.ndarray:
 
 
 def _rows(table: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Rows of a table by number; NaN where the number is."""
+    """Returns rows of a table by number; NaN where the number is NaN."""
     found = np.asarray(table, float)[np.nan_to_num(places).astype(int)]
     found[np.isnan(places)] = np.nan
     return found

@@ -1,4 +1,4 @@
-"""The places of the template's brain: a 7 mm grid of 5,215 in a padded box of 24 x 28 x 24."""
+"""Lays out the places of the template's brain: a 7 mm grid of 5,215 in a padded box of 24 x 28 x 24."""
 
 import functools
 
@@ -16,7 +16,7 @@ DEPTH_MM = 5.0
 
 @functools.cache
 def grid() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The grid that every network and every kernel uses; a head of the family moves it by `Head.places`.
+    """Returns the grid that every network and every kernel uses; `Head.places` moves it into another head.
 
     The box 23 x 28 x 24 covers fsaverage's inner skull and shares its middle; the first axis is padded by one plane,
     so that three halvings fit. Kept are the 5,215 deepest points, which lie 5 mm or more below the inner skull: nearer,
@@ -39,21 +39,21 @@ def grid() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def axes_mm() -> list[np.ndarray]:
-    """Coordinates of the padded box's planes along x, y and z, in mm."""
+    """Returns the coordinates of the padded box's planes along x, y and z, in mm."""
     centre = head_surfaces.head().warp.centre_mm
     steps = zip(centre, BOX, SHAPE, strict=True)
     return [middle + SPACING_MM * (np.arange(padded) - (size - 1) / 2) for middle, size, padded in steps]
 
 
 def affine() -> np.ndarray:
-    """4 x 4, from voxels of the padded box to mm of the template's MRI (surface RAS)."""
+    """Returns the matrix (4, 4) from voxels of the padded box to mm of the template's MRI (surface RAS)."""
     matrix = np.diag([SPACING_MM] * 3 + [1.0])
     matrix[:3, 3] = [axis[0] for axis in axes_mm()]
     return matrix
 
 
 def depth_mm(points_mm: np.ndarray) -> np.ndarray:
-    """How far points (n, 3) of the template lie below the inner skull, mm; negative outside."""
+    """Measures how far points (n, 3) of the template lie below the inner skull, mm; negative outside."""
     surface, triangles = head_surfaces.inner_skull()
     centre = np.asarray(head_surfaces.head().warp.centre_mm)
     offset = points_mm - centre
@@ -64,12 +64,12 @@ def depth_mm(points_mm: np.ndarray) -> np.ndarray:
 
 
 def flat_index() -> np.ndarray:
-    """(5215,) int32: each place's number in the flattened padded box."""
+    """Returns each place's index in the flattened padded box, (5215,) int32."""
     return np.ravel_multi_index(tuple(grid()[2].T), SHAPE).astype(np.int32)
 
 
 def slots() -> np.ndarray:
-    """(16128,) int32: for each voxel of the padded box the number of its place, 5215 where there is none.
+    """Returns for each voxel of the padded box the index of its place, (16128,) int32; 5215 where there is none.
 
     Append one zero to values of places and gather with it: that fills the box in any array library.
     """
@@ -79,11 +79,11 @@ def slots() -> np.ndarray:
 
 
 def to_box(values: np.ndarray) -> np.ndarray:
-    """Values (..., 5215) of the places as volumes (..., 24, 28, 24), zero elsewhere."""
+    """Puts values (..., 5215) of the places into volumes (..., 24, 28, 24), zero elsewhere."""
     padded = np.concatenate([values, np.zeros((*values.shape[:-1], 1), values.dtype)], -1)
     return padded[..., slots()].reshape(*values.shape[:-1], *SHAPE)
 
 
 def from_box(volumes: np.ndarray) -> np.ndarray:
-    """Values (..., 5215) of the places out of volumes (..., 24, 28, 24)."""
+    """Takes the values (..., 5215) of the places out of volumes (..., 24, 28, 24)."""
     return volumes.reshape(*volumes.shape[:-3], -1)[..., flat_index()]

@@ -1,4 +1,4 @@
-"""Heads to compute with: fsaverage from the files that mne ships, relatives of it for every seed, and a sphere.
+"""Makes heads to compute with: fsaverage from the files that mne ships, a variant for every seed, and a sphere.
 
 Every head is the same tessellation and the same electrodes and places under a smooth map, so that all tensors keep one
 shape from head to head.
@@ -83,7 +83,7 @@ class Head:
 
 
 def head(which: str | int = "fsaverage", *, skull_ratio: float | None = None) -> Head:
-    """A head by name or by seed.
+    """Returns a head by name or by seed.
 
     Args:
         which: `"fsaverage"`, `"sphere"`, or a seed >= 0 of the family: axes scaled by 1 +- 4 % (SD) each, spherical
@@ -109,13 +109,13 @@ def head(which: str | int = "fsaverage", *, skull_ratio: float | None = None) ->
 
 
 def check_ratio(skull_ratio: float | None) -> None:
-    """Refuses a ratio of conductivities that no head has; None passes."""
+    """Raises where no head has such a ratio of conductivities; None passes."""
     if skull_ratio is not None and not 10 <= skull_ratio <= 200:
         raise ValueError(f"skull_ratio is brain over skull conductivity, 10 to 200, got {skull_ratio}.")
 
 
 def draw(seed: int) -> tuple[Warp, float]:
-    """The map and the skull ratio of one member of the family."""
+    """Draws the warp and the skull ratio of one variant of the template."""
     random = np.random.default_rng([seed, 8])
     scale = 1 + SCALE_SD * np.clip(random.standard_normal(3), -2.5, 2.5)
     spread = np.concatenate([np.full(2 * degree + 1, 1 / degree) for degree in _DEGREES])
@@ -126,7 +126,7 @@ def draw(seed: int) -> tuple[Warp, float]:
 
 
 def electrode_names() -> list[str]:
-    """The 335 names of the 10-05 system, in mne's order."""
+    """Returns the 335 names of the 10-05 system, in mne's order."""
     return list(_montage().ch_names)
 
 
@@ -138,7 +138,7 @@ def _head_from_mri() -> np.ndarray:
 
 
 def require_mne() -> Any:
-    """The module mne.
+    """Imports mne.
 
     Raises:
         ImportError: it is not installed; says how to get it.
@@ -149,13 +149,13 @@ def require_mne() -> Any:
 
 
 def shipped(name: str) -> Path:
-    """A file of fsaverage that mne ships."""
+    """Returns the path of a file of fsaverage that mne ships."""
     return Path(require_mne().__file__).parent / "data" / "fsaverage" / name
 
 
 @functools.cache
 def icosphere(grade: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit directions and triangles of an icosahedron halved `grade` times.
+    """Returns unit directions and triangles of an icosahedron halved `grade` times.
 
     Returns:
         Directions (10 * 4**grade + 2, 3), those of every coarser grade first, and triangles (20 * 4**grade, 3),
@@ -191,7 +191,7 @@ def _outward(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 
 def radius_towards(points: np.ndarray, directions: np.ndarray, *, triangles: np.ndarray | None = None) -> np.ndarray:
-    """How far a star-shaped surface around the origin lies in each direction.
+    """Measures how far a star-shaped surface around the origin lies in each direction.
 
     Args:
         points: (n, 3) of the surface.
@@ -220,7 +220,7 @@ def radius_towards(points: np.ndarray, directions: np.ndarray, *, triangles: np.
 
 
 def _hits(corners: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Largest ray parameter over candidate triangles (m, k, 3, 3); NaN without a hit (Moeller and Trumbore, 1997)."""
+    """Returns the largest ray parameter over triangles (m, k, 3, 3); NaN without a hit (Moeller and Trumbore, 1997)."""
     origin, first, second = corners[..., 0, :], corners[..., 1, :], corners[..., 2, :]
     e1, e2 = first - origin, second - origin
     p = np.cross(unit[:, None], e2)
@@ -235,7 +235,7 @@ def _hits(corners: np.ndarray, unit: np.ndarray) -> np.ndarray:
 
 
 def harmonics(points: np.ndarray) -> np.ndarray:
-    """Real orthonormal spherical harmonics of degree 2, 3 and 4 in the directions of points: (n, 3) -> (n, 21)."""
+    """Evaluates real orthonormal spherical harmonics of degree 2 to 4 in directions of points: (n, 3) -> (n, 21)."""
     radius = np.maximum(np.linalg.norm(points, axis=1), 1e-12)
     cosine, azimuth = points[:, 2] / radius, np.arctan2(points[:, 1], points[:, 0])
     return np.stack([_harmonic(n, m, cosine, azimuth) for n in _DEGREES for m in range(-n, n + 1)], 1)
@@ -255,7 +255,7 @@ def _montage() -> Any:
 
 @functools.cache
 def inner_skull() -> tuple[np.ndarray, np.ndarray]:
-    """Points (10242, 3), mm, and triangles of fsaverage's inner skull as shipped."""
+    """Reads the points (10242, 3), mm, and triangles of fsaverage's inner skull."""
     return _read("fsaverage-inner_skull-bem.fif")
 
 
@@ -266,7 +266,7 @@ def _read(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _template() -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
-    """fsaverage's three surfaces, its electrodes on the scalp, and the middle of the inner skull's box."""
+    """Reads fsaverage's three surfaces, its electrodes on the scalp, and the middle of the inner skull's box."""
     points, triangles = inner_skull()
     centre = (points.min(0) + points.max(0)) / 2
     directions, _ = icosphere(GRADE)
@@ -282,7 +282,7 @@ def _template() -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Values on the icosphere, each replaced by the mean of itself and its neighbours, ten times (about 15 mm)."""
+    """Smooths values on the icosphere by the mean of each and its neighbours, ten times (about 15 mm)."""
     triangles = icosphere(GRADE)[1]
     rows, columns = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]).T
     size = len(values)

@@ -1,4 +1,4 @@
-"""Linear inverse maps of one montage on one head: what a network sees of a topography, by one matrix product.
+"""Computes linear inverse maps of one montage on one head: the network's input, by one matrix product.
 
 Montage and head enter the network through these matrices alone, so one network serves any of them.
 """
@@ -59,7 +59,7 @@ class Kernels:
     sbl_steps: tuple[int, ...] = ()
 
     def apply(self, topographies: np.ndarray) -> np.ndarray:
-        """The network's input: topographies (n, channels), any unit and reference -> (n, 24, 28, 24, 10 + maps).
+        """Returns the network's input (n, 24, 28, 24, 10 + maps) of topographies (n, channels), any unit and reference.
 
         Raises:
             ValueError: a wrong shape, a number that is not finite, or a topography that is flat.
@@ -77,12 +77,12 @@ class Kernels:
 
 
 def channel_names(sbl_steps: Sequence[int] = ()) -> tuple[str, ...]:
-    """Names of the channels with a map after each of these numbers of steps."""
+    """Returns the names of the input channels, with a map after each of these numbers of steps."""
     return (*CHANNELS, *(f"sbl_{steps}" for steps in sbl_steps))
 
 
 def kernels(field: LeadField, sbl_steps: Sequence[int] = ()) -> Kernels:
-    """The kernels of a montage on a head's grid; seconds for 64 channels.
+    """Computes the kernels of a montage on a head's grid; takes seconds for 64 channels.
 
     With L the lead field against the average reference, scaled so that trace(L L') = rank, and white noise:
     eLORETA (Pascual-Marqui, arXiv:0710.3341) with full 3 x 3 weights and lambda2 = 0.1; sLORETA (Pascual-Marqui,
@@ -130,7 +130,7 @@ def features(
     ops: Any = np,
     sharpen: Callable[[Any], Sequence[Any]] | None = None,
 ) -> Any:
-    """The input channels, in NumPy or, with `ops=keras.ops`, in a graph; the arrays are those of `Kernels`.
+    """Computes the input channels, in NumPy or, with `ops=keras.ops`, in a graph, from the arrays of `Kernels`.
 
     Channels: eLORETA's current along x, y, z of the MRI over its largest length (-1..1); the roots of both sLORETAs
     and of the dipole's fit (0..1); mask; coordinates; and what `sharpen` adds. The scale and the reference of a
@@ -168,7 +168,7 @@ def features(
 
 
 def normalised(field: LeadField) -> tuple[np.ndarray, np.ndarray]:
-    """The lead field in the space that the average reference leaves.
+    """Projects the lead field to the space that the average reference leaves.
 
     Returns:
         (rank, 3 * places) float64 with trace(L L') = rank, and an orthonormal basis (rank, channels) of that space.
@@ -182,7 +182,7 @@ def normalised(field: LeadField) -> tuple[np.ndarray, np.ndarray]:
 
 
 def eloreta(whitened: np.ndarray, lambda2: float, *, iterations: int = 30, tolerance: float = 1e-6) -> np.ndarray:
-    """eLORETA's kernel (3 * places, rank), exact zero localisation error for single sources without noise.
+    """Computes eLORETA's kernel (3 * places, rank), exact zero localisation error for single sources without noise.
 
     Iterates W_i = [L_i' (L W^-1 L' + lambda2 I)^-1 L_i]^(1/2) with trace(L W^-1 L') = rank kept, as mne does.
 
@@ -212,7 +212,7 @@ def eloreta(whitened: np.ndarray, lambda2: float, *, iterations: int = 30, toler
 
 
 def _gram(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Sum over places of left_i right_i', for blocks (places, rank, 3)."""
+    """Returns the sum over places of left_i right_i', for blocks (places, rank, 3)."""
     rank = left.shape[1]
     return left.transpose(1, 0, 2).reshape(rank, -1) @ right.transpose(1, 0, 2).reshape(rank, -1).T
 
@@ -228,7 +228,7 @@ def _standardised(whitened: np.ndarray, lambda2: float) -> tuple[np.ndarray, np.
 
 
 def _power(blocks: np.ndarray, exponent: float) -> np.ndarray:
-    """Symmetric positive 3 x 3 matrices to a power."""
+    """Raises symmetric positive 3 x 3 matrices to a power."""
     values, vectors = np.linalg.eigh(blocks)
     values = np.maximum(values, values[:, -1:] * 1e-12)
     return (vectors * values[:, None] ** exponent) @ vectors.transpose(0, 2, 1)
@@ -243,7 +243,7 @@ def constant() -> np.ndarray:
 
 
 def checked(topographies: np.ndarray, channels: int) -> np.ndarray:
-    """Topographies as (n, channels) float32.
+    """Checks topographies and returns them as (n, channels) float32.
 
     Raises:
         ValueError: a wrong shape, a number that is not finite, or a topography that is flat.

@@ -1,4 +1,4 @@
-"""Lead fields: what each electrode sees of a unit dipole at each place, by MNE-Python's boundary elements, cached."""
+"""Computes lead fields, the potential of a unit dipole at each electrode, by MNE-Python's boundary elements; cached."""
 
 import dataclasses
 import hashlib
@@ -44,7 +44,7 @@ class LeadField:
     key: str
 
     def montage(self, names: Sequence[str]) -> "LeadField":
-        """The field of some of the channels, in the order given, referenced to their own average.
+        """Returns the field of some of the channels, in the order given, referenced to their own average.
 
         Args:
             names: as in the 10-05 system, in upper or lower case; T3, T4, T5, T6 of the old 10-20 system are known.
@@ -67,7 +67,7 @@ class LeadField:
 
     @property
     def columns(self) -> np.ndarray:
-        """(channels, 3 * places) float64: the same numbers, direction fastest, for linear algebra."""
+        """The same numbers as (channels, 3 * places) float64, direction fastest, for linear algebra."""
         return self.matrix.reshape(len(self.names), -1).astype(float)
 
 
@@ -79,7 +79,7 @@ def lead_field(
     electrodes_mm: Mapping[str, np.ndarray] | None = None,
     grade: int = 3,
 ) -> LeadField:
-    """The lead field of a head, from the cache or computed once: about 20 s, and 2 minutes at grade 4.
+    """Returns the lead field of a head, from the cache, or computes it: in about 20 s, and 2 minutes at grade 4.
 
     Three shells (brain and scalp 0.33 S/m, skull less by the ratio), linear collocation with isolated problem approach
     as MNE-Python does it; a sphere in closed form. The cache is `$ZOO_CACHE/eeg`, or the system's place for caches.
@@ -115,7 +115,7 @@ def lead_field(
 
 
 def checked(points_mm: np.ndarray) -> np.ndarray:
-    """Points of the template's brain as (n, 3) float32.
+    """Checks points of the template's brain and returns them as (n, 3) float32.
 
     Raises:
         ValueError: a wrong shape, not finite, or less than 4 mm below the inner skull.
@@ -133,17 +133,17 @@ def checked(points_mm: np.ndarray) -> np.ndarray:
 
 
 def referenced(matrix: np.ndarray) -> np.ndarray:
-    """The same potentials against their average over channels, the first axis."""
+    """Subtracts the average over channels, the first axis."""
     return matrix - matrix.mean(0, keepdims=True)
 
 
 def cache_folder() -> Path:
-    """Where lead fields are kept: `$ZOO_CACHE/eeg`, or the system's own place for caches. May not exist."""
+    """Returns the folder of lead fields: `$ZOO_CACHE/eeg`, or the system's own place for caches. May not exist."""
     return Path(os.environ.get("ZOO_CACHE") or platformdirs.user_cache_dir("zoo3d")).expanduser() / "eeg"
 
 
 def cached(key: str, compute: Any) -> np.ndarray:
-    """A matrix (channels, places, 3) out of the cache, or computed by one process while others wait.
+    """Returns a matrix (channels, places, 3) from the cache, or computes it in one process while others wait.
 
     Half precision, each place scaled by its largest value: a relative error of 5e-4 of that.
     """
@@ -193,7 +193,7 @@ def _compute(
 
 
 def conductor(head: head_surfaces.Head, *, grade: int = 3) -> Any:
-    """mne's solved conductor model of a head: an `mne.bem.ConductorModel`."""
+    """Solves mne's conductor model of a head, an `mne.bem.ConductorModel`."""
     mne = head_surfaces.require_mne()
     conductivity = (BRAIN_SM, BRAIN_SM / head.skull_ratio, BRAIN_SM)
     if head.name == "sphere":
@@ -214,7 +214,7 @@ def conductor(head: head_surfaces.Head, *, grade: int = 3) -> Any:
 def forward(
     head: head_surfaces.Head, places_mm: np.ndarray, electrodes_mm: Mapping[str, np.ndarray], *, model: Any = None
 ) -> Any:
-    """An `mne.Forward` of places in a head's own MRI coordinates, free orientation, columns along mne's head axes.
+    """Computes an `mne.Forward` of places in a head's MRI coordinates, free orientation, along mne's head axes.
 
     Args:
         head: the head.
@@ -246,7 +246,7 @@ def forward(
 
 
 def measurement_info(head: head_surfaces.Head, electrodes_mm: Mapping[str, np.ndarray]) -> Any:
-    """An `mne.Info` of EEG channels at positions in a head's MRI coordinates, mm."""
+    """Makes an `mne.Info` of EEG channels at positions in a head's MRI coordinates, mm."""
     mne = head_surfaces.require_mne()
     positions = to_head_m(head, list(electrodes_mm.values()))
     montage = mne.channels.make_dig_montage(dict(zip(electrodes_mm, positions, strict=True)), coord_frame="head")
@@ -255,13 +255,13 @@ def measurement_info(head: head_surfaces.Head, electrodes_mm: Mapping[str, np.nd
 
 
 def transform(head: head_surfaces.Head) -> Any:
-    """The `mne.Transform` from a head's MRI coordinates to mne's head coordinates, in metres."""
+    """Returns the `mne.Transform` from a head's MRI coordinates to mne's head coordinates, in metres."""
     matrix = head.head_from_mri.copy()
     matrix[:3, 3] *= 1e-3
     return head_surfaces.require_mne().Transform("mri", "head", matrix)
 
 
 def to_head_m(head: head_surfaces.Head, points_mm: Sequence | np.ndarray) -> np.ndarray:
-    """Points (n, 3) from a head's MRI coordinates in mm to mne's head coordinates in metres."""
+    """Maps points (n, 3) from a head's MRI coordinates in mm to mne's head coordinates in metres."""
     matrix = head.head_from_mri
     return (np.asarray(points_mm) @ matrix[:3, :3].T + matrix[:3, 3]) * 1e-3

@@ -1,4 +1,4 @@
-"""A few steps of sparse Bayesian learning, for many topographies at a time: maps sharper than any linear inverse's.
+"""Runs a few steps of sparse Bayesian learning on many topographies: maps sharper than any linear inverse's.
 
 Wipf and Nagarajan, NeuroImage 2009, doi 10.1016/j.neuroimage.2008.02.059: each place has one variance g_i for its three
 directions, and the data y have the covariance S = sum_i g_i L_i L_i' + noise. MacKay's fixed point,
@@ -36,7 +36,7 @@ class Sharpening:
 
 
 def sharpening(whitened: np.ndarray, basis: np.ndarray) -> Sharpening:
-    """The space of the steps: the 32 strongest patterns of the lead field, over 99 % of its power.
+    """Returns the space of the steps: the 32 strongest patterns of the lead field, over 99 % of its power.
 
     Args:
         whitened: (rank, 3 * places), as `kernels.normalised` returns it.
@@ -54,7 +54,7 @@ def sharpening(whitened: np.ndarray, basis: np.ndarray) -> Sharpening:
 
 
 def checked_steps(steps: Sequence[int]) -> tuple[int, ...]:
-    """Numbers of steps as a tuple.
+    """Checks numbers of steps and returns them as a tuple.
 
     Raises:
         ValueError: they do not ascend from 1.
@@ -68,7 +68,7 @@ def checked_steps(steps: Sequence[int]) -> tuple[int, ...]:
 
 
 def products(columns: Any, ops: Any = np) -> Any:
-    """(places, 528): L_i L_i' of each place, its upper triangle, from columns (32, 3 * places).
+    """Returns the upper triangle of L_i L_i' of each place, (places, 528), from columns (32, 3 * places).
 
     With them, a step of a batch is two matrix products.
     """
@@ -80,7 +80,7 @@ def products(columns: Any, ops: Any = np) -> Any:
 def sharpened(
     known: Sharpening, topographies: Any, steps: Sequence[int], *, ops: Any = np, pairs: Any = None
 ) -> list[Any]:
-    """Maps of the current's length after some numbers of steps.
+    """Returns maps of the current's length after some numbers of steps.
 
     All places begin with the same power at the electrodes, so that deep ones are not at a disadvantage.
 
@@ -117,12 +117,12 @@ def _decades(length: Any, ops: Any) -> Any:
 
 
 def lengths(maps: np.ndarray) -> np.ndarray:
-    """The current's length over its largest, from maps of `sharpened`."""
+    """Returns the current's length over its largest, from maps of `sharpened`."""
     return 10.0 ** (DECADES * (np.asarray(maps, np.float64) - 1.0))
 
 
 def _precision(variance: Any, pairs: Any, rank: int, ops: Any) -> Any:
-    """(n, rank, rank): the inverse of sum_i g_i L_i L_i' + noise."""
+    """Returns the inverse of sum_i g_i L_i L_i' + noise, (n, rank, rank)."""
     rows, others = np.triu_indices(rank)
     square = np.zeros((rank, rank), np.int32)
     square[rows, others] = square[others, rows] = np.arange(len(rows), dtype=np.int32)
@@ -131,7 +131,7 @@ def _precision(variance: Any, pairs: Any, rank: int, ops: Any) -> Any:
 
 
 def _traces(inverse: Any, pairs: Any, ops: Any) -> Any:
-    """(n, places): trace(L_i' S^-1 L_i), from S^-1 (n, rank, rank)."""
+    """Returns trace(L_i' S^-1 L_i), (n, places), from S^-1 (n, rank, rank)."""
     rank = inverse.shape[1]
     rows, others = np.triu_indices(rank)
     twice = np.where(rows == others, 1.0, 2.0).astype(np.float32)

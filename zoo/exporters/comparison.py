@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.hub import trained_models
-from zoo.hub.tabular import Value, number
+from zoo.hub.tabular import Value, parse_number
 from zoo.inference import inputs
 from zoo.inference.inputs import Images
 from zoo.inference.predictor import Predictor
@@ -49,7 +49,7 @@ def dice_with(
         "affine": np.asarray(channels[0].affine, np.float32),
     }
     if card.input.tabular:
-        numbers = [number(field, (tabular or {}).get(field.name)) for field in card.input.tabular]
+        numbers = [parse_number(field, (tabular or {}).get(field.name)) for field in card.input.tabular]
         arrays["tabular"] = np.array([np.nan if value is None else value for value in numbers], np.float32)
     signature = tf.saved_model.load(str(Path(folder))).signatures["labels"]
     labels = signature(**{key: tf.constant(value) for key, value in arrays.items()})["labels"].numpy()

@@ -13,19 +13,10 @@ from zoo.hub.card import ACTIVATIONS, DTYPES, KINDS, NAME, NAMED, Card, Stored
 
 FILE = "card.json"
 
-
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-
-
 _DOI = re.compile(r"10\.\d{4,9}/\S+")
-
-
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
-
-
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -38,6 +29,10 @@ def read(path: str | os.PathLike) -> Card:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not JSON, or not a good card; every fault is named.
+
+    Example:
+        >>> read("pretrained/unet3d.brain_mask").task  # doctest: +SKIP
+        'brain_mask'
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
@@ -47,7 +42,7 @@ def read(path: str | os.PathLike) -> Card:
 
 
 def parse(content: bytes, source: str) -> Card:
-    """Makes a checked card of the bytes of a `card.json`; `source` says in errors where they came from.
+    """Parses and checks the bytes of a `card.json`; errors name `source`.
 
     Raises:
         ValueError: not JSON, or not a good card; every fault is named.
@@ -58,7 +53,7 @@ def parse(content: bytes, source: str) -> Card:
         raise ValueError(f"{source} is not JSON ({error}). It may be truncated: fetch or write it anew.") from error
     faults: list[str] = []
     card = json_records.decode(Card, plain, faults)
-    _raise(faults, source)
+    _raise_faults(faults, source)
     check(card)
     return card
 
@@ -79,12 +74,12 @@ def write(card: Card, path: str | os.PathLike) -> Path:
     check(card)
     path = Path(path)
     path = path / FILE if path.is_dir() else path
-    text = json.dumps(json_records.plain(card), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(json_records.to_plain(card), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return files.write_whole(path, text.encode())
 
 
 def check(card: Card, *, complete: bool = True) -> None:
-    """Checks types, then sense: what a caller relies on must hold.
+    """Checks the types of a card, then its values.
 
     Args:
         card: the card.
@@ -95,21 +90,29 @@ def check(card: Card, *, complete: bool = True) -> None:
     """
     source = f"card {getattr(card, 'name', card)!r}"
     faults: list[str] = []
-    json_records.decode(Card, json_records.plain(card), faults)
-    _raise(faults, source)
-    for rule in (_identity, _words, _input, _tabular, _output, _provenance, _numbers):
+    json_records.decode(Card, json_records.to_plain(card), faults)
+    _raise_faults(faults, source)
+    for rule in (
+        _check_name,
+        _check_texts,
+        _check_input,
+        _check_tabular,
+        _check_output,
+        _check_training,
+        _check_metrics,
+    ):
         rule(card, faults)
-    _measured(card, faults, complete)
-    _raise(faults, source)
+    _check_measured(card, faults, complete)
+    _raise_faults(faults, source)
 
 
-def _raise(faults: list[str], source: str) -> None:
+def _raise_faults(faults: list[str], source: str) -> None:
     if faults:
         listed = "; ".join(faults)
         raise ValueError(f"{source} has {len(faults)} fault(s): {listed}. Correct the fields named.")
 
 
-def _identity(card: Card, faults: list[str]) -> None:
+def _check_name(card: Card, faults: list[str]) -> None:
     if not NAME.fullmatch(card.name) or card.name.split(".")[0] != card.builder:
         faults.append(f"name must be '{card.builder}.tag' in lower case, got {card.name!r}")
     if not _VERSION.fullmatch(card.version):
@@ -118,7 +121,7 @@ def _identity(card: Card, faults: list[str]) -> None:
         faults.append(f"changelog must have the present version {card.version!r}, got {sorted(card.changelog)}")
 
 
-def _words(card: Card, faults: list[str]) -> None:
+def _check_texts(card: Card, faults: list[str]) -> None:
     texts = {name: getattr(card, name) for name in ("task", "description", "licence", "intended_use")}
     texts |= {f"training.{name}": getattr(card.training, name) for name in ("data", "data_licence", "command")}
     faults += [f"{name} must not be empty" for name, text in texts.items() if not text.strip()]
@@ -129,26 +132,26 @@ def _words(card: Card, faults: list[str]) -> None:
             faults.append(f"references must be DOIs such as '10.1000/182', got {doi!r}")
 
 
-def _input(card: Card, faults: list[str]) -> None:
-    given = card.input
-    names = [channel.name for channel in given.channels]
+def _check_input(card: Card, faults: list[str]) -> None:
+    inputs = card.input
+    names = [channel.name for channel in inputs.channels]
     if not names or len(set(names)) < len(names):
         faults.append(f"input.channels must be one or more with names that differ, got {names}")
     shape = card.arguments.get("input_shape")
-    if isinstance(shape, tuple | list) and shape[-1:] and shape[-1] != given.num_channels:
-        faults.append(f"arguments.input_shape must end in the {given.num_channels} channels of input, got {shape}")
-    if given.orientation != "RAS":
-        faults.append(f"input.orientation must be 'RAS', got {given.orientation!r}")
-    if given.spacing_mm and not all(0 < size < math.inf for size in given.spacing_mm):
-        faults.append(f"input.spacing_mm must be positive, got {given.spacing_mm}")
-    if any(size < 1 for size in given.divisor):
-        faults.append(f"input.divisor must be 1 or more, got {given.divisor}")
-    elif any(size < 1 or size % by for size, by in zip(given.patch, given.divisor, strict=True)):
-        faults.append(f"input.patch must be positive multiples of {given.divisor}, got {given.patch}")
-    _context(card, faults)
+    if isinstance(shape, tuple | list) and shape[-1:] and shape[-1] != inputs.num_channels:
+        faults.append(f"arguments.input_shape must end in the {inputs.num_channels} channels of input, got {shape}")
+    if inputs.orientation != "RAS":
+        faults.append(f"input.orientation must be 'RAS', got {inputs.orientation!r}")
+    if inputs.spacing_mm and not all(0 < size < math.inf for size in inputs.spacing_mm):
+        faults.append(f"input.spacing_mm must be positive, got {inputs.spacing_mm}")
+    if any(size < 1 for size in inputs.divisor):
+        faults.append(f"input.divisor must be 1 or more, got {inputs.divisor}")
+    elif any(size < 1 or size % by for size, by in zip(inputs.patch, inputs.divisor, strict=True)):
+        faults.append(f"input.patch must be positive multiples of {inputs.divisor}, got {inputs.patch}")
+    _check_context(card, faults)
 
 
-def _context(card: Card, faults: list[str]) -> None:
+def _check_context(card: Card, faults: list[str]) -> None:
     ratio, built = card.input.context, card.arguments.get("context")
     if ratio != built:
         faults.append(f"input.context must be arguments.context, {built}, got {ratio}")
@@ -158,50 +161,52 @@ def _context(card: Card, faults: list[str]) -> None:
         )
 
 
-def _tabular(card: Card, faults: list[str]) -> None:
-    given = card.input.tabular
-    names = [one.name for one in given]
+def _check_tabular(card: Card, faults: list[str]) -> None:
+    fields = card.input.tabular
+    names = [field.name for field in fields]
     if len(set(names)) < len(names) or not all(name.isidentifier() for name in names):
         faults.append(f"input.tabular must have plain names that differ, got {names}")
-    for one in given:
-        numbers = (one.low, one.high, one.mean, one.sd, *one.grades.values())
-        if not all(map(math.isfinite, numbers)) or one.low >= one.high or one.sd <= 0:
-            faults.append(f"input.tabular {one.name} needs finite numbers, low < high and sd > 0, got {numbers}")
-        elif not all(one.low <= value <= one.high for value in one.grades.values()):
-            faults.append(f"input.tabular {one.name} has grades outside {one.low:g} to {one.high:g}, got {one.grades}")
-    if given and card.arguments.get("conditioning", 0) != 2 * len(given):
+    for field in fields:
+        numbers = (field.low, field.high, field.mean, field.sd, *field.grades.values())
+        if not all(map(math.isfinite, numbers)) or field.low >= field.high or field.sd <= 0:
+            faults.append(f"input.tabular {field.name} needs finite numbers, low < high and sd > 0, got {numbers}")
+        elif not all(field.low <= value <= field.high for value in field.grades.values()):
+            faults.append(
+                f"input.tabular {field.name} has grades outside {field.low:g} to {field.high:g}, got {field.grades}"
+            )
+    if fields and card.arguments.get("conditioning", 0) != 2 * len(fields):
         faults.append(
-            f"arguments.conditioning must be {2 * len(given)}, two for each tabular value of input, got "
+            f"arguments.conditioning must be {2 * len(fields)}, two for each tabular value of input, got "
             f"{card.arguments.get('conditioning', 0)}"
         )
 
 
-def _output(card: Card, faults: list[str]) -> None:
-    given = card.output
-    for what, value, choices in (("kind", given.kind, KINDS), ("activation", given.activation, ACTIVATIONS)):
+def _check_output(card: Card, faults: list[str]) -> None:
+    output = card.output
+    for what, value, choices in (("kind", output.kind, KINDS), ("activation", output.activation, ACTIVATIONS)):
         if value not in choices:
             faults.append(f"output.{what}: {str(unknown_choice(what, value, choices)).rstrip('.')}")
-    names = [label.name for label in given.labels.values()]
-    if sorted(given.labels) != list(range(len(names))) or len(set(names)) < len(names):
-        faults.append(f"output.labels must count from 0 with names that differ, got {given.labels}")
-    if given.kind not in NAMED:
+    names = [label.name for label in output.labels.values()]
+    if sorted(output.labels) != list(range(len(names))) or len(set(names)) < len(names):
+        faults.append(f"output.labels must count from 0 with names that differ, got {output.labels}")
+    if output.kind not in NAMED:
         return
     num_classes = card.arguments.get("num_classes", len(names))
     if not names or num_classes != len(names):
         faults.append(f"output.labels must name the {num_classes} classes of arguments.num_classes, got {names}")
 
 
-def _provenance(card: Card, faults: list[str]) -> None:
-    given = card.training
-    if given.commit is not None and not _COMMIT.fullmatch(given.commit):
-        faults.append(f"training.commit must be 7 to 40 hexadecimal digits, got {given.commit!r}")
+def _check_training(card: Card, faults: list[str]) -> None:
+    training = card.training
+    if training.commit is not None and not _COMMIT.fullmatch(training.commit):
+        faults.append(f"training.commit must be 7 to 40 hexadecimal digits, got {training.commit!r}")
     for name in ("seed", "steps", "minutes"):
-        value = getattr(given, name)
+        value = getattr(training, name)
         if value is not None and not 0 <= value < math.inf:
             faults.append(f"training.{name} must be 0 or more, got {value}")
 
 
-def _numbers(card: Card, faults: list[str]) -> None:
+def _check_metrics(card: Card, faults: list[str]) -> None:
     for data, metrics in card.metrics.items():
         if not (isinstance(metrics.get("n"), int) and metrics["n"] >= 1):
             faults.append(f"metrics.{data}.n must count the cases, got {metrics.get('n')}")
@@ -212,7 +217,7 @@ def _numbers(card: Card, faults: list[str]) -> None:
         ]
 
 
-def _measured(card: Card, faults: list[str], complete: bool) -> None:
+def _check_measured(card: Card, faults: list[str], complete: bool) -> None:
     missing = [name for name in ("parameters", "weights", "golden") if getattr(card, name) is None]
     if complete and missing:
         faults.append(f"{', '.join(missing)} must be measured (zoo.save writes them), got none")
@@ -220,15 +225,19 @@ def _measured(card: Card, faults: list[str], complete: bool) -> None:
         faults.append(f"parameters must be 1 or more, got {card.parameters}")
     if card.weights and card.weights.dtype not in DTYPES:
         faults.append(f"weights.dtype: {str(unknown_choice('dtype', card.weights.dtype, DTYPES)).rstrip('.')}")
-    for where, given in (("weights", card.weights), ("golden", card.golden), *(("attached", x) for x in card.attached)):
-        if given is not None:
-            _file(where, given, faults)
+    for where, stored in (
+        ("weights", card.weights),
+        ("golden", card.golden),
+        *(("attached", x) for x in card.attached),
+    ):
+        if stored is not None:
+            _check_file(where, stored, faults)
 
 
-def _file(where: str, given: Stored, faults: list[str]) -> None:
-    if not _FILE_NAME.fullmatch(given.file) or given.file == FILE:
-        faults.append(f"{where}.file must be a plain file name beside the card, got {given.file!r}")
-    if given.bytes < 1:
-        faults.append(f"{where}.bytes must be 1 or more, got {given.bytes}")
-    if not _SHA256.fullmatch(given.sha256):
-        faults.append(f"{where}.sha256 must be 64 hexadecimal digits, got {given.sha256!r}")
+def _check_file(where: str, stored: Stored, faults: list[str]) -> None:
+    if not _FILE_NAME.fullmatch(stored.file) or stored.file == FILE:
+        faults.append(f"{where}.file must be a plain file name beside the card, got {stored.file!r}")
+    if stored.bytes < 1:
+        faults.append(f"{where}.bytes must be 1 or more, got {stored.bytes}")
+    if not _SHA256.fullmatch(stored.sha256):
+        faults.append(f"{where}.sha256 must be 64 hexadecimal digits, got {stored.sha256!r}")

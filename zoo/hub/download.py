@@ -1,4 +1,4 @@
-"""Where trained models lie and how one is fetched: folders first, then a checked download into the cache.
+"""Finds trained models in folders, or downloads them into the cache and checks them.
 
 Settings, all environment variables:
     ZOO_PATH: folders searched first, separated as in PATH; they may be read-only.
@@ -34,41 +34,41 @@ _FAILURES = (OSError, ValueError, http.client.HTTPException)
 
 
 class IncompleteError(OSError):
-    """The connection ended early; what came is kept, and asking for the rest is worthwhile."""
+    """Raised when a connection ends early; what came is kept, and the rest can be requested."""
 
 
 def cache_folder() -> Path:
-    """The user cache for trained models: `ZOO_CACHE`, or the system's own place for caches. May not exist."""
-    if given := os.environ.get("ZOO_CACHE"):
-        return Path(given).expanduser()
+    """Returns the user cache for trained models: `ZOO_CACHE`, or the system's folder for caches; it may not exist."""
+    if folder := os.environ.get("ZOO_CACHE"):
+        return Path(folder).expanduser()
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("zoo3d")) / "models"
 
 
-def places() -> list[Path]:
-    """The folders that exist and may hold trained models, in the order of the search."""
+def search_folders() -> list[Path]:
+    """Returns the folders that exist and may hold trained models, in the order of the search."""
     package = Path(__file__).resolve().parents[1]
-    given = [Path(one).expanduser() for one in os.environ.get("ZOO_PATH", "").split(os.pathsep) if one]
-    candidates = [*given, package.parent / "pretrained", package / "pretrained", cache_folder()]
+    own = [Path(name).expanduser() for name in os.environ.get("ZOO_PATH", "").split(os.pathsep) if name]
+    candidates = [*own, package.parent / "pretrained", package / "pretrained", cache_folder()]
     return [folder for folder in candidates if os.path.isdir(folder)]
 
 
 def list_trained() -> list[str]:
-    """Sorted names of all trained models on this machine; a folder counts when it holds a card."""
-    folders = (folder for place in places() for folder in _entries(place))
-    found = {folder.name for folder in folders if cards.NAME.fullmatch(folder.name)}
-    return sorted(found)
+    """Lists the names of all trained models on this machine, sorted; a folder counts when it holds a card."""
+    folders = (folder for parent in search_folders() for folder in _model_folders(parent))
+    names = {folder.name for folder in folders if cards.NAME.fullmatch(folder.name)}
+    return sorted(names)
 
 
-def _entries(place: Path) -> list[Path]:
+def _model_folders(parent: Path) -> list[Path]:
     with contextlib.suppress(PermissionError):
-        return [folder for folder in place.iterdir() if os.path.isfile(folder / card_file.FILE)]
+        return [folder for folder in parent.iterdir() if os.path.isfile(folder / card_file.FILE)]
     return []
 
 
 def find(name: str | os.PathLike) -> Path:
-    """The folder of a trained model, fetched when it is on no folder here and addresses are known.
+    """Returns the folder of a trained model; downloads it where no folder here has it and an address is set.
 
     Args:
         name: `builder.tag`, or the path of such a folder (a `Path`, or text with a slash).
@@ -86,20 +86,20 @@ def find(name: str | os.PathLike) -> Path:
             return Path(name)
         raise FileNotFoundError(f"There is no {card_file.FILE} in {os.fspath(name)!r}. Give a trained model's folder.")
     if cards.NAME.fullmatch(name):
-        for place in places():
+        for place in search_folders():
             if os.path.isfile(place / name / card_file.FILE):  # False, not an error, where a folder cannot be read
                 return place / name
-        if _addresses() and not _offline():
+        if _addresses() and not _is_offline():
             return download(name)
-    raise _nowhere(name)
+    raise _not_found(name)
 
 
-def _offline() -> bool:
+def _is_offline() -> bool:
     return os.environ.get("ZOO_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
 def _addresses() -> list[str]:
-    return [one.strip().rstrip("/") for one in os.environ.get("ZOO_URL", "").split(",") if one.strip()]
+    return [address.strip().rstrip("/") for address in os.environ.get("ZOO_URL", "").split(",") if address.strip()]
 
 
 def _timeout_s() -> float:
@@ -110,20 +110,19 @@ def _timeout_s() -> float:
     raise ValueError(f"ZOO_TIMEOUT_S must be a positive number of seconds, got {text!r}. Set it to 30, say.")
 
 
-def _nowhere(name: str) -> ValueError:
-    why = "ZOO_OFFLINE forbids a download" if _offline() else "ZOO_URL names no address to fetch from"
-    looked = ", ".join(str(place) for place in places()) or "no folder"
+def _not_found(name: str) -> ValueError:
+    why = "ZOO_OFFLINE forbids a download" if _is_offline() else "ZOO_URL names no address to fetch from"
+    looked = ", ".join(str(place) for place in search_folders()) or "no folder"
     known = list_trained()
     fault = unknown_choice("trained model", name, known) if known else f"There is no trained model {name!r}."
     return ValueError(f"{fault} Looked in {looked}; {why}. Add a folder to ZOO_PATH, or set ZOO_URL.")
 
 
 def download(name: str) -> Path:
-    """Fetches a trained model into the cache: under a lock, into a temporary name, checked, then renamed.
+    """Downloads a trained model into the cache: under a lock, into a temporary folder, checked, then renamed.
 
-    The addresses of `ZOO_URL` are tried in order; a file that one began another may finish, for its sha256
-    decides. A process that was killed leaves its part for the next one to go on from; a failure leaves nothing
-    but an empty lock file.
+    The addresses of `ZOO_URL` are tried in order; one may finish a file that another began, since its sha256 is
+    checked. What a killed process has downloaded is used by the next one; a failure leaves only an empty lock file.
 
     Args:
         name: `builder.tag`.
@@ -136,15 +135,15 @@ def download(name: str) -> Path:
         ValueError: `name` cannot be a trained model's, or ZOO_OFFLINE is set.
         PermissionError: the cache cannot be written.
     """
-    if _offline() or not _addresses() or not cards.NAME.fullmatch(name):
-        raise _nowhere(name)
+    if _is_offline() or not _addresses() or not cards.NAME.fullmatch(name):
+        raise _not_found(name)
     timeout_s = _timeout_s()
     target = cache_folder() / name
     with _locked(target):
         if not (target / card_file.FILE).is_file():
             part = target.with_name(f".{name}.part")
             try:
-                _fetch(name, part, timeout_s)
+                _fetch_from_any(name, part, timeout_s)
                 files.swap_folder(part, target)  # a target without a card was nobody's model
             finally:
                 shutil.rmtree(part, ignore_errors=True)
@@ -170,7 +169,7 @@ def _locked(target: Path) -> Iterator[None]:
         lock.release()
 
 
-def _fetch(name: str, part: Path, timeout_s: float) -> None:
+def _fetch_from_any(name: str, part: Path, timeout_s: float) -> None:
     reasons = []
     part.mkdir(exist_ok=True)
     for address in _addresses():
@@ -178,14 +177,14 @@ def _fetch(name: str, part: Path, timeout_s: float) -> None:
             _fetch_from(f"{address}/{name}", part, timeout_s)
             return
         except _FAILURES as error:
-            reasons.append(f"{address}: {_reason(error, timeout_s)}")
+            reasons.append(f"{address}: {_describe_failure(error, timeout_s)}")
     raise ConnectionError(
         f"{name} could not be fetched. {'; '.join(reasons)}. Check the name and the network, name another address "
         "in ZOO_URL, or put the model in a folder of ZOO_PATH."
     )
 
 
-def _reason(error: Exception, timeout_s: float) -> str:
+def _describe_failure(error: Exception, timeout_s: float) -> str:
     inner = getattr(error, "reason", error)
     if isinstance(error, urllib.error.HTTPError):
         return f"answered {error.code} {error.reason} for {error.url}"
@@ -195,40 +194,40 @@ def _reason(error: Exception, timeout_s: float) -> str:
 
 
 def _fetch_from(source: str, part: Path, timeout_s: float) -> None:
-    """The card first, then each file that it names; the README is written from the card."""
+    """Downloads the card, then each file that it names; writes the README from the card."""
     new = part / f"{card_file.FILE}.new"
     new.unlink(missing_ok=True)
-    _get(source, card_file.FILE, new, timeout_s, limit=_CARD_LIMIT)
+    _download_file(source, card_file.FILE, new, timeout_s, limit=_CARD_LIMIT)
     card = card_file.parse(new.read_bytes(), f"{source}/{card_file.FILE}")
     if card.name != source.rsplit("/", 1)[1]:
         raise ValueError(f"{source}/{card_file.FILE} is the card of {card.name!r}")
-    for wanted in (card.weights, card.golden, *card.attached):
-        if wanted is not None:
-            _get_checked(source, wanted, part / wanted.file, timeout_s)
+    for stored in (card.weights, card.golden, *card.attached):
+        if stored is not None:
+            _download_checked(source, stored, part / stored.file, timeout_s)
     (part / "README.md").write_text(readme(card), encoding="utf-8")
     files.write_whole(part / card_file.FILE, new.read_bytes())
     new.unlink()
 
 
-def _get_checked(source: str, wanted: cards.Stored, path: Path, timeout_s: float) -> None:
+def _download_checked(source: str, stored: cards.Stored, path: Path, timeout_s: float) -> None:
     begun = path.exists()
-    _get_whole(source, wanted, path, timeout_s)
-    if begun and sha256(path) != wanted.sha256:  # what was there before may be the wrong part: all of it anew
+    _download_whole(source, stored, path, timeout_s)
+    if begun and sha256(path) != stored.sha256:  # what was there before may be the wrong part: all of it anew
         path.unlink()
-        _get_whole(source, wanted, path, timeout_s)
-    found = sha256(path)
-    if found != wanted.sha256:
+        _download_whole(source, stored, path, timeout_s)
+    digest = sha256(path)
+    if digest != stored.sha256:
         path.unlink()
-        raise ValueError(f"{wanted.file} has sha256 {found}, its card says {wanted.sha256}")
+        raise ValueError(f"{stored.file} has sha256 {digest}, its card says {stored.sha256}")
 
 
-def _get_whole(source: str, wanted: cards.Stored, path: Path, timeout_s: float) -> None:
+def _download_whole(source: str, stored: cards.Stored, path: Path, timeout_s: float) -> None:
     for attempt in range(_TRIES):
         try:
-            _get(source, wanted.file, path, timeout_s, limit=wanted.bytes)
+            _download_file(source, stored.file, path, timeout_s, limit=stored.bytes)
             have = path.stat().st_size
-            if have < wanted.bytes:
-                raise IncompleteError(f"{wanted.file} ended after {have} of {wanted.bytes} bytes")
+            if have < stored.bytes:
+                raise IncompleteError(f"{stored.file} ended after {have} of {stored.bytes} bytes")
             return
         except IncompleteError:
             if attempt + 1 == _TRIES:
@@ -236,17 +235,17 @@ def _get_whole(source: str, wanted: cards.Stored, path: Path, timeout_s: float) 
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
+    """Returns the sha256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _get(source: str, file: str, path: Path, timeout_s: float, *, limit: int) -> None:
-    """Brings one file to `path`, going on from what is there; `limit` bytes at most."""
+def _download_file(source: str, file: str, path: Path, timeout_s: float, *, limit: int) -> None:
+    """Downloads one file to `path`, from where an earlier download ended; refuses more than `limit` bytes."""
     if source.startswith("hf://"):
-        _get_from_hub(source.removeprefix("hf://"), file, path)
+        _download_from_hub(source.removeprefix("hf://"), file, path)
     elif source.startswith(("https://", "http://")):
-        _get_from_web(f"{source}/{file}", path, timeout_s, limit)
+        _download_from_web(f"{source}/{file}", path, timeout_s, limit)
     else:
         raise ValueError("an address must begin with https://, http:// or hf://; for a folder use ZOO_PATH")
     if path.stat().st_size > limit:
@@ -254,37 +253,37 @@ def _get(source: str, file: str, path: Path, timeout_s: float, *, limit: int) ->
         raise ValueError(f"{file} is longer than {limit} bytes")
 
 
-def _get_from_web(address: str, path: Path, timeout_s: float, limit: int) -> None:
-    have = path.stat().st_size if path.exists() else 0
-    if have == limit:
+def _download_from_web(address: str, path: Path, timeout_s: float, limit: int) -> None:
+    size = path.stat().st_size if path.exists() else 0
+    if size == limit:
         return
-    have = have if have < limit else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    size = size if size < limit else 0
+    headers = {"Range": f"bytes={size}-"} if size else {}
     request = urllib.request.Request(address, headers={"User-Agent": "zoo3d", **headers})
-    with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-        goes_on = answer.status == 206 and re.match(rf"bytes {have}-", answer.headers.get("Content-Range", ""))
-        with open(path, "ab" if have and goes_on else "wb") as out:
+    with urllib.request.urlopen(request, timeout=timeout_s) as response:
+        continues = response.status == 206 and re.match(rf"bytes {size}-", response.headers.get("Content-Range", ""))
+        with open(path, "ab" if size and continues else "wb") as out:
             try:
-                while out.tell() <= limit and (chunk := answer.read1(_CHUNK)):
+                while out.tell() <= limit and (chunk := response.read1(_CHUNK)):
                     out.write(chunk)
             except (http.client.IncompleteRead, ConnectionResetError) as error:
                 out.write(getattr(error, "partial", b""))
                 raise IncompleteError(f"broke off after {out.tell()} bytes of {address}") from error
 
 
-def _get_from_hub(place: str, file: str, path: Path) -> None:
-    """`place` is `organisation/repository[@revision]/<name>`."""
+def _download_from_hub(source: str, file: str, path: Path) -> None:
+    """Downloads a file from `organisation/repository[@revision]/<name>` of the Hugging Face hub."""
     try:
         hub = importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise ValueError("hf:// needs huggingface_hub: pip install 'zoo3d[hub]'") from error
-    repository, folder = place.rsplit("/", 1)
+    repository, folder = source.rsplit("/", 1)
     repository, _, revision = repository.partition("@")
     store = path.parent / ".hub"
     try:
-        got = hub.hf_hub_download(repository, f"{folder}/{file}", revision=revision or None, local_dir=store)
+        file_in_store = hub.hf_hub_download(repository, f"{folder}/{file}", revision=revision or None, local_dir=store)
         path.unlink(missing_ok=True)
-        shutil.move(got, path)
+        shutil.move(file_in_store, path)
     except _FAILURES:
         raise
     except Exception as error:  # the hub's own errors share no base class across its versions

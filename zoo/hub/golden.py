@@ -1,4 +1,4 @@
-"""The golden output of a trained model: a small seeded input and what the network makes of it, in float32."""
+"""Draws, stores and compares the golden output of a trained model: that of a small seeded input, in float32."""
 
 import contextlib
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def float32_on_cpu() -> Iterator[None]:
 
 
 def draw_inputs(model: "keras.Model", card: Card) -> "Inputs":
-    """Seeded normal noise, one array an input; open sizes are small and differ where that keeps the file small.
+    """Draws seeded normal noise for each input; open sizes are small, and differ where that keeps the file small.
 
     Args:
         model: a built model.
@@ -51,39 +51,46 @@ def draw_inputs(model: "keras.Model", card: Card) -> "Inputs":
     divisor = card.input.divisor
     more = (0, 1, 2) if max(divisor) <= 8 else (0, 0, 1)
     sizes = [by * (-(-16 // by) + extra) for by, extra in zip(divisor, more, strict=True)]
-    draw = np.random.default_rng(_SEED)
-    shapes = [[own or size for own, size in zip(one.shape[1:], [*sizes, 1], strict=False)] for one in model.inputs]
-    return [draw.standard_normal((1, *shape)).astype("float32") for shape in shapes]
+    random = np.random.default_rng(_SEED)
+    shapes = [
+        [own or size for own, size in zip(tensor.shape[1:], [*sizes, 1], strict=False)] for tensor in model.inputs
+    ]
+    return [random.standard_normal((1, *shape)).astype("float32") for shape in shapes]
 
 
 def run(model: "keras.Model", inputs: "Inputs") -> "Arrays":
-    """The network's outputs in inference mode as float32 arrays, named output_0, output_1, ... in Keras' order."""
+    """Returns the network's outputs in inference mode, float32, named output_0, output_1, ... in Keras' order."""
     import keras
 
     tensors = [keras.ops.convert_to_tensor(array, "float32") for array in inputs]
-    given = keras.tree.flatten(model(tensors if len(tensors) > 1 else tensors[0], training=False))
-    results = [keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")) for one in given]
+    outputs = keras.tree.flatten(model(tensors if len(tensors) > 1 else tensors[0], training=False))
+    results = [keras.ops.convert_to_numpy(keras.ops.cast(output, "float32")) for output in outputs]
     return {f"output_{i}": array for i, array in enumerate(results)}
 
 
-def difference(found: "Arrays", wanted: "Arrays") -> float:
-    """Largest difference of all outputs, each as a fraction of its largest wanted value; NaN where one is NaN.
+def largest_difference(outputs: "Arrays", expected: "Arrays") -> float:
+    """Returns the largest difference of all outputs, as a fraction of their largest expected value; NaN for NaN.
 
     Raises:
         ValueError: number or shapes of the outputs differ.
+
+    Example:
+        >>> import numpy as np
+        >>> largest_difference({"output_0": np.array([1.0, 4.0])}, {"output_0": np.array([2.0, 4.0])})
+        0.25
     """
     import numpy as np
 
-    shapes, right = ([array.shape for array in side.values()] for side in (found, wanted))
-    if shapes != right:
-        raise ValueError(f"the network's outputs are {shapes}, the golden ones {right}")
+    shapes, expected_shapes = ([array.shape for array in side.values()] for side in (outputs, expected))
+    if shapes != expected_shapes:
+        raise ValueError(f"the network's outputs are {shapes}, the golden ones {expected_shapes}")
     with np.errstate(invalid="ignore"):
-        parts = [np.abs(found[key] - wanted[key]).max() / (np.abs(wanted[key]).max() or 1) for key in wanted]
+        parts = [np.abs(outputs[key] - expected[key]).max() / (np.abs(expected[key]).max() or 1) for key in expected]
     return float(np.max(parts))
 
 
-def same_function(model: "keras.Model", twin: "keras.Model", inputs: "Inputs") -> None:
-    """Refuses a twin with equal weights that is another function (another activation, say).
+def check_same_function(model: "keras.Model", twin: "keras.Model", inputs: "Inputs") -> None:
+    """Checks that `twin`, built from the card, reproduces the output of `model`.
 
     Raises:
         ValueError: the outputs differ by more than 1e-4 of the largest value (0.1 where `model` computes in less
@@ -92,7 +99,7 @@ def same_function(model: "keras.Model", twin: "keras.Model", inputs: "Inputs") -
     layers = safetensors_file.all_layers(model)
     exact = all(layer.compute_dtype in (None, "float32") for layer in layers)
     limit = TOLERANCE if exact else _LOW_PRECISION
-    worst = difference(run(model, inputs), run(twin, inputs))
+    worst = largest_difference(run(model, inputs), run(twin, inputs))
     if not worst <= limit:
         raise ValueError(
             f"The model's output differs by {worst:.2g} of its largest value from that of the card's builder and "
@@ -117,7 +124,7 @@ def write(path: Path, inputs: "Inputs", outputs: "Arrays") -> Golden:
 
 
 def read(path: Path) -> "tuple[Inputs, Arrays]":
-    """Inputs in order and outputs by name.
+    """Reads the inputs in order and the outputs by name.
 
     Raises:
         ValueError: not such an npz.

@@ -1,4 +1,4 @@
-"""Typed records as JSON and back: a dataclass says what a file holds, each fault is named by its place."""
+"""Turns dataclasses into plain JSON and back; each fault is named by its place in the record."""
 
 import dataclasses
 import math
@@ -10,14 +10,19 @@ from typing import Any
 from zoo.errors import unknown_choice
 
 
-def plain(value: Any) -> Any:
-    """Dataclasses, tuples and integer keys as JSON has them; anything else stays, for `decode` to name."""
+def to_plain(value: Any) -> Any:
+    """Returns dataclasses, tuples and integer keys as JSON has them; other values stay, for `decode` to name.
+
+    Example:
+        >>> to_plain({1: (2, 3)})
+        {'1': [2, 3]}
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        return {item.name: to_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     return value
 
 
@@ -28,16 +33,21 @@ def decode(kind: Any, value: Any, faults: list[str], where: str = "") -> Any:
         kind: a dataclass, `tuple[X, ...]`, `tuple[X, X]`, `dict[str, X]`, `dict[int, X]`, `X | None`, a
             scalar, `Any`.
         value: what `json.loads` gave.
-        faults: receives one line a fault.
+        faults: receives one line for each fault.
         where: the place in the record, as in "input.patch".
 
     Returns:
         The record; to be used only where no fault was added.
+
+    Example:
+        >>> faults = []
+        >>> decode(tuple[int, ...], [16, "24"], faults, "patch"), faults
+        ((16, '24'), ["patch[1] must be int, got '24'"])
     """
     if isinstance(kind, types.UnionType):
         if value is None:
             return None
-        kind = next(one for one in typing.get_args(kind) if one is not type(None))
+        kind = next(option for option in typing.get_args(kind) if option is not type(None))
     if dataclasses.is_dataclass(kind):
         return _decode_object(kind, value, where, faults)
     origin = typing.get_origin(kind)
@@ -50,19 +60,19 @@ def decode(kind: Any, value: Any, faults: list[str], where: str = "") -> Any:
 
 def _decode_scalar(kind: Any, value: Any, where: str, faults: list[str]) -> Any:
     if kind is Any:
-        return _free(value, where, faults)
+        return _decode_any(value, where, faults)
     good = isinstance(value, (int, float) if kind is float else kind)
     if not good or (isinstance(value, bool) and kind is not bool):
         faults.append(f"{where} must be {kind.__name__}, got {value!r}")
     return value
 
 
-def _free(value: Any, where: str, faults: list[str]) -> Any:
-    """A value of any JSON kind; lists become tuples, so that a card compares equal after a round trip."""
+def _decode_any(value: Any, where: str, faults: list[str]) -> Any:
+    """Checks a value of any JSON kind; lists become tuples, so that a card compares equal after a round trip."""
     if isinstance(value, list):
-        return tuple(_free(item, where, faults) for item in value)
+        return tuple(_decode_any(item, where, faults) for item in value)
     if isinstance(value, dict):
-        return {key: _free(item, f"{where}.{key}", faults) for key, item in value.items()}
+        return {key: _decode_any(item, f"{where}.{key}", faults) for key, item in value.items()}
     if not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
         faults.append(f"{where} must be text, a finite number, true, false, null or a list of these, got {value!r}")
     return value
@@ -74,7 +84,7 @@ def _decode_object(kind: Any, value: Any, where: str, faults: list[str]) -> Any:
         return None
     dot = f"{where}." if where else ""
     hints = typing.get_type_hints(kind)
-    needed = {item.name for item in dataclasses.fields(kind) if _required(item)}
+    needed = {item.name for item in dataclasses.fields(kind) if _is_required(item)}
     before = len(faults)
     faults += [f"{dot}{name} is missing" for name in hints if name in needed and name not in value]
     faults += [
@@ -84,7 +94,7 @@ def _decode_object(kind: Any, value: Any, where: str, faults: list[str]) -> Any:
     return kind(**content) if len(faults) == before else None
 
 
-def _required(item: dataclasses.Field) -> bool:
+def _is_required(item: dataclasses.Field) -> bool:
     return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 
 

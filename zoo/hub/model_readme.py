@@ -1,4 +1,4 @@
-"""The README of a trained model, written from its card alone: no number in it is typed by hand."""
+"""Writes the README of a trained model from its card alone: no number in it is typed by hand."""
 
 from zoo.hub.card import Card, Step
 
@@ -24,7 +24,7 @@ image = zoo.predict("{card.name}", {example})
 
 
 def readme(card: Card) -> str:
-    """Markdown that tells a reader what goes in, what comes out, how good it is and where it fails.
+    """Returns the README of a trained model: input, output, results, training and limits.
 
     Args:
         card: a complete card.
@@ -40,69 +40,84 @@ def readme(card: Card) -> str:
     synthetic = "Trained on synthetic images." if card.training.synthetic else "Trained on real images."
     files = ", ".join(f'"{channel.name}": "{channel.name}.nii.gz"' for channel in card.input.channels)
     example = "{" + files + "}" if len(card.input.channels) > 1 else '"scan.nii.gz"'
-    example += _tabular_example(card)
+    example += _write_tabular_argument(card)
     head = _HEAD.format(card=card, origin=synthetic, megabytes=card.weights.bytes / 1e6, example=example)
-    sections = [head, _input(card), _output(card), _results(card), *_tables(card), _training(card)]
-    sections += [_listed("Intended use and limits", [card.intended_use, *card.limits])]
-    sections += [_listed("References", [f"https://doi.org/{doi}" for doi in card.references])]
-    sections += [_listed("Changelog", [f"{version}: {text}" for version, text in card.changelog.items()])]
+    sections = [
+        head,
+        _write_input(card),
+        _write_output(card),
+        _write_results(card),
+        *_write_tables(card),
+        _write_training(card),
+    ]
+    sections += [_write_list("Intended use and limits", [card.intended_use, *card.limits])]
+    sections += [_write_list("References", [f"https://doi.org/{doi}" for doi in card.references])]
+    sections += [_write_list("Changelog", [f"{version}: {text}" for version, text in card.changelog.items()])]
     return "\n".join(section for section in sections if section)
 
 
-def _input(card: Card) -> str:
-    given = card.input
-    by = " x ".join(str(size) for size in given.patch)
-    divisor = " x ".join(str(size) for size in given.divisor)
-    spacing = given.spacing_mm and " x ".join(f"{size:g}" for size in given.spacing_mm) + " mm"
+def _write_input(card: Card) -> str:
+    inputs = card.input
+    patch = " x ".join(str(size) for size in inputs.patch)
+    divisor = " x ".join(str(size) for size in inputs.divisor)
+    spacing = inputs.spacing_mm and " x ".join(f"{size:g}" for size in inputs.spacing_mm) + " mm"
     set_by_steps = any(step.name in ("resample", "resize") for step in card.preprocessing)
     own = "as the preprocessing sets them" if set_by_steps else "as each image has them"
-    lines = [f"Orientation {given.orientation}; voxels {spacing or own};"]
-    lines += [f"windows of {by} voxels; sizes are multiples of {divisor}.", ""]
-    if given.context:
-        lines[-1:] = [f"Beside each window the network sees a region {given.context} times as wide, averaged down.", ""]
-    rows = [[str(i), channel.name, channel.intensity] for i, channel in enumerate(given.channels)]
+    lines = [f"Orientation {inputs.orientation}; voxels {spacing or own};"]
+    lines += [f"windows of {patch} voxels; sizes are multiples of {divisor}.", ""]
+    if inputs.context:
+        lines[-1:] = [
+            f"Beside each window the network sees a region {inputs.context} times as wide, averaged down.",
+            "",
+        ]
+    rows = [[str(i), channel.name, channel.intensity] for i, channel in enumerate(inputs.channels)]
     lines += [
-        _table(["channel", "name", "intensity"], rows),
-        *_tabular(card),
-        *_steps("Before the network", card.preprocessing),
+        _write_table(["channel", "name", "intensity"], rows),
+        *_write_tabular(card),
+        *_write_steps("Before the network", card.preprocessing),
     ]
     return "## Input\n" + "\n".join(lines) + "\n"
 
 
-def _tabular_example(card: Card) -> str:
-    """The argument of `zoo.predict`, with a value that is accepted; empty where the model takes none."""
+def _write_tabular_argument(card: Card) -> str:
+    """Returns the tabular argument of `zoo.predict` with accepted values; empty where the model takes none."""
     fields = card.input.tabular
-    values = {one.name: next(reversed(one.grades)) if one.grades else round(one.mean, 1) for one in fields}
+    values = {field.name: next(reversed(field.grades)) if field.grades else round(field.mean, 1) for field in fields}
     return f", tabular={values}".replace("'", '"') if values else ""
 
 
-def _tabular(card: Card) -> list[str]:
+def _write_tabular(card: Card) -> list[str]:
     if not card.input.tabular:
         return []
     rows = [
-        [one.name, one.unit or "-", ", ".join(one.grades) or f"{one.low:g} to {one.high:g}", f"{one.mean:g}"]
-        for one in card.input.tabular
+        [
+            field.name,
+            field.unit or "-",
+            ", ".join(field.grades) or f"{field.low:g} to {field.high:g}",
+            f"{field.mean:g}",
+        ]
+        for field in card.input.tabular
     ]
-    told = (
+    text = (
         "Values beside the images; any may be left out, and the network then falls back on what it learned for unknown."
     )
-    return ["", told, "", _table(["value", "unit", "from/to or grades", "mean in training"], rows)]
+    return ["", text, "", _write_table(["value", "unit", "from/to or grades", "mean in training"], rows)]
 
 
-def _output(card: Card) -> str:
+def _write_output(card: Card) -> str:
     lines = [f"Kind: {card.output.kind}; activation on the logits: {card.output.activation}.", ""]
     if card.output.labels:
         labels = sorted(card.output.labels.items())
         rows = [[str(index), label.name, str(label.value)] for index, label in labels]
-        lines += [_table(["index", "label", "value in the source"], rows)]
-    return "## Output\n" + "\n".join([*lines, *_steps("After the network", card.postprocessing)]) + "\n"
+        lines += [_write_table(["index", "label", "value in the source"], rows)]
+    return "## Output\n" + "\n".join([*lines, *_write_steps("After the network", card.postprocessing)]) + "\n"
 
 
-def _steps(title: str, steps: tuple[Step, ...]) -> list[str]:
+def _write_steps(title: str, steps: tuple[Step, ...]) -> list[str]:
     if not steps:
         return []
-    told = [", ".join(f"{name} = {value}" for name, value in step.parameters.items()) for step in steps]
-    pairs = zip(steps, told, strict=True)
+    parameters = [", ".join(f"{name} = {value}" for name, value in step.parameters.items()) for step in steps]
+    pairs = zip(steps, parameters, strict=True)
     return [
         "",
         f"{title}:",
@@ -110,7 +125,7 @@ def _steps(title: str, steps: tuple[Step, ...]) -> list[str]:
     ]
 
 
-def _results(card: Card) -> str:
+def _write_results(card: Card) -> str:
     if not card.metrics:
         return "## Results\nNone measured yet.\n"
     rows = [
@@ -119,34 +134,38 @@ def _results(card: Card) -> str:
         for name, value in metrics.items()
         if name != "n"
     ]
-    return "## Results\n" + _table(["data", "metric", "value", "cases"], rows) + "\n"
+    return "## Results\n" + _write_table(["data", "metric", "value", "cases"], rows) + "\n"
 
 
-def _tables(card: Card) -> list[str]:
-    found = []
+def _write_tables(card: Card) -> list[str]:
+    sections = []
     for title, rows in card.tables.items():
         columns = list(dict.fromkeys(column for row in rows for column in row))
-        found.append(f"## {title}\n" + _table(columns, [[row.get(one, "") for one in columns] for row in rows]) + "\n")
-    return found
+        sections.append(
+            f"## {title}\n"
+            + _write_table(columns, [[row.get(column, "") for column in columns] for row in rows])
+            + "\n"
+        )
+    return sections
 
 
-def _training(card: Card) -> str:
-    given = card.training
-    told: dict[str, object] = {
-        "Data": given.data,
-        "Licence of the data": given.data_licence,
-        "Command": f"`{given.command}`",
+def _write_training(card: Card) -> str:
+    training = card.training
+    facts: dict[str, object] = {
+        "Data": training.data,
+        "Licence of the data": training.data_licence,
+        "Command": f"`{training.command}`",
     }
-    told |= {"Commit": given.commit, "Seed": given.seed, "Device": given.device, "Steps": given.steps}
-    told |= {"Minutes": given.minutes and f"{given.minutes:.4g}"}
-    lines = [f"{name}: {value}" for name, value in told.items() if value is not None]
-    return _listed("Training", ["The training images were synthetic."] * given.synthetic + lines)
+    facts |= {"Commit": training.commit, "Seed": training.seed, "Device": training.device, "Steps": training.steps}
+    facts |= {"Minutes": training.minutes and f"{training.minutes:.4g}"}
+    lines = [f"{name}: {value}" for name, value in facts.items() if value is not None]
+    return _write_list("Training", ["The training images were synthetic."] * training.synthetic + lines)
 
 
-def _listed(title: str, lines: list[str]) -> str:
+def _write_list(title: str, lines: list[str]) -> str:
     return f"## {title}\n" + "\n".join(f"- {line}" for line in lines) + "\n" if lines else ""
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def _write_table(head: list[str], rows: list[list[str]]) -> str:
     cells = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)

@@ -1,4 +1,4 @@
-"""Weights of a Keras model as safetensors, keyed by the path of their variable and never by position."""
+"""Reads and writes the weights of a Keras model as safetensors, keyed by variable path and never by position."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def variables(model: "keras.Model") -> dict[str, Any]:
-    """Variables by a path that depends on the layers' names alone: not on the model's name, nor on the backend.
+    """Returns variables by a path that depends on layer names alone, not on the model's name or the backend.
 
     A nested model adds its own name; states of random generators and of metrics are no weights.
 
@@ -27,7 +27,7 @@ def variables(model: "keras.Model") -> dict[str, Any]:
     """
     named: dict[str, Any] = {}
     seen: set[int] = set()
-    for path, variable in _walk(model, ""):
+    for path, variable in _walk_variables(model, ""):
         if id(variable) in seen:
             continue
         if path in named:
@@ -38,28 +38,28 @@ def variables(model: "keras.Model") -> dict[str, Any]:
 
 
 def all_layers(model: "keras.Model") -> list[Any]:
-    """Every layer, those of nested models in place of these."""
+    """Returns every layer, those of nested models in place of the models."""
     import keras
 
-    parts = [all_layers(one) if isinstance(one, keras.Model) else [one] for one in model.layers]
-    return [layer for part in parts for layer in part]
+    groups = [all_layers(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers]
+    return [layer for group in groups for layer in group]
 
 
-def _walk(model: "keras.Model", prefix: str) -> Iterator[tuple[str, Any]]:
+def _walk_variables(model: "keras.Model", prefix: str) -> Iterator[tuple[str, Any]]:
     import keras
 
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from _walk(layer, f"{prefix}{layer.name}/")
+            yield from _walk_variables(layer, f"{prefix}{layer.name}/")
         else:
             for variable in layer.weights:
-                yield f"{prefix}{_from_layer(layer.name, variable.path)}", variable
+                yield f"{prefix}{_path_from_layer(layer.name, variable.path)}", variable
     for variable in model.weights:  # those that a subclass holds outside its layers
-        yield f"{prefix}{_from_layer(model.name, variable.path).split('/', 1)[-1]}", variable
+        yield f"{prefix}{_path_from_layer(model.name, variable.path).split('/', 1)[-1]}", variable
 
 
-def _from_layer(layer: str, path: str) -> str:
-    """The part of a variable's path that begins at its layer: what surrounds it varies with how it was built."""
+def _path_from_layer(layer: str, path: str) -> str:
+    """Returns the part of a variable's path from its layer on: what comes before varies with how it was built."""
     parts = path.split("/")
     return "/".join(parts[parts.index(layer) :] if layer in parts else [layer, *parts])
 
@@ -91,16 +91,16 @@ def write_weights(model: "keras.Model", file: str | os.PathLike, dtype: str = "f
 
 
 def arrays(model: "keras.Model") -> "Arrays":
-    """Copies of all weights by variable path: float32, or their own kind where they hold whole numbers."""
+    """Returns copies of all weights by variable path: float32, or their own dtype where they hold whole numbers."""
     import keras
     import numpy as np
 
-    found = {}
+    copies = {}
     for path, variable in variables(model).items():
         dtype = "float32" if keras.backend.is_float_dtype(variable.dtype) else variable.dtype
         tensor = keras.ops.cast(keras.ops.copy(variable), dtype)  # a tensor: NumPy warns of TensorFlow variables
-        found[path] = np.array(keras.ops.convert_to_numpy(tensor))
-    return found
+        copies[path] = np.array(keras.ops.convert_to_numpy(tensor))
+    return copies
 
 
 def read_weights(model: "keras.Model", file: str | os.PathLike, *, sha256: str | None = None) -> None:
@@ -117,30 +117,30 @@ def read_weights(model: "keras.Model", file: str | os.PathLike, *, sha256: str |
     """
     stored = _read_arrays(Path(file), sha256)
     named = variables(model)
-    faults = _differences({path: tuple(v.shape) for path, v in named.items()}, stored)
+    faults = _list_differences({path: tuple(v.shape) for path, v in named.items()}, stored)
     if faults:
         raise ValueError(f"{file} does not fit {model.name!r}: {'; '.join(faults)}. Build the model that wrote it.")
     for path, variable in named.items():
         variable.assign(stored[path])
 
 
-def _read_arrays(file: Path, wanted: str | None) -> "Arrays":
+def _read_arrays(file: Path, sha256: str | None) -> "Arrays":
     import safetensors
     import safetensors.numpy
 
     if not file.is_file():
         raise FileNotFoundError(f"There are no weights at {file}. Fetch or save the trained model anew.")
     content = file.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if wanted is not None and found != wanted:
-        raise ValueError(f"{file} has sha256 {found}, the card says {wanted}. Delete the folder and fetch it anew.")
+    digest = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and digest != sha256:
+        raise ValueError(f"{file} has sha256 {digest}, the card says {sha256}. Delete the folder and fetch it anew.")
     try:
         return safetensors.numpy.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{file} is not safetensors ({error}). Fetch or save the trained model anew.") from error
 
 
-def _differences(shapes: dict[str, tuple], stored: "Arrays") -> list[str]:
+def _list_differences(shapes: dict[str, tuple], stored: "Arrays") -> list[str]:
     faults = [f"{path} is missing in the file" for path in shapes if path not in stored]
     faults += [f"{path} is not in the model" for path in stored if path not in shapes]
     faults += [
@@ -151,6 +151,6 @@ def _differences(shapes: dict[str, tuple], stored: "Arrays") -> list[str]:
     return faults
 
 
-def count(model: "keras.Model") -> int:
-    """Number of weights, trained or not, shared ones once."""
+def count_weights(model: "keras.Model") -> int:
+    """Returns the number of weights, trained or not, shared ones once."""
     return sum(array.size for array in arrays(model).values())

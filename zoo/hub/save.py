@@ -1,4 +1,4 @@
-"""Writes trained-model folders, whole or not at all."""
+"""Saves trained models as folders, whole or not at all."""
 
 import dataclasses
 import os
@@ -58,7 +58,7 @@ def save(
 
 
 def attach(folder: str | os.PathLike, file: str) -> Card:
-    """Puts a file that lies in a trained-model folder on its card: it is then fetched and verified with the weights.
+    """Adds a file of a trained-model folder to its card, so that it is fetched and verified with the weights.
 
     Args:
         folder: of the trained model.
@@ -75,7 +75,7 @@ def attach(folder: str | os.PathLike, file: str) -> Card:
     if not path.is_file():
         raise FileNotFoundError(f"There is no {file} in {folder}. Write it first, then attach it.")
     card = card_file.read(folder)
-    others = tuple(one for one in card.attached if one.file != file)
+    others = tuple(other for other in card.attached if other.file != file)
     card = dataclasses.replace(card, attached=(*others, Attached(file, path.stat().st_size, sha256(path))))
     card_file.write(card, folder)
     write_whole(folder / "README.md", readme(card).encode())
@@ -85,20 +85,20 @@ def attach(folder: str | os.PathLike, file: str) -> Card:
 def _write_all(model: Any, part: Path, card: Card, dtype: str, inputs: "golden.Inputs | None") -> None:
     path = part / WEIGHTS
     with golden.float32_on_cpu():
-        twin = _twin(model, path, card)
-        given = golden.draw_inputs(twin, card) if inputs is None else inputs
-        golden.same_function(model, twin, given)
-        weights = _write_smallest(twin, path, given) if dtype == "auto" else write_weights(twin, path, dtype)
+        twin = _build_twin(model, path, card)
+        inputs = golden.draw_inputs(twin, card) if inputs is None else inputs
+        golden.check_same_function(model, twin, inputs)
+        weights = _write_smallest(twin, path, inputs) if dtype == "auto" else write_weights(twin, path, dtype)
         read_weights(twin, path, sha256=weights.sha256)
-        stored = golden.write(part / golden.FILE, given, golden.run(twin, given))
-    parameters = safetensors_file.count(twin)
+        stored = golden.write(part / golden.FILE, inputs, golden.run(twin, inputs))
+    parameters = safetensors_file.count_weights(twin)
     filled = dataclasses.replace(card, parameters=parameters, weights=weights, golden=stored, attached=())
     card_file.write(filled, part)
     (part / "README.md").write_text(readme(filled), encoding="utf-8")
 
 
-def _twin(model: Any, path: Path, card: Card) -> "keras.Model":
-    """The network of the card with the weights of `model`, carried over in the file `path`."""
+def _build_twin(model: Any, path: Path, card: Card) -> "keras.Model":
+    """Builds the network of the card with the weights of `model`, carried over in the file `path`."""
     twin = build(card.builder, card.arguments)
     try:
         write_weights(model, path)
@@ -109,11 +109,11 @@ def _twin(model: Any, path: Path, card: Card) -> "keras.Model":
 
 
 def _write_smallest(twin: Any, path: Path, inputs: "golden.Inputs") -> Weights:
-    """Float16 where the output allows it, else float32."""
+    """Writes float16 where the output allows it, else float32."""
     exact, full = golden.run(twin, inputs), safetensors_file.arrays(twin)
     half = write_weights(twin, path, "float16")
     read_weights(twin, path)
-    if golden.difference(golden.run(twin, inputs), exact) < golden.TOLERANCE:
+    if golden.largest_difference(golden.run(twin, inputs), exact) < golden.TOLERANCE:
         return half
     for name, variable in safetensors_file.variables(twin).items():
         variable.assign(full[name])

@@ -26,19 +26,23 @@ _FREE = ("input_shape", "dropout", "name")
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of builders, then of the trained models on this machine; builds nothing, imports no Keras.
+    """Lists builders, then the trained models on this machine; builds nothing, imports no Keras.
 
     Args:
         pattern: as of file names: `"*.lacunes"`, `"unet3d*"`.
 
     Returns:
         The names that match, each half sorted.
+
+    Example:
+        >>> list_models("unet*")[0]
+        'unet3d'
     """
     return fnmatch.filter([*registry.builders(), *list_trained()], pattern)
 
 
 def card(name: str | os.PathLike) -> Card:
-    """The card of a trained model, by name or folder.
+    """Reads the card of a trained model, by name or folder.
 
     Raises:
         ValueError: no such trained model (the nearest is named), or its card has faults (all are named).
@@ -47,13 +51,13 @@ def card(name: str | os.PathLike) -> Card:
 
 
 def weights_file(name: str | os.PathLike) -> Path:
-    """The weights of a trained model, by name or folder.
+    """Returns the weight file of a trained model, by name or folder.
 
     Raises:
         ValueError: no such trained model, or its card names no weights.
     """
     folder = find(name)
-    return folder / _files(card_file.read(folder))[0].file
+    return folder / _stored_files(card_file.read(folder))[0].file
 
 
 def load(
@@ -80,16 +84,16 @@ def load(
         ValueError: an unknown name or argument (the nearest match is named), an argument that differs from the
             trained model's, or a weight file whose size, sha256, names or shapes are not those of the card.
     """
-    given = {"input_shape": input_shape, "num_classes": num_classes}
-    arguments |= {key: value for key, value in given.items() if value is not None}
+    shapes = {"input_shape": input_shape, "num_classes": num_classes}
+    arguments |= {key: value for key, value in shapes.items() if value is not None}
     if name in registry.builders():
         return build(str(name), arguments)
     if isinstance(name, str) and cards.NAME.fullmatch(name) is None and "/" not in name and os.sep not in name:
         raise errors.unknown_choice("model", name, list_models())
     folder = find(name)
-    read = card_file.read(folder)
-    model = build(read.builder, _merged(read, arguments))
-    weights, _ = _files(read)
+    model_card = card_file.read(folder)
+    model = build(model_card.builder, _merge_arguments(model_card, arguments))
+    weights, _ = _stored_files(model_card)
     read_weights(model, folder / weights.file, sha256=weights.sha256)
     return model
 
@@ -100,40 +104,40 @@ def build(name: str, arguments: dict[str, Any]) -> "keras.Model":
     return function(**arguments)
 
 
-def _merged(read: Card, arguments: dict[str, Any]) -> dict[str, Any]:
-    function = registry.builder(read.builder)
+def _merge_arguments(model_card: Card, arguments: dict[str, Any]) -> dict[str, Any]:
+    function = registry.builder(model_card.builder)
     registry.check_arguments(function, arguments)
     for key, value in arguments.items():
-        own = read.arguments.get(key, inspect.signature(function).parameters[key].default)
+        own = model_card.arguments.get(key, inspect.signature(function).parameters[key].default)
         if key not in _FREE and value != own:
             raise ValueError(
-                f"{read.name} was trained with {key}={own!r}, got {key}={value!r}. Leave it out, or build fresh "
-                f"weights with zoo.load({read.builder!r}, {key}={value!r}, ...)."
+                f"{model_card.name} was trained with {key}={own!r}, got {key}={value!r}. Leave it out, or build fresh "
+                f"weights with zoo.load({model_card.builder!r}, {key}={value!r}, ...)."
             )
-    channels = read.input.num_channels
+    channels = model_card.input.num_channels
     if "input_shape" in arguments and arguments["input_shape"][-1] != channels:
         raise ValueError(
-            f"{read.name} takes {channels} channel(s), got input_shape={arguments['input_shape']}. "
+            f"{model_card.name} takes {channels} channel(s), got input_shape={arguments['input_shape']}. "
             f"End it in {channels}."
         )
-    return {**read.arguments, **arguments}
+    return {**model_card.arguments, **arguments}
 
 
-def _files(read: Card) -> tuple[Weights, Golden]:
-    if read.weights is None or read.golden is None:
-        raise ValueError(f"card {read.name!r} names no files, got None. Save the model first (zoo.save).")
-    return read.weights, read.golden
+def _stored_files(model_card: Card) -> tuple[Weights, Golden]:
+    if model_card.weights is None or model_card.golden is None:
+        raise ValueError(f"card {model_card.name!r} names no files, got None. Save the model first (zoo.save).")
+    return model_card.weights, model_card.golden
 
 
-def _file_faults(folder: Path, wanted: Stored) -> list[str]:
-    path = folder / wanted.file
+def _find_file_faults(folder: Path, stored: Stored) -> list[str]:
+    path = folder / stored.file
     if not path.is_file():
-        return [f"{wanted.file} is missing"]
+        return [f"{stored.file} is missing"]
     faults = []
-    if path.stat().st_size != wanted.bytes:
-        faults += [f"{wanted.file} has {path.stat().st_size} bytes, the card says {wanted.bytes}"]
-    if (found := sha256(path)) != wanted.sha256:
-        faults += [f"{wanted.file} has sha256 {found}, the card says {wanted.sha256}"]
+    if path.stat().st_size != stored.bytes:
+        faults += [f"{stored.file} has {path.stat().st_size} bytes, the card says {stored.bytes}"]
+    if (digest := sha256(path)) != stored.sha256:
+        faults += [f"{stored.file} has sha256 {digest}, the card says {stored.sha256}"]
     return faults
 
 
@@ -149,28 +153,28 @@ def verify(name: str | os.PathLike) -> None:
         ValueError: something differs; everything that does is named.
     """
     folder = find(name)
-    read = card_file.read(folder)
-    files: tuple[Stored, ...] = (*_files(read), *read.attached)
-    faults = [fault for file in files for fault in _file_faults(folder, file)]
-    if folder.resolve().name != read.name:
-        faults.append(f"the folder is called {folder.resolve().name!r}, its card {read.name!r}")
+    model_card = card_file.read(folder)
+    files: tuple[Stored, ...] = (*_stored_files(model_card), *model_card.attached)
+    faults = [fault for file in files for fault in _find_file_faults(folder, file)]
+    if folder.resolve().name != model_card.name:
+        faults.append(f"the folder is called {folder.resolve().name!r}, its card {model_card.name!r}")
     with golden.float32_on_cpu():
-        faults += _network_faults(folder, read)
+        faults += _find_network_faults(folder, model_card)
     if faults:
-        raise ValueError(f"{read.name} at {folder} does not verify: {'; '.join(faults)}. Fetch or save it anew.")
+        raise ValueError(f"{model_card.name} at {folder} does not verify: {'; '.join(faults)}. Fetch or save it anew.")
 
 
-def _network_faults(folder: Path, read: Card) -> list[str]:
-    weights, stored = _files(read)
+def _find_network_faults(folder: Path, model_card: Card) -> list[str]:
+    weights, stored = _stored_files(model_card)
     faults = []
     try:
-        model = build(read.builder, read.arguments)
-        counted = safetensors_file.count(model)
-        if counted != read.parameters:
-            faults.append(f"the network has {counted} parameters, the card says {read.parameters}")
+        model = build(model_card.builder, model_card.arguments)
+        parameters = safetensors_file.count_weights(model)
+        if parameters != model_card.parameters:
+            faults.append(f"the network has {parameters} parameters, the card says {model_card.parameters}")
         read_weights(model, folder / weights.file)
-        inputs, wanted = golden.read(folder / stored.file)
-        worst = golden.difference(golden.run(model, inputs), wanted)
+        inputs, expected = golden.read(folder / stored.file)
+        worst = golden.largest_difference(golden.run(model, inputs), expected)
     except (OSError, ValueError, TypeError) as error:
         return [*faults, str(error).rstrip(".")]
     if not worst <= golden.TOLERANCE:

@@ -2,12 +2,12 @@
 
 Every function takes logits `y_pred` (batch, x, y, z, classes), any float dtype, and computes in float32. One class
 means a sigmoid, more mean a softmax with background first. `y_true` is a label map (batch, x, y, z, 1) or one-hot (or
-soft) of as many channels as `y_pred`; a label that is no class of `y_pred` belongs to nothing. The losses for one kind
-of lesion (those that say "foreground") join all classes but the background. `mask` (batch, x, y, z, 1), 1 where a
-voxel counts and 0 in padding, is taken by all; what lies outside it changes neither value nor gradient. Each returns
-one value a sample, float32 (batch,), finite with finite gradients for empty masks too.
+soft) of as many channels as `y_pred`; a label outside the classes of `y_pred` counts for none of them. The losses for
+one kind of lesion (those that say "foreground") join all classes but the background. All take `mask` (batch, x, y, z,
+1), 1 where a voxel counts and 0 in padding; voxels outside it change neither value nor gradient. Each returns one
+value for each sample, float32 (batch,), finite and with finite gradients for empty masks as well.
 
-`compile(loss=dice)` serves as it is; options, sums and masks go through `Combined`.
+`compile(loss=dice)` works directly; options, sums and masks go through `Combined`.
 """
 
 from zoo.losses.composition import Combined, DeepSupervision, supervision_weights

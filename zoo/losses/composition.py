@@ -1,4 +1,4 @@
-"""Sums of losses with options, extra target channels, and deep supervision."""
+"""Composes losses: weighted sums with options and extra target channels, and deep supervision."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ Function = Callable[..., Tensor]
 
 @keras.saving.register_keras_serializable("zoo")
 class Combined(keras.losses.Loss):
-    """A weighted sum of loss functions, the target's extra channels handed by name to those that take them.
+    """A weighted sum of loss functions; extra channels of the target go by name to the functions that take them.
 
     `Combined([(1.0, dice), (1.0, cross_entropy, {"class_weights": (1, 5)})], maps=("mask",))` takes a `y_true` whose
     last channel is the mask of a padded batch. Other maps: `"weight"` (`location_penalty`), `"distance"` (`boundary`),
@@ -31,6 +31,12 @@ class Combined(keras.losses.Loss):
 
     Raises:
         ValueError: no term, or a map that no term takes.
+
+    Example:
+        >>> from zoo.losses import cross_entropy, dice
+        >>> loss = Combined([(1.0, dice), (0.5, cross_entropy)], maps=("mask",))
+        >>> float(loss(ops.ones((1, 2, 3, 4, 2)), ops.zeros((1, 2, 3, 4, 2)))).__round__(3)
+        0.68
     """
 
     def __init__(
@@ -47,30 +53,30 @@ class Combined(keras.losses.Loss):
             raise ValueError("Combined needs at least one term, got none. Pass [(1.0, dice), (1.0, cross_entropy)].")
         self.terms = [(float(term[0]), term[1], dict(term[2]) if len(term) > 2 else {}) for term in terms]
         self.maps = tuple(maps)
-        accepted = {argument for _, function, _ in self.terms for argument in _arguments(function)}
+        accepted = {argument for _, function, _ in self.terms for argument in _list_arguments(function)}
         for name_of_map in self.maps:
             if name_of_map not in accepted:
                 raise unknown_choice("map among the arguments of these losses:", name_of_map, accepted)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """One value a sample, (batch,)."""
+        """Returns one value for each sample, (batch,)."""
         first = y_true.shape[-1] - len(self.maps)
         named = {name: y_true[..., channel : channel + 1] for channel, name in enumerate(self.maps, start=first)}
         labels = y_true[..., :first]
         total = 0.0
         for weight, function, options in self.terms:
-            taken = {name: named[name] for name in self.maps if name in _arguments(function)}
-            total = total + weight * function(labels, y_pred, **taken, **options)
+            accepted = {name: named[name] for name in self.maps if name in _list_arguments(function)}
+            total = total + weight * function(labels, y_pred, **accepted, **options)
         return total
 
     def get_config(self) -> dict[str, Any]:
-        """Everything that makes it again; functions by their registered names."""
+        """Returns the arguments; functions by their registered names."""
         terms = [[weight, keras.saving.serialize_keras_object(f), options] for weight, f, options in self.terms]
         return {**super().get_config(), "terms": terms, "maps": list(self.maps)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Combined":
-        """The loss of a configuration."""
+        """Builds the loss from its configuration."""
         terms = [
             (weight, f if callable(f) else keras.saving.deserialize_keras_object(f), options)
             for weight, f, options in config["terms"]
@@ -82,11 +88,11 @@ class Combined(keras.losses.Loss):
 class DeepSupervision(keras.losses.Loss):
     """The same loss on every output of a network, coarser ones counting less.
 
-    Called with a list of logits (finest first) it returns the weighted sum. In Keras' `compile`, which pairs outputs
-    with targets, pass `loss=[deep] * n`, `loss_weights=supervision_weights(n)` and the same `y` n times: with a single
-    output it brings the target to that output's grid and applies the loss unweighted.
+    Returns the weighted sum for a list of logits (finest first). In Keras' `compile`, which pairs outputs with targets,
+    pass `loss=[deep] * n`, `loss_weights=supervision_weights(n)` and the same `y` n times: for a single output it
+    brings the target to that output's grid and applies the loss unweighted.
 
-    The target is picked at the voxel nearest to each coarse centre, all channels alike, so label maps stay whole.
+    Takes the target at the voxel nearest to each coarse centre, for all channels alike, so labels stay whole numbers.
 
     Args:
         loss: a function or Loss of `(y_true, y_pred)`.
@@ -97,6 +103,12 @@ class DeepSupervision(keras.losses.Loss):
 
     Source:
         Weights as in nnU-Net (Isensee et al. 2021).
+
+    Example:
+        >>> from zoo.losses import dice
+        >>> outputs = [ops.zeros((1, 4, 4, 4, 2)), ops.zeros((1, 2, 2, 2, 2))]
+        >>> DeepSupervision(dice).call(ops.ones((1, 4, 4, 4, 1)), outputs).numpy().round(3)
+        array([0.333], dtype=float32)
     """
 
     def __init__(
@@ -113,41 +125,46 @@ class DeepSupervision(keras.losses.Loss):
         self.weights = None if weights is None else tuple(weights)
 
     def call(self, y_true: Tensor, y_pred: Tensor | Sequence[Tensor]) -> Tensor:
-        """One value a sample, (batch,)."""
+        """Returns one value for each sample, (batch,)."""
         if not isinstance(y_pred, (list, tuple)):
-            return self._of_one(y_true, y_pred)
+            return self._apply(y_true, y_pred)
         weights = supervision_weights(len(y_pred)) if self.weights is None else self.weights
         if len(weights) != len(y_pred):
             raise ValueError(
                 f"DeepSupervision has {len(weights)} weights and got {len(y_pred)} outputs. "
                 "Give one weight for each output, or none for 1, 1/2, 1/4, ..."
             )
-        return sum(weight * self._of_one(y_true, output) for weight, output in zip(weights, y_pred, strict=True))
+        return sum(weight * self._apply(y_true, output) for weight, output in zip(weights, y_pred, strict=True))
 
-    def _of_one(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+    def _apply(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         function = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
-        return function(_nearest(y_true, y_pred), y_pred)
+        return function(_match_grid(y_true, y_pred), y_pred)
 
     def get_config(self) -> dict[str, Any]:
-        """Everything that makes it again."""
+        """Returns the arguments."""
         loss = keras.saving.serialize_keras_object(self.loss)
         return {**super().get_config(), "loss": loss, "weights": self.weights}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "DeepSupervision":
-        """The loss of a configuration."""
+        """Builds the loss from its configuration."""
         loss = config["loss"]
         return cls(**{**config, "loss": loss if callable(loss) else keras.saving.deserialize_keras_object(loss)})
 
 
 def supervision_weights(num_outputs: int) -> tuple[float, ...]:
-    """1, 1/2, 1/4, ... divided by their sum, for outputs finest first."""
+    """Returns 1, 1/2, 1/4, ... divided by their sum, for outputs finest first.
+
+    Example:
+        >>> supervision_weights(2)
+        (0.6666666666666666, 0.3333333333333333)
+    """
     total = 2.0 - 2.0 ** (1 - num_outputs)
     return tuple(2.0**-level / total for level in range(num_outputs))
 
 
-def _nearest(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """The target on the grid of a coarser output: the voxel nearest to the centre of each coarse voxel."""
+def _match_grid(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Returns the target on the grid of a coarser output: the voxel nearest to the centre of each coarse voxel."""
     for axis in (1, 2, 3):
         if y_true.shape[axis] != y_pred.shape[axis] or y_true.shape[axis] is None:
             fine, coarse = ops.shape(y_true)[axis], ops.shape(y_pred)[axis]
@@ -156,5 +173,5 @@ def _nearest(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return y_true
 
 
-def _arguments(function: Function) -> set[str]:
+def _list_arguments(function: Function) -> set[str]:
     return set(inspect.signature(function).parameters) - {"y_true", "y_pred"}

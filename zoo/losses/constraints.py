@@ -1,4 +1,4 @@
-"""What is known of the answer beforehand: how large it is, where it cannot be, how far off the boundary it lies."""
+"""Losses of prior knowledge: how large a lesion is, where it cannot be, how far off the boundary a mistake lies."""
 
 import math
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from zoo.losses.targets import VOXELS, Tensor, foreground, voxel_count, voxel_me
 def size_penalty(
     y_true: Tensor, y_pred: Tensor, *, bounds_voxels: Sequence[float], mask: Tensor | None = None
 ) -> Tensor:
-    """Size constraint on `V = sum p`: 0 for `a <= V <= b`, else `(a - V)^2 / N` or `(V - b)^2 / N`, N voxels a patch.
+    """Penalises a size `V = sum p` out of bounds: `(a - V)^2 / N` below a, `(V - b)^2 / N` above b, N voxels a patch.
 
     Gradient `2 (V - b) / N` on every voxel's p: start with a weight near 1e-2 beside a mean cross-entropy.
 
     Args:
-        y_true: label map or one-hot; it says only whether there is any foreground. Without any, both bounds are 0
+        y_true: label map or one-hot; only whether there is any foreground counts. Without any, both bounds are 0
             (the source's image tags).
         y_pred: logits (batch, x, y, z, classes); all classes but the background are foreground.
         bounds_voxels: `(a, b)`, the smallest and largest plausible foreground of one patch, in voxels.
@@ -32,6 +32,11 @@ def size_penalty(
 
     Source:
         Kervadec et al., MedIA 2019, arXiv 1805.04628.
+
+    Example:
+        >>> labels, logits = ops.ones((1, 2, 3, 4, 1)), ops.zeros((1, 2, 3, 4, 2))
+        >>> size_penalty(labels, logits, bounds_voxels=(1, 6)).numpy().round(3)
+        array([1.5], dtype=float32)
     """
     low, high = bounds_voxels
     if not 0 <= low <= high:
@@ -45,20 +50,25 @@ def size_penalty(
 
 @keras.saving.register_keras_serializable("zoo")
 def location_penalty(y_true: Tensor, y_pred: Tensor, *, weight: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`mean(p (1 - y) w)`: a false positive costs what its place says, a true lesion nothing wherever it is.
+    """Penalises false positives by place, `mean(p (1 - y) w)`; a true lesion costs nothing anywhere.
 
     Args:
         y_true: label map or one-hot; all classes but the background are foreground.
         y_pred: logits (batch, x, y, z, classes).
         weight: w >= 0, (batch, x, y, z, 1): 1 where a lesion cannot be (ventricle, cortex, CSF), or
-            `1 - prevalence / max(prevalence)`. Comes as a target channel: `Combined(..., maps=("weight",))`.
+            `1 - prevalence / max(prevalence)`. Pass it as a target channel: `Combined(..., maps=("weight",))`.
         mask: 1 where a voxel counts, (batch, x, y, z, 1).
 
     Returns:
-        (batch,), >= 0; an empty reference is nothing special.
+        (batch,), >= 0, also for an empty reference.
 
     Source:
         Wished for in Ooms' thesis; the formula is ours.
+
+    Example:
+        >>> labels, logits = ops.ones((1, 2, 3, 4, 1)), ops.zeros((1, 2, 3, 4, 2))
+        >>> location_penalty(0 * labels, logits, weight=labels).numpy().round(3)
+        array([0.5], dtype=float32)
     """
     y, logit = foreground(y_true, y_pred)
     return voxel_mean(ops.sigmoid(logit) * (1.0 - y) * ops.cast(weight, "float32"), mask)
@@ -74,9 +84,9 @@ def boundary(
     distance: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Boundary loss, `mean(p phi)`, phi the signed distance in mm to the reference's boundary, negative inside.
+    """Returns the boundary loss `mean(p phi)`, phi the signed distance in mm to the reference's boundary (inside < 0).
 
-    It says how far off a mistake is, which no overlap does; add it to one with a weight that grows from 0.01.
+    It grows with the distance of a mistake, unlike overlaps; add it to one of them with a weight that grows from 0.01.
 
     Args:
         y_true: label map or one-hot; all classes but the background are foreground.
@@ -84,7 +94,7 @@ def boundary(
         spacing_mm: voxel size along each axis, in mm.
         reach_mm: where phi levels off; its computation takes `reach / spacing` steps along each axis.
         distance: phi (batch, x, y, z, 1) as a target channel, for the full range; else `signed_distance_mm` of
-            `y_true`, in the graph. A map made before cropping is better: it knows lesions outside the patch.
+            `y_true`, in the graph. A map made before cropping is better: it includes lesions outside the patch.
         mask: 1 where a voxel counts, (batch, x, y, z, 1).
 
     Returns:
@@ -93,6 +103,11 @@ def boundary(
     Source:
         Kervadec et al., MedIA 2021, arXiv 1812.07032. With 1 mm voxels and a long reach equals MONAI 1.6
         `BoundaryLoss` of the foreground channel.
+
+    Example:
+        >>> labels = ops.reshape(ops.arange(4) > 1, (1, 1, 1, 4, 1))
+        >>> boundary(labels, ops.zeros((1, 1, 1, 4, 2)), spacing_mm=(1, 1, 1)).numpy()
+        array([0.25], dtype=float32)
     """
     y, logit = foreground(y_true, y_pred)
     phi = signed_distance_mm(y, spacing_mm, reach_mm=reach_mm) if distance is None else distance
@@ -100,7 +115,7 @@ def boundary(
 
 
 def signed_distance_mm(mask: Tensor, spacing_mm: Sequence[float], *, reach_mm: float = 20.0) -> Tensor:
-    """Signed Euclidean distance of voxel centres to a mask's boundary, exact up to `reach_mm`, inside the graph.
+    """Computes the signed distance of voxel centres to a mask's boundary in the graph, exact up to `reach_mm`.
 
     Outside, the distance to the nearest voxel of the mask; inside, minus the distance to the nearest voxel beyond it
     plus the smallest voxel edge, so that the outermost voxels of the mask are 0.
@@ -115,6 +130,11 @@ def signed_distance_mm(mask: Tensor, spacing_mm: Sequence[float], *, reach_mm: f
 
     Raises:
         ValueError: spacing or reach are not positive.
+
+    Example:
+        >>> mask = ops.reshape([0.0, 0.0, 1.0, 1.0], (1, 1, 1, 4, 1))
+        >>> signed_distance_mm(mask, (1, 1, 2)).numpy().ravel()
+        array([ 4.,  2., -1., -3.], dtype=float32)
     """
     spacing = [float(size) for size in spacing_mm]
     if len(spacing) != 3 or min(spacing) <= 0 or reach_mm <= 0:
@@ -130,7 +150,7 @@ def signed_distance_mm(mask: Tensor, spacing_mm: Sequence[float], *, reach_mm: f
 
 
 def _capped_distance(seeds: Tensor, spacing: list[float], reach_mm: float) -> Tensor:
-    """Distance to the nearest seed, at most `reach_mm`: a lower envelope of parabolas along one axis after another."""
+    """Computes the distance to the nearest seed, capped: a lower envelope of parabolas, one axis after another."""
     squared = ops.where(seeds, 0.0, float(reach_mm) ** 2)
     for axis, size in enumerate(spacing, start=1):
         steps = min(math.ceil(reach_mm / size), (squared.shape[axis] or 2**31) - 1)

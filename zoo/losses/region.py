@@ -1,10 +1,10 @@
-"""The Dice family: losses of overlap, which do not care how rare a class is."""
+"""The Dice family: losses of overlap, independent of how rare a class is."""
 
 import keras
 from keras import ops
 
 from zoo.losses.entropy import cross_entropy
-from zoo.losses.targets import Tensor, foreground, one_hot, probabilities, quotient, spread, voxel_sum
+from zoo.losses.targets import Tensor, foreground, one_hot, per_sample, probabilities, quotient, voxel_sum
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -19,7 +19,7 @@ def dice(
     ignore_empty: bool = False,
     smooth: float = 1e-5,
 ) -> Tensor:
-    """Soft Dice loss, the mean over classes of `1 - (2 sum p y + s) / (D + s)`, `D = sum p + sum y`.
+    """Returns the soft Dice loss, the mean over classes of `1 - (2 sum p y + s) / (D + s)`, `D = sum p + sum y`.
 
     Args:
         y_true: label map or one-hot.
@@ -37,13 +37,18 @@ def dice(
 
     Source:
         Milletari et al., 3DV 2016, arXiv 1606.04797. Equals MONAI 1.6 `DiceLoss` with the same settings.
+
+    Example:
+        >>> labels, logits = ops.ones((1, 2, 3, 4, 1)), ops.zeros((1, 2, 3, 4, 2))
+        >>> dice(labels, logits).numpy().round(3)
+        array([0.333], dtype=float32)
     """
     p, y = probabilities(y_pred), one_hot(y_true, y_pred)
     size = voxel_sum(y, mask, batch=batch)
     common = voxel_sum(p * y, mask, batch=batch)
     total = voxel_sum(p * p + y * y, mask, batch=batch) if squared else voxel_sum(p, mask, batch=batch) + size
     loss = 1.0 - quotient(2.0 * common + smooth, total + smooth)
-    return spread(_class_mean(loss, size, include_background, ignore_empty), y_pred)
+    return per_sample(_average_classes(loss, size, include_background, ignore_empty), y_pred)
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -58,9 +63,9 @@ def dice_cross_entropy(
     batch: bool = False,
     balance: float = 0.0,
 ) -> Tensor:
-    """`dice_weight * dice + cross_entropy_weight * cross_entropy`, the loss that rarely fails (nnU-Net's).
+    """Returns `dice_weight * dice + cross_entropy_weight * cross_entropy`, the loss that rarely fails (nnU-Net's).
 
-    Other options of its parts go through `Combined`. Equals MONAI 1.6 `DiceCELoss`.
+    For other options of its parts use `Combined`. Equals MONAI 1.6 `DiceCELoss`.
 
     Args:
         y_true: label map or one-hot.
@@ -77,6 +82,11 @@ def dice_cross_entropy(
 
     Source:
         Isensee et al., Nature Methods 2021, doi 10.1038/s41592-020-01008-z.
+
+    Example:
+        >>> labels, logits = ops.ones((1, 2, 3, 4, 1)), ops.zeros((1, 2, 3, 4, 2))
+        >>> dice_cross_entropy(labels, logits).numpy().round(3)
+        array([1.026], dtype=float32)
     """
     overlap = dice(y_true, y_pred, mask=mask, include_background=include_background, batch=batch)
     entropy = cross_entropy(y_true, y_pred, mask=mask, balance=balance)
@@ -95,7 +105,7 @@ def tversky(
     batch: bool = False,
     smooth: float = 1e-5,
 ) -> Tensor:
-    """Tversky loss, the mean over classes of `1 - (TP + s) / (TP + alpha FP + beta FN + s)`.
+    """Returns the Tversky loss, the mean over classes of `1 - (TP + s) / (TP + alpha FP + beta FN + s)`.
 
     More `beta` than `alpha` finds more and invents more; one half each is Dice with `s / 2`.
 
@@ -114,6 +124,11 @@ def tversky(
 
     Source:
         Salehi et al., MLMI 2017, arXiv 1706.05721. Equals MONAI 1.6 `TverskyLoss`.
+
+    Example:
+        >>> labels, logits = ops.ones((1, 2, 3, 4, 1)), ops.zeros((1, 2, 3, 4, 2))
+        >>> tversky(labels, logits).numpy().round(3)
+        array([0.412], dtype=float32)
     """
     p, y = probabilities(y_pred), one_hot(y_true, y_pred)
     hit = voxel_sum(p * y, mask, batch=batch)
@@ -121,7 +136,7 @@ def tversky(
     false_negative = voxel_sum((1.0 - p) * y, mask, batch=batch)
     total = hit + alpha * false_positive + beta * false_negative
     loss = 1.0 - quotient(hit + smooth, total + smooth)
-    return spread(_class_mean(loss, hit, include_background, ignore_empty=False), y_pred)
+    return per_sample(_average_classes(loss, hit, include_background, ignore_empty=False), y_pred)
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -134,7 +149,7 @@ def generalised_dice(
     batch: bool = False,
     smooth: float = 1e-5,
 ) -> Tensor:
-    """Generalised Dice, `1 - (2 sum_c w_c sum p y + s) / (sum_c w_c (sum p + sum y) + s)`, `w_c = 1 / (sum y)^2`.
+    """Computes `1 - (2 sum_c w_c sum p y + s) / (sum_c w_c (sum p + sum y) + s)`, `w_c = 1 / (sum y)^2`.
 
     Small classes weigh as much as large ones inside one fraction. A class without reference gets the largest weight
     of the others (0 where no class has any), so that false positives of it still cost.
@@ -152,6 +167,11 @@ def generalised_dice(
 
     Source:
         Sudre et al., DLMIA 2017, arXiv 1707.03237. Equals MONAI 1.6 `GeneralizedDiceLoss`.
+
+    Example:
+        >>> labels, logits = ops.ones((1, 2, 3, 4, 1)), ops.zeros((1, 2, 3, 4, 2))
+        >>> generalised_dice(labels, logits).numpy().round(3)
+        array([0.5], dtype=float32)
     """
     p, y = probabilities(y_pred), one_hot(y_true, y_pred)
     if not include_background and y_pred.shape[-1] > 1:
@@ -162,12 +182,12 @@ def generalised_dice(
     weight = weight + (1.0 - present) * ops.max(weight, axis=-1, keepdims=True)
     common = ops.sum(weight * voxel_sum(p * y, mask, batch=batch), axis=-1)
     total = ops.sum(weight * (voxel_sum(p, mask, batch=batch) + size), axis=-1)
-    return spread(1.0 - quotient(2.0 * common + smooth, total + smooth), y_pred)
+    return per_sample(1.0 - quotient(2.0 * common + smooth, total + smooth), y_pred)
 
 
 @keras.saving.register_keras_serializable("zoo")
 def two_class_dice(y_true: Tensor, y_pred: Tensor, *, mask: Tensor | None = None, epsilon: float = 1.0) -> Tensor:
-    """Dice of foreground and of background, `1 - (sum p y + e) / (sum (p + y) + e) - (the same of 1 - p and 1 - y)`.
+    """Joins Dice of foreground and background, `1 - (sum p y + e) / (sum (p + y) + e) - (the same of 1 - p and 1 - y)`.
 
     The background's part keeps a gradient in patches without a lesion, where plain Dice has none.
 
@@ -182,6 +202,11 @@ def two_class_dice(y_true: Tensor, y_pred: Tensor, *, mask: Tensor | None = None
 
     Source:
         Ooms, TU Delft thesis on lacunes in the Rotterdam Scan Study.
+
+    Example:
+        >>> labels, logits = ops.ones((1, 2, 3, 4, 1)), ops.zeros((1, 2, 3, 4, 2))
+        >>> two_class_dice(labels, logits).numpy().round(3)
+        array([0.572], dtype=float32)
     """
     y, logit = foreground(y_true, y_pred)
     p, q = ops.sigmoid(logit), ops.sigmoid(-logit)
@@ -192,7 +217,7 @@ def two_class_dice(y_true: Tensor, y_pred: Tensor, *, mask: Tensor | None = None
 
 @keras.saving.register_keras_serializable("zoo")
 def negative_dice(y_true: Tensor, y_pred: Tensor, *, mask: Tensor | None = None, epsilon: float = 1.0) -> Tensor:
-    """`-(2 sum y p + e) / (sum y + sum p + e)`, the stroke network's Dice term, added to `binary_cross_entropy`.
+    """Returns `-(2 sum y p + e) / (sum y + sum p + e)`, the stroke network's Dice term beside cross-entropy.
 
     Alone it collapses to a small constant p where patches are often empty; with cross-entropy it does not.
 
@@ -207,13 +232,18 @@ def negative_dice(y_true: Tensor, y_pred: Tensor, *, mask: Tensor | None = None,
 
     Source:
         Monteiro, ISLES 2017 (Winzeck et al., Frontiers in Neurology 2018, doi 10.3389/fneur.2018.00679), with e = 0.
+
+    Example:
+        >>> labels, logits = ops.ones((1, 2, 3, 4, 1)), ops.zeros((1, 2, 3, 4, 2))
+        >>> negative_dice(labels, logits, epsilon=0).numpy().round(3)
+        array([-0.667], dtype=float32)
     """
     y, logit = foreground(y_true, y_pred)
     p = ops.sigmoid(logit)
     return -quotient(2.0 * voxel_sum(y * p, mask) + epsilon, voxel_sum(y + p, mask) + epsilon)[:, 0]
 
 
-def _class_mean(loss: Tensor, size: Tensor, include_background: bool, ignore_empty: bool) -> Tensor:
+def _average_classes(loss: Tensor, size: Tensor, include_background: bool, ignore_empty: bool) -> Tensor:
     if not include_background and loss.shape[-1] > 1:
         loss, size = loss[:, 1:], size[:, 1:]
     if not ignore_empty:

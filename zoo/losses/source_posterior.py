@@ -20,9 +20,9 @@ _FAR = -1e9
 
 @keras.saving.register_keras_serializable("zoo")
 def location_cross_entropy(y_true: Tensor, y_pred: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Cross-entropy of a softmax over the voxels, `-sum_v t_v log p_v`: one question, "which voxel?", for the volume.
+    """Returns the cross-entropy of a softmax over the voxels, `-sum_v t_v log p_v`.
 
-    An empty answer does not exist, so the network cannot collapse into it, however rare sources are.
+    The network cannot collapse into an empty answer, however rare sources are.
 
     Args:
         y_true: channel 0 is the density t, summing to 1 or 0.
@@ -35,7 +35,7 @@ def location_cross_entropy(y_true: Tensor, y_pred: Tensor, *, mask: Tensor | Non
     Source:
         As for keypoints, e.g. Sun et al., Integral human pose regression, ECCV 2018, arXiv 1711.08229.
     """
-    density, logit = _location(y_true, y_pred)
+    density, logit = _split_location(y_true, y_pred)
     logs = log_posterior(logit, mask)
     return -ops.sum(density * ops.where(density > 0, logs, 0.0), axis=(1, 2, 3, 4))
 
@@ -44,7 +44,7 @@ def location_cross_entropy(y_true: Tensor, y_pred: Tensor, *, mask: Tensor | Non
 def location_focal(
     y_true: Tensor, y_pred: Tensor, *, mask: Tensor | None = None, count: Tensor | None = None, gamma: float = 2.0
 ) -> Tensor:
-    """Focal loss towards bumps of height 1, `sum_v |y - p|^gamma BCE(y, p) / sources`.
+    """Returns the focal loss towards bumps of height 1, `sum_v |y - p|^gamma BCE(y, p) / sources`.
 
     Start the location's bias at -4.6 (p = 0.01), or the empty voxels of the first steps drown everything.
 
@@ -61,7 +61,7 @@ def location_focal(
     Source:
         Lin et al., ICCV 2017, arXiv 1708.02002; for soft targets Li et al., NeurIPS 2020, arXiv 2006.04388.
     """
-    density, logit = _location(y_true, y_pred)
+    density, logit = _split_location(y_true, y_pred)
     y = density / ops.maximum(ops.max(density, axis=(1, 2, 3, 4), keepdims=True), 1e-12)
     focus = ops.power(ops.maximum(ops.abs(y - ops.sigmoid(logit)), 1e-7), gamma)
     entropy = y * ops.softplus(-logit) + (1.0 - y) * ops.softplus(logit)
@@ -73,10 +73,10 @@ def location_focal(
 def location_weighted_entropy(
     y_true: Tensor, y_pred: Tensor, *, mask: Tensor | None = None, background: float = 1e-7, signal: float = 1.0
 ) -> Tensor:
-    """Binary cross-entropy, the two kinds of voxels weighed, divided by the number of voxels.
+    """Returns the binary cross-entropy with a weight for each kind of voxel, divided by the number of voxels.
 
-    With the weights of the source, 1e-7 and 1, "everything is a source" costs next to nothing, and that is what
-    networks learn; kept to show it.
+    With the weights of the source, 1e-7 and 1, "everything is a source" costs next to nothing, and
+    networks learn just that; it serves comparisons.
 
     Args:
         y_true: channel 0 is the density; above 0 is a source.
@@ -91,7 +91,7 @@ def location_weighted_entropy(
     Source:
         Kalinichenko, Kozhevnikov and Tikhonov, 3D CNNs for the EEG inverse problem (Skoltech).
     """
-    density, logit = _location(y_true, y_pred)
+    density, logit = _split_location(y_true, y_pred)
     y = ops.cast(density > 0, "float32")
     entropy = signal * y * ops.softplus(-logit) + background * (1.0 - y) * ops.softplus(logit)
     return (voxel_sum(entropy, mask) / voxel_count(entropy, mask))[:, 0]
@@ -99,7 +99,7 @@ def location_weighted_entropy(
 
 @keras.saving.register_keras_serializable("zoo")
 def location_regression(y_true: Tensor, y_pred: Tensor, *, mask: Tensor | None = None, height: float = 1.0) -> Tensor:
-    """Mean squared error towards `height` at the sources and 0 elsewhere.
+    """Returns the mean squared error towards `height` at the sources and 0 elsewhere.
 
     Args:
         y_true: channel 0 is the density; divided by its largest value it is 1 at the strongest source.
@@ -110,17 +110,17 @@ def location_regression(y_true: Tensor, y_pred: Tensor, *, mask: Tensor | None =
     Returns:
         (batch,), >= 0.
     """
-    density, value = _location(y_true, y_pred)
+    density, value = _split_location(y_true, y_pred)
     y = height * density / ops.maximum(ops.max(density, axis=(1, 2, 3, 4), keepdims=True), 1e-12)
     return (voxel_sum((value - y) ** 2, mask) / voxel_count(value, mask))[:, 0]
 
 
 @keras.saving.register_keras_serializable("zoo")
 def count_entropy(y_true: Tensor, y_pred: Tensor, *, mask: Tensor | None = None, count: Tensor | None = None) -> Tensor:
-    """Cross-entropy of the number of sources, 0 to 5, whose logits are means over the brain.
+    """Returns the cross-entropy of the number of sources, 0 to 5, whose logits are means over the brain.
 
     Args:
-        y_true: not looked at.
+        y_true: not used.
         y_pred: channels 1 to 6 are the maps whose means are the logits.
         mask: the voxels that the mean is taken over, (batch, x, y, z, 1).
         count: the number of sources, the same in every voxel, (batch, x, y, z, 1).
@@ -141,7 +141,7 @@ def count_entropy(y_true: Tensor, y_pred: Tensor, *, mask: Tensor | None = None,
 
 @keras.saving.register_keras_serializable("zoo")
 def moment_misalignment(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Mean of `1 - cos` between predicted and true direction of the moment, weighed by the density.
+    """Returns the mean of `1 - cos` between predicted and true direction of the moment, weighed by the density.
 
     Args:
         y_true: channels 1 to 3 are the direction times the density.
@@ -160,17 +160,17 @@ def moment_misalignment(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
 
 def log_posterior(logit: Tensor, mask: Tensor | None) -> Tensor:
-    """Log of the softmax over the voxels of (batch, x, y, z, 1), very negative outside the mask."""
+    """Returns the log of the softmax over the voxels of (batch, x, y, z, 1), very negative outside the mask."""
     if mask is not None:
         logit = ops.where(ops.cast(mask, "float32") > 0, logit, _FAR)
     return logit - ops.logsumexp(logit, axis=(1, 2, 3, 4), keepdims=True)
 
 
 def count_logits(y_pred: Tensor, mask: Tensor | None) -> Tensor:
-    """Logits of 0 to 5 sources, (batch, 6), from the network's logits (batch, x, y, z, 10)."""
+    """Returns logits of 0 to 5 sources, (batch, 6), from the network's logits (batch, x, y, z, 10)."""
     maps = ops.cast(y_pred[..., COUNTS], "float32")
     return voxel_sum(maps, mask) / voxel_count(maps, mask)
 
 
-def _location(y_true: Tensor, y_pred: Tensor) -> tuple[Any, Any]:
+def _split_location(y_true: Tensor, y_pred: Tensor) -> tuple[Any, Any]:
     return ops.cast(y_true[..., LOCATION], "float32"), ops.cast(y_pred[..., LOCATION], "float32")

@@ -9,18 +9,18 @@ VOXELS = (1, 2, 3)
 
 
 def probabilities(y_pred: Tensor) -> Tensor:
-    """Sigmoid of one logit, softmax of more; float32."""
+    """Returns the sigmoid of one logit, the softmax of more; float32."""
     y_pred = ops.cast(y_pred, "float32")
     return ops.sigmoid(y_pred) if y_pred.shape[-1] == 1 else ops.softmax(y_pred, axis=-1)
 
 
 def one_hot(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """The target with as many channels as the logits, float32; a label that is no class becomes all zeros.
+    """Returns the target with as many channels as the logits, float32; a label outside the classes becomes all zeros.
 
     Raises:
         ValueError: the target has neither one channel nor those of the logits, or another number of voxels.
     """
-    _check(y_true, y_pred)
+    _check_shapes(y_true, y_pred)
     num_classes = y_pred.shape[-1]
     if num_classes == 1:
         return ops.minimum(ops.cast(y_true, "float32"), 1.0)
@@ -30,8 +30,8 @@ def one_hot(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
 
 def foreground(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
-    """Target and logit of "any class but the background", both (batch, x, y, z, 1), float32."""
-    _check(y_true, y_pred)
+    """Returns target and logit of "any class but the background", both (batch, x, y, z, 1), float32."""
+    _check_shapes(y_true, y_pred)
     y_true, y_pred = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
     if y_true.shape[-1] > 1:
         y_true = 1.0 - y_true[..., :1]
@@ -41,34 +41,34 @@ def foreground(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def voxel_sum(values: Tensor, mask: Tensor | None, *, batch: bool = False) -> Tensor:
-    """Sum over the voxels that count, (batch, channels); over the batch too where `batch`, (1, channels)."""
+    """Sums over the voxels that count, (batch, channels); over the batch too where `batch`, (1, channels)."""
     if mask is not None:
         values = values * ops.cast(mask, "float32")
     return ops.sum(ops.sum(values, axis=VOXELS), axis=0, keepdims=True) if batch else ops.sum(values, axis=VOXELS)
 
 
 def voxel_count(like: Tensor, mask: Tensor | None) -> Tensor:
-    """How many voxels count, (batch, 1), float32, at least 1."""
+    """Returns the number of voxels that count, (batch, 1), float32, at least 1."""
     ones = ops.ones_like(like[..., :1]) if mask is None else ops.cast(mask, "float32")
     return ops.maximum(ops.sum(ones, axis=VOXELS), 1.0)
 
 
 def voxel_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over the voxels that count of a one-channel map, (batch,); 0 where none counts."""
+    """Returns the mean over the voxels that count of a one-channel map, (batch,); 0 where none counts."""
     return (voxel_sum(values, mask) / voxel_count(values, mask))[:, 0]
 
 
 def quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """A quotient whose value and gradient stay finite where the denominator is 0."""
+    """Divides so that value and gradient stay finite where the denominator is 0."""
     return numerator / ops.maximum(denominator, 1e-12)
 
 
-def spread(per_sample: Tensor, y_pred: Tensor) -> Tensor:
-    """One value for the whole batch repeated for each sample, or values a sample as they are; (batch,)."""
-    return per_sample + ops.zeros_like(ops.sum(ops.cast(y_pred[:, 0, 0, 0, :], "float32"), axis=-1))
+def per_sample(values: Tensor, y_pred: Tensor) -> Tensor:
+    """Repeats one value of the whole batch for each sample, or returns the values of samples unchanged; (batch,)."""
+    return values + ops.zeros_like(ops.sum(ops.cast(y_pred[:, 0, 0, 0, :], "float32"), axis=-1))
 
 
-def _check(y_true: Tensor, y_pred: Tensor) -> None:
+def _check_shapes(y_true: Tensor, y_pred: Tensor) -> None:
     true, pred = tuple(y_true.shape), tuple(y_pred.shape)
     if len(true) != 5 or len(pred) != 5 or true[-1] not in (1, pred[-1]):
         raise ValueError(

@@ -15,8 +15,8 @@ LAYER_NORM_IN_CRITIC = ("f_anogan", "wgan_gp")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the parts of one GAN have in common.
+class GanLayout:
+    """What the parts of a GAN have in common.
 
     Attributes:
         shape: of the image, (x, y, z, channels).
@@ -97,24 +97,29 @@ def gan3d(  # noqa: PLR0913 - one network of many parts, each option by name
     Source: Radford et al. 2016, arXiv 1511.06434; Gulrajani et al. 2017, arXiv 1704.00028; Kwon et al. 2019,
     arXiv 1908.02498; Schlegl et al. 2019, doi 10.1016/j.media.2019.01.010; Miyato et al. 2018, arXiv
     1802.05957 for spectral norm. Ours are 3D, with linear images, and without batch norm in any critic.
+
+    Example:
+        >>> model = gan3d((8, 8, 8, 1), code_size=4, filters=(2, 4))
+        >>> model.get_layer("generator").output_shape
+        (None, 8, 8, 8, 1)
     """
     blocks.choose("variant", variant, sorted(VARIANTS))
     levels = tuple(filters)
     steps = level_strides([2] * len(levels) if strides is None else strides, len(levels))
-    shape = _fixed(name, input_shape, steps)
+    shape = _check_fixed_shape(name, input_shape, steps)
     context = (*(context_shape or (2 * size for size in shape[:-1])), shape[-1])
     same_sizes(f"the context of {name}", (*steps, (2, 2, 2)), len(levels) + 1).check(context[:-1])
     spectral = variant == "contextual" if spectral_norm is None else spectral_norm
     style = blocks.Style(norm, activation)
-    plan = Plan(
+    layout = GanLayout(
         shape, context, context_ratio, code_size, levels, steps, style,
         layer_norm=variant in LAYER_NORM_IN_CRITIC, spectral_norm=spectral,
     )  # fmt: skip
-    return VARIANTS[variant](plan, name)
+    return VARIANTS[variant](layout, name)
 
 
-def _fixed(name: str, input_shape: Sequence[int | None], steps: tuple[Triple, ...]) -> tuple[int, ...]:
-    """The shape of the image, all of it known."""
+def _check_fixed_shape(name: str, input_shape: Sequence[int | None], steps: tuple[Triple, ...]) -> tuple[int, ...]:
+    """Returns the shape of the image, with every size fixed."""
     shape = blocks.volume_shape(input_shape)
     sizes = same_sizes(name, steps, len(steps))
     sizes.check(shape[:-1])
@@ -126,95 +131,95 @@ def _fixed(name: str, input_shape: Sequence[int | None], steps: tuple[Triple, ..
     return tuple(int(size) for size in shape if size is not None)
 
 
-def _plain(plan: Plan, name: str) -> keras.Model:
-    code = keras.Input((plan.code_size,), name="code")
-    image = _generator(plan)(code)
-    return keras.Model(code, [image, _critic(plan)(image)], name=name)
+def _build_plain(layout: GanLayout, name: str) -> keras.Model:
+    code = keras.Input((layout.code_size,), name="code")
+    image = _build_generator(layout)(code)
+    return keras.Model(code, [image, _build_critic(layout)(image)], name=name)
 
 
-def _alpha_gan(plan: Plan, name: str) -> keras.Model:
-    image, code = keras.Input(plan.shape, name="image"), keras.Input((plan.code_size,), name="code")
-    generator, critic, code_critic = _generator(plan), _critic(plan), _code_critic(plan)
-    found = _encoder(plan)(image)
+def _build_alpha_gan(layout: GanLayout, name: str) -> keras.Model:
+    image, code = keras.Input(layout.shape, name="image"), keras.Input((layout.code_size,), name="code")
+    generator, critic, code_critic = _build_generator(layout), _build_critic(layout), _build_code_critic(layout)
+    image_code = _build_encoder(layout)(image)
     generated = generator(code)
-    outputs = [generated, generator(found), found, critic(generated), code_critic(found)]
+    outputs = [generated, generator(image_code), image_code, critic(generated), code_critic(image_code)]
     return keras.Model([image, code], outputs, name=name)
 
 
-def _f_anogan(plan: Plan, name: str) -> keras.Model:
-    image = keras.Input(plan.shape, name="image")
-    code = _encoder(plan)(image)
-    reconstruction = _generator(plan)(code)
-    return keras.Model(image, [reconstruction, code, _critic(plan)(reconstruction)], name=name)
+def _build_f_anogan(layout: GanLayout, name: str) -> keras.Model:
+    image = keras.Input(layout.shape, name="image")
+    code = _build_encoder(layout)(image)
+    reconstruction = _build_generator(layout)(code)
+    return keras.Model(image, [reconstruction, code, _build_critic(layout)(reconstruction)], name=name)
 
 
-def _contextual(plan: Plan, name: str) -> keras.Model:
-    patch = keras.Input((*plan.shape[:-1], plan.shape[-1] + 1), name="patch")
-    context, position = keras.Input(plan.context, name="context"), keras.Input((3,), name="position")
-    code = _context_encoder(plan)([patch, context])
-    filled = _generator(plan, with_position=True)([code, position])
-    pasted = Paste(plan.ratio, dtype="float32", name="paste")([filled, context, position])
-    judged = [_critic(plan, "critic_local")(filled), _global_critic(plan)(pasted)]
-    logit = layers.Average(dtype="float32", name="logit")(judged)
+def _build_contextual(layout: GanLayout, name: str) -> keras.Model:
+    patch = keras.Input((*layout.shape[:-1], layout.shape[-1] + 1), name="patch")
+    context, position = keras.Input(layout.context, name="context"), keras.Input((3,), name="position")
+    code = _build_context_encoder(layout)([patch, context])
+    filled = _build_generator(layout, with_position=True)([code, position])
+    pasted = Paste(layout.ratio, dtype="float32", name="paste")([filled, context, position])
+    logits = [_build_critic(layout, "critic_local")(filled), _build_global_critic(layout)(pasted)]
+    logit = layers.Average(dtype="float32", name="logit")(logits)
     return keras.Model([patch, context, position], [filled, code, logit], name=name)
 
 
-VARIANTS: dict[str, Callable[[Plan, str], keras.Model]] = {
-    "alpha_gan": _alpha_gan,
-    "contextual": _contextual,
-    "dcgan": _plain,
-    "f_anogan": _f_anogan,
-    "wgan_gp": _plain,
+VARIANTS: dict[str, Callable[[GanLayout, str], keras.Model]] = {
+    "alpha_gan": _build_alpha_gan,
+    "contextual": _build_contextual,
+    "dcgan": _build_plain,
+    "f_anogan": _build_f_anogan,
+    "wgan_gp": _build_plain,
 }
 
 
-def _generator(plan: Plan, with_position: bool = False) -> keras.Model:
-    """From a code, and a position when asked for, to an image."""
-    code = keras.Input((plan.code_size,), name="generator_code")
+def _build_generator(layout: GanLayout, with_position: bool = False) -> keras.Model:
+    """Builds the network from a code, and optionally a position, to an image."""
+    code = keras.Input((layout.code_size,), name="generator_code")
     position = keras.Input((3,), name="generator_position") if with_position else None
     place = None
     if position is not None:
         place = FourierFeatures(dtype="float32", name="generator_fourier")(position)
-    seed = [math.prod(step[axis] for step in plan.steps) for axis in range(3)]
-    seed = [size // step for size, step in zip(plan.shape, seed, strict=False)]
-    x = layers.Dense(math.prod(seed) * plan.filters[-1], name="generator_dense")(code)
-    x = layers.Reshape((*seed, plan.filters[-1]), name="generator_seed")(x)
-    x = blocks.finish(x, "generator_seed", plan.style)
-    for level in reversed(range(len(plan.steps))):
-        part, step = f"generator_{level}", plan.steps[level]
-        width = plan.filters[max(level - 1, 0)]
-        x = layers.Conv3DTranspose(width, _kernel(step), step, "same", name=f"{part}_up")(x)
-        x = blocks.condition_on(blocks.finish(x, f"{part}_up", plan.style), place, part)
-    image = layers.Conv3D(plan.shape[-1], 3, padding="same", dtype="float32", name="generator_image")(x)
+    seed = [math.prod(step[axis] for step in layout.steps) for axis in range(3)]
+    seed = [size // step for size, step in zip(layout.shape, seed, strict=False)]
+    x = layers.Dense(math.prod(seed) * layout.filters[-1], name="generator_dense")(code)
+    x = layers.Reshape((*seed, layout.filters[-1]), name="generator_seed")(x)
+    x = blocks.finish(x, "generator_seed", layout.style)
+    for level in reversed(range(len(layout.steps))):
+        part, step = f"generator_{level}", layout.steps[level]
+        width = layout.filters[max(level - 1, 0)]
+        x = layers.Conv3DTranspose(width, _choose_kernel(step), step, "same", name=f"{part}_up")(x)
+        x = blocks.condition_on(blocks.finish(x, f"{part}_up", layout.style), place, part)
+    image = layers.Conv3D(layout.shape[-1], 3, padding="same", dtype="float32", name="generator_image")(x)
     return keras.Model(code if position is None else [code, position], image, name="generator")
 
 
-def _encoder(plan: Plan) -> keras.Model:
-    """From an image to a code."""
-    image = keras.Input(plan.shape, name="encoder_image")
-    x = _descend(image, plan.filters, plan.steps, "encoder", plan.style)
+def _build_encoder(layout: GanLayout) -> keras.Model:
+    """Builds the network from an image to a code."""
+    image = keras.Input(layout.shape, name="encoder_image")
+    x = _descend(image, layout.filters, layout.steps, "encoder", layout.style)
     x = layers.Flatten(name="encoder_flat")(x)
-    return keras.Model(image, _code(x, plan), name="encoder")
+    return keras.Model(image, _encode(x, layout), name="encoder")
 
 
-def _context_encoder(plan: Plan) -> keras.Model:
-    """From a masked patch and its masked surroundings to one code."""
-    patch = keras.Input((*plan.shape[:-1], plan.shape[-1] + 1), name="encoder_patch")
-    context = keras.Input(plan.context, name="encoder_context")
-    near = _descend(patch, plan.filters, plan.steps, "encoder_local", plan.style)
-    far = _descend(context, *_one_more(plan), "encoder_global", plan.style)
+def _build_context_encoder(layout: GanLayout) -> keras.Model:
+    """Builds the network from a masked patch and its masked surroundings to one code."""
+    patch = keras.Input((*layout.shape[:-1], layout.shape[-1] + 1), name="encoder_patch")
+    context = keras.Input(layout.context, name="encoder_context")
+    near = _descend(patch, layout.filters, layout.steps, "encoder_local", layout.style)
+    far = _descend(context, *_add_step(layout), "encoder_global", layout.style)
     flat = [layers.Flatten(name=f"{name}_flat")(x) for name, x in (("encoder_local", near), ("encoder_global", far))]
     x = layers.Concatenate(name="encoder_both")(flat)
-    return keras.Model([patch, context], _code(x, plan), name="encoder")
+    return keras.Model([patch, context], _encode(x, layout), name="encoder")
 
 
-def _code(x: KerasTensor, plan: Plan) -> KerasTensor:
-    return layers.Dense(plan.code_size, dtype="float32", name="encoder_code")(x)
+def _encode(x: KerasTensor, layout: GanLayout) -> KerasTensor:
+    return layers.Dense(layout.code_size, dtype="float32", name="encoder_code")(x)
 
 
-def _one_more(plan: Plan) -> tuple[tuple[int, ...], tuple[Triple, ...]]:
-    """Widths and strides for the context, which is larger by one step."""
-    return (*plan.filters, plan.filters[-1]), (*plan.steps, (2, 2, 2))
+def _add_step(layout: GanLayout) -> tuple[tuple[int, ...], tuple[Triple, ...]]:
+    """Returns widths and strides for the context, which has one step more."""
+    return (*layout.filters, layout.filters[-1]), (*layout.steps, (2, 2, 2))
 
 
 def _descend(
@@ -222,57 +227,57 @@ def _descend(
 ) -> KerasTensor:
     for level, (width, step) in enumerate(zip(filters, steps, strict=True)):
         part = f"{name}_{level}"
-        x = layers.Conv3D(width, _kernel(step), step, "same", kernel_initializer="he_normal", name=part)(x)
+        x = layers.Conv3D(width, _choose_kernel(step), step, "same", kernel_initializer="he_normal", name=part)(x)
         x = blocks.finish(x, part, style)
     return x
 
 
-def _critic(plan: Plan, name: str = "critic") -> keras.Model:
-    return _judge(plan, name, plan.shape, plan.filters, plan.steps)
+def _build_critic(layout: GanLayout, name: str = "critic") -> keras.Model:
+    return _build_judge(layout, name, layout.shape, layout.filters, layout.steps)
 
 
-def _global_critic(plan: Plan) -> keras.Model:
-    return _judge(plan, "critic_global", plan.context, *_one_more(plan))
+def _build_global_critic(layout: GanLayout) -> keras.Model:
+    return _build_judge(layout, "critic_global", layout.context, *_add_step(layout))
 
 
-def _judge(
-    plan: Plan, name: str, shape: tuple[int, ...], filters: tuple[int, ...], steps: tuple[Triple, ...]
+def _build_judge(
+    layout: GanLayout, name: str, shape: tuple[int, ...], filters: tuple[int, ...], steps: tuple[Triple, ...]
 ) -> keras.Model:
-    """From an image to one logit, without batch norm; in float32 where a gradient penalty is meant to hold."""
+    """Builds the network from an image to one logit, without batch norm; in float32 for a gradient penalty."""
     image = keras.Input(shape, name=f"{name}_image")
-    precise = {"dtype": "float32"} if plan.layer_norm else {}
+    precise = {"dtype": "float32"} if layout.layer_norm else {}
     x = image
     for level, (width, step) in enumerate(zip(filters, steps, strict=True)):
         part = f"{name}_{level}"
-        x = _weighted(plan, layers.Conv3D(width, _kernel(step), step, "same", name=part, **precise), x)
-        if plan.layer_norm and level:  # the first sees the image itself, whose contrast it must judge
+        x = _apply_weighted(layout, layers.Conv3D(width, _choose_kernel(step), step, "same", name=part, **precise), x)
+        if layout.layer_norm and level:  # the first sees the image itself, whose contrast it must judge
             x = layers.GroupNormalization(1, epsilon=1e-5, name=f"{part}_norm", **precise)(x)
         x = layers.LeakyReLU(negative_slope=0.2, name=f"{part}_leaky_relu", **precise)(x)
     x = layers.Flatten(name=f"{name}_features", **precise)(x)
-    logit = _weighted(plan, layers.Dense(1, dtype="float32", name=f"{name}_logit"), x)
+    logit = _apply_weighted(layout, layers.Dense(1, dtype="float32", name=f"{name}_logit"), x)
     return keras.Model(image, logit, name=name)
 
 
-def _code_critic(plan: Plan) -> keras.Model:
-    """From a code to one logit."""
-    code = keras.Input((plan.code_size,), name="code_critic_code")
+def _build_code_critic(layout: GanLayout) -> keras.Model:
+    """Builds the network from a code to one logit."""
+    code = keras.Input((layout.code_size,), name="code_critic_code")
     x = code
     for index in range(2):
         part = f"code_critic_{index}"
-        x = _weighted(plan, layers.Dense(4 * plan.filters[-1], name=part), x)
+        x = _apply_weighted(layout, layers.Dense(4 * layout.filters[-1], name=part), x)
         x = layers.LeakyReLU(negative_slope=0.2, name=f"{part}_leaky_relu")(x)
-    logit = _weighted(plan, layers.Dense(1, dtype="float32", name="code_critic_logit"), x)
+    logit = _apply_weighted(layout, layers.Dense(1, dtype="float32", name="code_critic_logit"), x)
     return keras.Model(code, logit, name="code_critic")
 
 
-def _weighted(plan: Plan, layer: keras.layers.Layer, x: KerasTensor) -> KerasTensor:
+def _apply_weighted(layout: GanLayout, layer: keras.layers.Layer, x: KerasTensor) -> KerasTensor:
     """Applies a layer of a critic; its power iteration is float32 whatever the precision of the layer."""
-    if plan.spectral_norm:
+    if layout.spectral_norm:
         return layers.SpectralNormalization(layer, dtype="float32", name=f"{layer.name}_spectral")(x)
     return layer(x)
 
 
-def _kernel(step: Triple) -> Triple:
-    """Twice the stride, so that every voxel is seen equally often; 3 where nothing strides."""
+def _choose_kernel(step: Triple) -> Triple:
+    """Returns twice the stride, so that every voxel is seen equally often; 3 where nothing strides."""
     x, y, z = (2 * size if size > 1 else 3 for size in step)
     return x, y, z

@@ -52,6 +52,11 @@ def siamese(
 
     Source: Alaverdyan et al., Medical Image Analysis 2020, doi 10.1016/j.media.2019.101618. Ours is 3D and
     reads all channels at once.
+
+    Example:
+        >>> model = siamese(code_size=8, filters=(2, 3, 4))
+        >>> model.output_shape[0]
+        (None, 1, 1, 1, 8)
     """
     if len(filters) != len(KERNELS) - 1:
         raise ValueError(
@@ -60,15 +65,15 @@ def siamese(
         )
     style = blocks.Style(norm, activation, dropout, padding="valid")
     shape = blocks.volume_shape(input_shape)
-    sizes = _sizes(name)
+    sizes = _find_sizes(name)
     sizes.check(shape[:-1])
     widths = (*filters, code_size)
     channels = int(shape[-1] or 0)
-    encoder = _encoder(shape, widths, style, sizes)
-    decoder = _decoder(encoder.output_shape[1:], (*reversed(filters), channels), style)
+    encoder = _build_encoder(shape, widths, style, sizes)
+    decoder = _build_decoder(encoder.output_shape[1:], (*reversed(filters), channels), style)
     patches = [keras.Input(shape, name=f"patch_{side}") for side in "ab"]
-    codes = [_output(encoder(patch), f"code_{side}") for side, patch in zip("ab", patches, strict=True)]
-    copies = [_output(decoder(code), f"reconstruction_{side}") for side, code in zip("ab", codes, strict=True)]
+    codes = [_name_output(encoder(patch), f"code_{side}") for side, patch in zip("ab", patches, strict=True)]
+    copies = [_name_output(decoder(code), f"reconstruction_{side}") for side, code in zip("ab", codes, strict=True)]
     return keras.Model(patches, [*codes, *copies], name=name)
 
 
@@ -87,6 +92,10 @@ def dense_encoder(model: keras.Model) -> keras.Model:
 
     Raises:
         ValueError: the encoder normalises over the patch, so a code depends on where the patch ends.
+
+    Example:
+        >>> dense_encoder(siamese(code_size=8, filters=(2, 3, 4))).output_shape
+        (None, None, None, None, 8)
     """
     encoder = model.get_layer("encoder")
     pooled = [layer.name for layer in encoder.layers if isinstance(layer, layers.GroupNormalization)]
@@ -95,7 +104,7 @@ def dense_encoder(model: keras.Model) -> keras.Model:
             f"Dense codes equal patch-wise codes only where nothing is averaged over a patch, got {pooled[0]!r}. "
             'Build siamese with norm="none" or "batch".'
         )
-    changes = _dilated(encoder)
+    changes = _dilate(encoder)
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         return layer.from_config({**layer.get_config(), **changes.get(layer.name, {})})
@@ -106,8 +115,8 @@ def dense_encoder(model: keras.Model) -> keras.Model:
     return dense
 
 
-def _dilated(encoder: keras.Model) -> dict[str, dict]:
-    """The new settings of each layer: a stride becomes the dilation of all that follows."""
+def _dilate(encoder: keras.Model) -> dict[str, dict]:
+    """Returns the new settings of each layer: a stride becomes the dilation of all later layers."""
     rule = f"a dense encoder reads {PATCH} voxels a side or more"
     sizes = Sizes((PATCH,) * 3, (1, 1, 1), rule, "Pad the volume.")
     changes: dict[str, dict] = {f"{encoder.name}_size_check": {"sizes": sizes}}
@@ -119,24 +128,26 @@ def _dilated(encoder: keras.Model) -> dict[str, dict]:
     return changes
 
 
-def _encoder(shape: Sequence[int | None], widths: Sequence[int], style: blocks.Style, sizes: Sizes) -> keras.Model:
+def _build_encoder(
+    shape: Sequence[int | None], widths: Sequence[int], style: blocks.Style, sizes: Sizes
+) -> keras.Model:
     patch = keras.Input(shape, name="encoder_patch")
     x = SizeCheck(sizes, name="encoder_size_check")(patch)
     for index, settings in enumerate(zip(widths, KERNELS, STRIDES, strict=True)):
-        x = _step(x, index, settings, "encoder", style)
+        x = _convolve(x, index, settings, "encoder", style)
     return keras.Model(patch, x, name="encoder")
 
 
-def _decoder(shape: Sequence[int | None], widths: Sequence[int], style: blocks.Style) -> keras.Model:
+def _build_decoder(shape: Sequence[int | None], widths: Sequence[int], style: blocks.Style) -> keras.Model:
     code = keras.Input(shape, name="decoder_code")
     x = code
     for index, settings in enumerate(zip(widths, reversed(KERNELS), reversed(STRIDES), strict=True)):
-        x = _step(x, index, settings, "decoder", style)
+        x = _convolve(x, index, settings, "decoder", style)
     return keras.Model(code, x, name="decoder")
 
 
-def _step(x: KerasTensor, index: int, settings: tuple, model: str, style: blocks.Style) -> KerasTensor:
-    """One convolution, transposed in the decoder; the last of a model is linear."""
+def _convolve(x: KerasTensor, index: int, settings: tuple, model: str, style: blocks.Style) -> KerasTensor:
+    """Applies one convolution, transposed in the decoder; the last of a model is linear."""
     width, kernel_size, step = settings
     name = f"{model}_conv_{index}"
     last = index == len(KERNELS) - 1
@@ -147,10 +158,10 @@ def _step(x: KerasTensor, index: int, settings: tuple, model: str, style: blocks
     return x if last else blocks.finish(x, name, style)
 
 
-def _output(x: KerasTensor, name: str) -> KerasTensor:
+def _name_output(x: KerasTensor, name: str) -> KerasTensor:
     return layers.Identity(dtype="float32", name=name)(x)
 
 
-def _sizes(name: str) -> Sizes:
+def _find_sizes(name: str) -> Sizes:
     rule = f"{name} reads patches of {PATCH} voxels a side or a multiple of 3 more"
     return Sizes((PATCH,) * 3, (3, 3, 3), rule, "Cut patches of (15, 15, 15), or use dense_encoder for volumes.")

@@ -30,7 +30,7 @@ def vnet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by na
 ) -> keras.Model:
     """Builds V-Net: 5x5x5 convolutions with a residual around every stage, strided convolutions down.
 
-    Chosen for large structures: 551 voxels of context. Monteiro's stroke network is
+    For large structures: it sees 551 voxels of context. Monteiro's stroke network is
     `vnet((None, None, None, 6), activation="relu", dropout=0.1, any_size=True)`.
 
     The first stage adds the input, repeated to its width, or through a 1x1x1 convolution where the
@@ -46,12 +46,7 @@ def vnet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by na
         norm: "none" as in the paper, "batch", "instance" or "group".
         activation: "prelu" as in the paper, "relu", "leaky_relu" or "elu".
         dropout: rate after every convolution.
-        strides: one int or (x, y, z) for each step down; None for 2.
-        deep_supervision: return logits of every level of the decoder.
-        conditioning: number of tabular values that scale and shift the channels of every level (FiLM,
-            the identity at start); they are a second input, (batch, conditioning).
-        padding: "same", or "valid" for an output smaller than the input in which no voxel saw a border.
-        any_size: take every size, by cropping what an up-convolution overshoots.
+        strides, deep_supervision, conditioning, padding, any_size: as in `zoo.models.unet3d`.
         name: of the model.
 
     Returns:
@@ -63,17 +58,22 @@ def vnet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by na
 
     Source: Milletari et al., 3DV 2016, arXiv 1606.04797; Monteiro et al., IEEE TMI 2020,
     doi 10.1109/TMI.2020.2966511 for dropout and any size.
+
+    Example:
+        >>> model = vnet((16, 24, 32, 1), num_classes=3, filters=(4, 8))
+        >>> model.output_shape
+        (None, 16, 24, 32, 3)
     """
     style = blocks.Style(norm, activation, dropout, padding, any_size)
     steps = level_strides(strides, len(filters) - 1)
-    depths = _depths(variant, len(filters))
-    inputs, x, condition = blocks.entrance(input_shape, conditioning, _sizes(name, steps, depths, style))
+    depths = _list_depths(variant, len(filters))
+    inputs, x, condition = blocks.entrance(input_shape, conditioning, _find_sizes(name, steps, depths, style))
     skips: list[KerasTensor] = []
     for level, (width, depth) in enumerate(zip(filters, depths, strict=True)):
         part = f"encoder_{level}"
         if level:
             x = _descend(x, width, steps[level - 1], f"{part}_down", style)
-        x = _stage(x, width, depth, part, style)
+        x = _add_stage(x, width, depth, part, style)
         x = blocks.condition_on(x, condition, part)
         skips.append(x)
     outputs: list[KerasTensor] = []
@@ -81,13 +81,13 @@ def vnet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by na
         part = f"decoder_{level}"
         x = blocks.rise(x, filters[level], steps[level], f"{part}_up")
         x = blocks.join(blocks.finish(x, f"{part}_up", style), skips[level], part, style)
-        x = blocks.condition_on(_stage(x, 2 * filters[level], depths[level], part, style), condition, part)
-        outputs.insert(0, _labels(x, num_classes, level, style))
+        x = blocks.condition_on(_add_stage(x, 2 * filters[level], depths[level], part, style), condition, part)
+        outputs.insert(0, _convolve_to_labels(x, num_classes, level, style))
     return keras.Model(inputs, blocks.heads(outputs, num_classes, deep_supervision), name=name)
 
 
-def _depths(variant: str, levels: int) -> list[int]:
-    """Convolutions of each level, the bottom last."""
+def _list_depths(variant: str, levels: int) -> list[int]:
+    """Returns the number of convolutions of each level, the bottom last."""
     blocks.choose("variant", variant, VARIANTS)
     later = 1 if variant == "paper" else 0
     return [3 if level == levels - 1 else min(max(level + later, 1), 3) for level in range(levels)]
@@ -98,8 +98,8 @@ def _descend(x: KerasTensor, width: int, strides: Triple, name: str, style: bloc
     return blocks.finish(x, name, style)
 
 
-def _stage(x: KerasTensor, width: int, depth: int, name: str, style: blocks.Style) -> KerasTensor:
-    """Convolutions, and what came in added before the last activation."""
+def _add_stage(x: KerasTensor, width: int, depth: int, name: str, style: blocks.Style) -> KerasTensor:
+    """Applies convolutions, and adds the input before the last activation."""
     shortcut = _widen(x, width, name)
     for index in range(depth):
         part = f"{name}_conv_{index}"
@@ -121,14 +121,14 @@ def _widen(x: KerasTensor, width: int, name: str) -> KerasTensor:
     return layers.Concatenate(name=f"{name}_repeat")([x] * (width // channels))
 
 
-def _labels(x: KerasTensor, num_classes: int, level: int, style: blocks.Style) -> KerasTensor:
-    """The 5x5x5 convolution to the labels, before the last one of 1x1x1."""
+def _convolve_to_labels(x: KerasTensor, num_classes: int, level: int, style: blocks.Style) -> KerasTensor:
+    """Applies the 5x5x5 convolution to the labels, before the last one of 1x1x1."""
     name = f"labels_{level}" if level else "labels"
     x = blocks.convolution(x, num_classes, name, style, kernel_size=KERNEL)
     return blocks.activate(x, f"{name}_{style.activation}", style.activation)
 
 
-def _sizes(name: str, steps: tuple[Triple, ...], depths: list[int], style: blocks.Style) -> Sizes:
+def _find_sizes(name: str, steps: tuple[Triple, ...], depths: list[int], style: blocks.Style) -> Sizes:
     if style.any_size:
         return any_sizes()
     if style.padding == "same":

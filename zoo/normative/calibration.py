@@ -1,4 +1,4 @@
-"""From a detector's score to a z that means the same everywhere: controls judged by the other controls."""
+"""Calibrates a detector's scores: turns them into z that mean the same at every voxel, by leaving controls out."""
 
 import dataclasses
 
@@ -11,16 +11,21 @@ POOLED = 0.2  # share of the brain's typical variance in each voxel's own
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What controls' scores look like when each is judged by the others.
+    """Holds how controls' scores are spread when each is scored by the others.
 
-    A score less the voxel's mean and over its SD is ranked among those of all controls and voxels; the z is the normal
-    deviate of that rank. One control voxel in a thousand then lies over 3.09. Beyond the last control z goes on along a
-    straight line.
+    A score, standardised by the voxel's mean and SD, is ranked among those of all controls and voxels; z is the normal
+    deviate of that rank, so that one control voxel in a thousand lies over 3.09. Beyond the last control z continues
+    along a straight line.
 
     Attributes:
-        mean: (voxels,) of the null.
-        sd: (voxels,) of the null.
+        mean: (voxels,) mean of the null scores.
+        sd: (voxels,) SD of the null scores.
         steps: standardised scores at the normal deviates `LADDER`, up to the largest that the controls support.
+
+    Example:
+        >>> null = np.random.default_rng(0).normal(size=(20, 500)).astype(np.float32)
+        >>> Calibration.of(null).z(np.zeros(500)).shape
+        (500,)
     """
 
     mean: np.ndarray
@@ -29,7 +34,7 @@ class Calibration:
 
     @classmethod
     def of(cls, null: np.ndarray) -> "Calibration":
-        """The calibration of null scores (controls, voxels); each is standardised without itself.
+        """Returns the calibration of null scores (controls, voxels); each is standardised without itself.
 
         Raises:
             ValueError: fewer than three controls.
@@ -40,25 +45,26 @@ class Calibration:
         mean = null.mean(axis=0, dtype=np.float64)
         square = np.sum((null - mean) ** 2, axis=0)
         typical = np.median(square / count)
-        apart = (null - mean) * count / (count - 1)
-        left = (square - (null - mean) ** 2 * count / (count - 1)) / (count - 1)
-        ranked = np.sort((apart / np.sqrt(_pooled(left, typical))).ravel())
+        residual = (null - mean) * count / (count - 1)
+        variance = (square - (null - mean) ** 2 * count / (count - 1)) / (count - 1)
+        ranked = np.sort((residual / np.sqrt(_shrink_variance(variance, typical))).ravel())
         rungs = LADDER[(1 - stats.norm.cdf(LADDER)) * ranked.size >= 5]
         places = stats.norm.cdf(rungs) * (ranked.size - 1)
         steps = np.maximum.accumulate(np.interp(places, np.arange(ranked.size), ranked) + 1e-9 * np.arange(len(rungs)))
-        sd = np.sqrt(_pooled(square / count, typical))
+        sd = np.sqrt(_shrink_variance(square / count, typical))
         return cls(mean.astype(np.float32), sd.astype(np.float32), steps.astype(np.float32))
 
     def z(self, scores: np.ndarray) -> np.ndarray:
-        """Normal deviates (..., voxels) float32 of scores (..., voxels)."""
-        given = (scores - self.mean) / self.sd
+        """Returns normal deviates (..., voxels) float32 of scores (..., voxels)."""
+        standardised = (scores - self.mean) / self.sd
         rungs = LADDER[: len(self.steps)]
-        found = np.interp(given, self.steps, rungs)
+        within = np.interp(standardised, self.steps, rungs)
         # The last unit of z gives the slope of the line beyond.
         before = max(len(rungs) - 51, 0)
         rise = (rungs[-1] - rungs[before]) / max(float(self.steps[-1] - self.steps[before]), 1e-6)
-        return np.where(given > self.steps[-1], rungs[-1] + rise * (given - self.steps[-1]), found).astype(np.float32)
+        beyond = rungs[-1] + rise * (standardised - self.steps[-1])
+        return np.where(standardised > self.steps[-1], beyond, within).astype(np.float32)
 
 
-def _pooled(variance: np.ndarray, typical: float) -> np.ndarray:
+def _shrink_variance(variance: np.ndarray, typical: float) -> np.ndarray:
     return np.maximum((1 - POOLED) * variance + POOLED * typical, 1e-12)

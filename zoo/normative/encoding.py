@@ -1,4 +1,4 @@
-"""Codes of every place of a volume: in one pass, in windows, on every voxel or every few."""
+"""Encodes a whole volume with a patch network: in one pass, in windows, on every voxel or every few."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -15,14 +15,14 @@ STRIDE = int(np.prod(STRIDES))
 Encode = Callable[[np.ndarray], np.ndarray]
 
 
-def codes_of(model: keras.Model, *, step: int = 1, precision: str = "float32") -> Encode:
-    """A function from a volume to the codes of the patches centred on its voxels.
+def make_encoder(model: keras.Model, *, step: int = 1, precision: str = "float32") -> Encode:
+    """Returns a function from a volume to the codes of the patches centred on its voxels.
 
-    The encoder runs once over each window, not once a patch: with its stride where `step` is a multiple of it, else as
+    The encoder runs once per window, not once per patch: with its stride where `step` is a multiple of it, else as
     `zoo.models.siamese.dense_encoder`. A code equals that of its patch alone to 1e-4 in float32.
 
     Args:
-        model: what `zoo.models.siamese.siamese` built.
+        model: a model built by `zoo.models.siamese.siamese`.
         step: voxels from code to code along each axis.
         precision: "float32", "bfloat16" or "auto".
 
@@ -32,38 +32,43 @@ def codes_of(model: keras.Model, *, step: int = 1, precision: str = "float32") -
 
     Raises:
         ValueError: a step below 1.
+
+    Example:
+        >>> encode = make_encoder(zoo.load("siamese.epilepsy_lesions"), step=3)  # doctest: +SKIP
+        >>> encode(np.zeros((60, 72, 60, 2), np.float32)).shape[:3]  # doctest: +SKIP
+        (20, 24, 20)
     """
     if step < 1:
         raise ValueError(f"step is 1 voxel or more, got {step}. 1 gives a code for every voxel.")
     strided = step % STRIDE == 0
     encoder = model.get_layer("encoder") if strided else dense_encoder(model)
-    run, own = prepare(encoder, precision=precision), STRIDE if strided else 1
+    run, stride = prepare(encoder, precision=precision), STRIDE if strided else 1
 
     def encode(volume: np.ndarray) -> np.ndarray:
-        return _in_windows(run, volume, step, own)
+        return _encode_in_windows(run, volume, step, stride)
 
     return encode
 
 
-def _in_windows(run: Any, volume: np.ndarray, step: int, own: int) -> np.ndarray:
-    """Windows overlap by a patch less one voxel, so that each code is made once; those without signal share one."""
+def _encode_in_windows(run: Any, volume: np.ndarray, step: int, stride: int) -> np.ndarray:
+    """Encodes windows that overlap by a patch less one voxel, so that each code is made once; empty ones share one."""
     half, width = PATCH // 2, WINDOW - WINDOW % step
     padded = np.pad(np.asarray(volume, np.float32), [*[(half, half + width)] * 3, (0, 0)])
     # A strided encoder takes a patch and multiples of its stride more.
-    size = PATCH + own * ((width - 1) // own)
-    empty = np.asarray(run(np.zeros((1, *[PATCH] * 3, volume.shape[-1]), np.float32)))[0, 0, 0, 0]
-    found = np.empty((*(-(-length // step) for length in volume.shape[:3]), len(empty)), np.float32)
-    found[...] = empty
+    size = PATCH + stride * ((width - 1) // stride)
+    empty_code = np.asarray(run(np.zeros((1, *[PATCH] * 3, volume.shape[-1]), np.float32)))[0, 0, 0, 0]
+    codes = np.empty((*(-(-length // step) for length in volume.shape[:3]), len(empty_code)), np.float32)
+    codes[...] = empty_code
     for corner in itertools.product(*[range(0, length, width) for length in volume.shape[:3]]):
         window = padded[tuple(slice(start, start + size) for start in corner)]
         if window.any():
-            codes = np.asarray(run(window[None]))[0][(slice(None, None, step // own),) * 3]
-            _put(found, codes, [start // step for start in corner])
-    return found
+            window_codes = np.asarray(run(window[None]))[0][(slice(None, None, step // stride),) * 3]
+            _write_window(codes, window_codes, [start // step for start in corner])
+    return codes
 
 
-def _put(found: np.ndarray, codes: np.ndarray, corner: Sequence[int]) -> None:
+def _write_window(codes: np.ndarray, window_codes: np.ndarray, corner: Sequence[int]) -> None:
     """Writes a window's codes, as many as fit."""
-    target = tuple(slice(start, start + size) for start, size in zip(corner, codes.shape[:3], strict=True))
-    part = found[target]
-    part[...] = codes[tuple(slice(size) for size in part.shape[:3])]
+    target = tuple(slice(start, start + size) for start, size in zip(corner, window_codes.shape[:3], strict=True))
+    part = codes[target]
+    part[...] = window_codes[tuple(slice(size) for size in part.shape[:3])]

@@ -1,4 +1,4 @@
-"""From T1 and FLAIR to a map of outliers: normalisation, codes, z, clusters, pictures; and the same for controls."""
+"""Maps outliers in T1 and FLAIR against controls: normalisation, codes, z, clusters and pictures."""
 
 import dataclasses
 import importlib.util
@@ -20,8 +20,8 @@ from zoo.inference.predictor import Predictor
 from zoo.inference.settings import Settings
 from zoo.normative import model as normative
 from zoo.normative.detectors import Progress
-from zoo.normative.encoding import codes_of
-from zoo.normative.model import Normative
+from zoo.normative.encoding import make_encoder
+from zoo.normative.model import NormativeModel
 from zoo.reporting.projection import write_projection
 from zoo.synth.anatomy import common_space
 from zoo.synth.anatomy.common_space import Normalisation
@@ -33,7 +33,7 @@ from zoo.volumes.local_normalisation import flatten
 MODEL, PARCELLATION = "siamese.epilepsy_lesions", "unet3d.brain_structures"
 LEAST_CONTROLS = 10
 SAME_MM = 0.01
-MOST_OUT = 0.1  # of the brain; where more lies out, the controls are of another scanner or other people
+MOST_OUT = 0.1  # of the brain; where more lies out, the controls are from another scanner or population
 MOST_OF_TEMPLATE = 1.3  # a brain that is larger than this many templates still has its skull on
 GROUPS = ("group", "diagnosis", "participant_type")
 HEALTHY = ("control", "controls", "healthy", "hc", "volunteer")
@@ -42,13 +42,13 @@ Tell = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class LesionMap:
-    """What was found in one person.
+    """The outliers of one person.
 
     Attributes:
-        z: normal deviates on the grid of the first channel, 0 where nothing is known.
-        clusters: least likely first; their places are in that image's world coordinates.
+        z: normal deviates on the grid of the first channel, 0 where the model has no place.
+        clusters: the least likely first, in that image's world coordinates.
         scan: the first channel.
-        out: share of the brain that lies over the threshold; p of it in a healthy one.
+        out: share of the brain over the threshold; p of it in a healthy one.
     """
 
     z: Image
@@ -57,8 +57,8 @@ class LesionMap:
     out: float = 0.0
 
     @property
-    def told(self) -> str:
-        """How many clusters; and that they mean nothing, where most of the brain is unlike the controls."""
+    def message(self) -> str:
+        """The number of clusters, and a warning where most of the brain is unlike the controls."""
         count = f"{len(self.clusters)} cluster{'' if len(self.clusters) == 1 else 's'}"
         if self.out < MOST_OUT:
             return count
@@ -68,7 +68,7 @@ class LesionMap:
         )
 
     def write(self, folder: str | os.PathLike, name: str) -> list[pathlib.Path]:
-        """Writes NAME_z.nii.gz, NAME_clusters.nii.gz, NAME_clusters.csv and, where matplotlib is, NAME_clusters.png."""
+        """Writes NAME_z.nii.gz, NAME_clusters.nii.gz, NAME_clusters.csv and, with matplotlib, NAME_clusters.png."""
         home = pathlib.Path(folder)
         home.mkdir(parents=True, exist_ok=True)
         values = volumes.array(self.z)
@@ -80,26 +80,30 @@ class LesionMap:
         ]
         if importlib.util.find_spec("matplotlib") is None:
             return written
-        shown = volumes.on_grid_of(self.scan, np.where(ranks > 0, values, 0).astype(np.float32))
+        overlay = volumes.on_grid_of(self.scan, np.where(ranks > 0, values, 0).astype(np.float32))
         picture = home / f"{name}_clusters.png"
         threshold = float(stats.norm.isf(detection.P))
         return [
             *written,
-            write_projection(picture, self.scan, shown, threshold=threshold, title=f"{name}: {self.told}"),
+            write_projection(picture, self.scan, overlay, threshold=threshold, title=f"{name}: {self.message}"),
         ]
 
 
 class Finder:
-    """A network and a normative model, for as many people as there are.
+    """Finds lesions with one network and one normative model.
 
     Args:
-        model: name or folder of a trained model whose output are codes.
-        fitted: file of a normative model; None for the one beside the weights.
+        model: name or folder of a trained model that gives codes.
+        fitted: file of a normative model; None for the one shipped with the network.
         precision: "float32", "bfloat16" or "auto".
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no such model, or one that gives no codes.
+
+    Example:
+        >>> lesion_map = Finder()({"T1w": "t1.nii.gz", "FLAIR": "flair.nii.gz"})  # doctest: +SKIP
+        >>> lesion_map.write("out", "sub-01")  # doctest: +SKIP
     """
 
     def __init__(
@@ -107,35 +111,35 @@ class Finder:
     ) -> None:
         folder = trained_models.find(model)
         self.card = trained_models.card(folder)
-        self.normative = Normative.read(fitted if fitted is not None else folder / normative.FILE)
-        self.encode = codes_of(trained_models.load(folder), step=self.normative.step, precision=precision)
+        self.normative = NormativeModel.read(fitted if fitted is not None else folder / normative.FILE)
+        self.encode = make_encoder(trained_models.load(folder), step=self.normative.step, precision=precision)
 
     def __call__(
         self, images: Images, *, p: float = detection.P, top: int | None = None, tell: Tell = lambda _: None
     ) -> LesionMap:
-        """Finds what controls do not have.
+        """Maps what is unlike the controls in one person.
 
         Args:
-            images: T1 and FLAIR of one grid; on the grid of the common space itself they are taken as normalised.
+            images: T1 and FLAIR on one grid; on the grid of the common space they count as normalised.
             p: share of healthy voxels that pass the threshold.
-            top: how many clusters are kept; None for all.
-            tell: is told each stage.
+            top: number of clusters to keep; None for all.
+            tell: called with the name of each stage.
 
         Raises:
             ValueError: images that cannot be used, or on different grids.
         """
-        scans = _read(images, self.card)
-        person, way = in_common_space(scans, self.normative.template, tell=tell)
+        scans = _read_scans(images, self.card)
+        person, way = to_common_space(scans, self.normative.template, tell=tell)
         tell("codes and outliers")
         coarse = self.normative.z_map(self.encode(person))
-        z = way.back(_fine(coarse, self.normative), _ras_shape(scans[0]))
+        z = way.back(_interpolate(coarse, self.normative), _ras_shape(scans[0]))
         z = np.asarray(volumes.from_ras(z, scans[0]), np.float32)
         found = detection.find_clusters(z, scans[0].affine, p=p, top=top)
-        judged = coarse[tuple(self.normative.places.T)]
-        return LesionMap(volumes.on_grid_of(scans[0], z), found, scans[0], float(np.mean(judged > stats.norm.isf(p))))
+        place_z = coarse[tuple(self.normative.find_places.T)]
+        return LesionMap(volumes.on_grid_of(scans[0], z), found, scans[0], float(np.mean(place_z > stats.norm.isf(p))))
 
 
-def _read(images: Images, card: Card) -> list[Image]:
+def _read_scans(images: Images, card: Card) -> list[Image]:
     scans = read_channels(images, card)
     volumes.check_same_grid(scans, [channel.name for channel in card.input.channels])
     return scans
@@ -145,29 +149,29 @@ def _ras_shape(scan: Image) -> tuple[int, ...]:
     return volumes.to_ras(volumes.array(scan), scan.affine)[0].shape
 
 
-def _fine(coarse: np.ndarray, model: Normative) -> np.ndarray:
-    """A map of codes' places on every voxel of the common space, linear between them."""
+def _interpolate(coarse: np.ndarray, model: NormativeModel) -> np.ndarray:
+    """Interpolates a map on the grid of codes linearly to every voxel of the common space."""
     from scipy import ndimage
 
     places = np.indices(model.shape, np.float32) / model.step
     return ndimage.map_coordinates(coarse, places, np.float32, order=1, mode="nearest")
 
 
-def in_common_space(
+def to_common_space(
     scans: Sequence[Image], template: np.ndarray, *, tell: Tell = lambda _: None
 ) -> tuple[np.ndarray, Normalisation]:
-    """One person's images in the common space, brain cut out and made flat; and the way there.
+    """Carries one person's images into the common space, with the brain cut out and locally normalised.
 
     Args:
-        scans: of one grid, the T1 first.
+        scans: images on one grid, the T1 first.
         template: label map of the common space.
-        tell: is told each stage.
+        tell: called with the name of each stage.
 
     Returns:
-        (*SHAPE, channels) float32, and the way from the common space to the scan turned to RAS+.
+        (*SHAPE, channels) float32, and the map from the common space to the scan turned to RAS+.
 
     Raises:
-        ValueError: they lie on the grid of the common space with the skull on.
+        ValueError: images on the grid of the common space still have their skull.
     """
     arrays, affines = zip(*(volumes.to_ras(volumes.array(scan), scan.affine) for scan in scans), strict=True)
     if arrays[0].shape == common_space.SHAPE and np.allclose(affines[0], common_space.AFFINE, atol=SAME_MM):
@@ -190,10 +194,10 @@ def in_common_space(
 
 
 def check_controls(cases: Sequence[Case], channels: Sequence[str]) -> None:
-    """Refuses a folder that is no set of controls.
+    """Raises where cases are no set of controls.
 
     Raises:
-        ValueError: fewer than ten, another spacing in one of them, channels on different grids, a patient among them.
+        ValueError: fewer than ten cases, different spacings, channels on different grids, or a patient among them.
     """
     if len(cases) < LEAST_CONTROLS:
         raise ValueError(
@@ -216,11 +220,11 @@ def check_controls(cases: Sequence[Case], channels: Sequence[str]) -> None:
 
 
 def _check_healthy(case: Case) -> None:
-    """A lesion that is outlined, or a word in the table, says that this is a patient."""
-    told = next((str(case.tabular[name]) for name in GROUPS if name in case.tabular), HEALTHY[0])
+    """Raises where an outlined lesion, or the case's table, shows that this is a patient."""
+    group = next((str(case.tabular[name]) for name in GROUPS if name in case.tabular), HEALTHY[0])
     outlined = case.labels is not None and bool(np.any(np.asanyarray(nibabel.nifti1.load(case.labels).dataobj) != 0))
-    if outlined or told.lower() not in HEALTHY:
-        why = f"a lesion is outlined in {case.labels}" if outlined else f"its table says {told!r}"
+    if outlined or group.lower() not in HEALTHY:
+        why = f"a lesion is outlined in {case.labels}" if outlined else f"its table says {group!r}"
         raise ValueError(
             f"{case.id} is a patient ({why}); among the controls it would make its own lesion normal. Take it out."
         )
@@ -237,33 +241,38 @@ def fit_normative(  # noqa: PLR0913 - the choices a caller has, each by name
     precision: str = "auto",
     tell: Tell = lambda _: None,
     progress: Progress | None = None,
-) -> Normative:
+) -> NormativeModel:
     """Fits a site's own normative model.
 
-    Each control's codes and each finished block of voxels are kept beside the result until it is written, so that the
-    same call goes on where it was stopped.
+    The codes of each control and each finished block of voxels stay beside the result: the same call continues where it
+    was stopped.
 
     Args:
         cases: controls with the channels of the model.
-        out: the npz file.
+        out: the npz file to write.
         model: name or folder of a trained model; its normative model gives the template.
         detector: "moments", "mahalanobis", "nearest", "centre" or "one_class".
-        settings: of the detector, as {"nu": 0.03}.
+        settings: settings of the detector, as {"nu": 0.03}.
         step: voxels from code to code; 3 is quickest, 1 is every voxel.
-        precision: of the network.
-        tell: is told each stage.
+        precision: precision of the network.
+        tell: called with the name of each stage.
         progress: called with the voxels done and all of them.
 
     Raises:
         ValueError: as `check_controls`; or no such detector.
+
+    Example:
+        >>> cases = find_cases("controls", channels=("T1w", "FLAIR"))  # doctest: +SKIP
+        >>> fit_normative(cases, "normative.npz").controls  # doctest: +SKIP
+        24
     """
-    chosen = normative.detector(detector, **dict(settings or {}))
+    fitted_detector = normative.make_detector(detector, **dict(settings or {}))
     folder = trained_models.find(model)
     card = trained_models.card(folder)
     check_controls(cases, [channel.name for channel in card.input.channels])
-    template = Normative.read(folder / normative.FILE).template
-    encode = codes_of(trained_models.load(folder), step=step, precision=precision)
-    where = normative.places(_tissue(template), step=step)
+    template = NormativeModel.read(folder / normative.FILE).template
+    encode = make_encoder(trained_models.load(folder), step=step, precision=precision)
+    where = normative.find_places(_find_tissue(template), step=step)
     out = pathlib.Path(out)
     work = out.with_suffix(".work")
     work.mkdir(parents=True, exist_ok=True)
@@ -272,19 +281,19 @@ def fit_normative(  # noqa: PLR0913 - the choices a caller has, each by name
         tell(f"control {number} of {len(cases)}: {case.id}")
         path = work / f"{case.id}-step{step}.npy"
         if (stored := files.mapped_array(path)) is None:
-            person, _ = in_common_space(_read(case.channels, card), template, tell=tell)
+            person, _ = to_common_space(_read_scans(case.channels, card), template, tell=tell)
             stored = normative.gather(encode(person), where).astype(np.float16)
             files.write_array(path, stored)
         latents.append(stored)
     shards = work / "-".join([detector, f"step{step}", *(case.id for case in cases)])[:200]
-    found = normative.fit(
-        np.stack(latents), where, chosen, step=step, template=template, shards=shards, progress=progress
+    fitted = normative.fit(
+        np.stack(latents), where, fitted_detector, step=step, template=template, shards=shards, progress=progress
     )
-    found.write(out)
-    return found
+    fitted.write(out)
+    return fitted
 
 
-def _tissue(template: np.ndarray) -> np.ndarray:
+def _find_tissue(template: np.ndarray) -> np.ndarray:
     from zoo.synth.epilepsy import brain
 
     return np.asarray(brain(template))

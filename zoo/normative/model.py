@@ -1,6 +1,6 @@
-"""Normative models: what codes are normal at each place of the common space, fitted to controls and kept as npz.
+"""Fits, writes and reads normative models: which codes are normal at each place of the common space.
 
-The codes may come from any network, as long as they lie on a grid of every `step`-th voxel of the common space.
+The codes may come from any network, on a grid of every `step`-th voxel of the common space.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 from zoo import files
 from zoo.errors import unknown_choice
 from zoo.normative.calibration import Calibration
-from zoo.normative.detectors import DETECTORS, Detector, Fitted, Progress
+from zoo.normative.detectors import DETECTORS, Detector, FittedDetector, Progress
 
 FILE = "normative.npz"
 FORMAT = 1
@@ -23,20 +23,20 @@ Encode = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Normative:
-    """A detector and its calibration, with the places that they know.
+class NormativeModel:
+    """A fitted detector and its calibration at places of the common space.
 
     Attributes:
         fitted: the detector.
-        calibration: from its scores to z.
-        places: (voxels, 3) int16, entries of the grid of codes.
-        shape: of the common space in voxels.
+        calibration: turns its scores into z.
+        places: (voxels, 3) int16, indices into the grid of codes.
+        shape: shape of the common space in voxels.
         step: voxels from code to code.
         template: `shape` uint8, the label map that brains are laid on.
-        controls: how many people it was fitted to.
+        controls: number of people it was fitted to.
     """
 
-    fitted: Fitted
+    fitted: FittedDetector
     calibration: Calibration
     places: np.ndarray
     shape: tuple[int, int, int]
@@ -46,17 +46,17 @@ class Normative:
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Shape of the grid of codes."""
+        """The shape of the grid of codes."""
         return tuple(-(-size // self.step) for size in self.shape)
 
     def z_map(self, codes: np.ndarray) -> np.ndarray:
-        """How far one person's codes lie out, as normal deviates.
+        """Scores how far one person's codes lie out, as normal deviates.
 
         Args:
-            codes: (*grid, d), as the network gives them.
+            codes: (*grid, d), the output of the encoder.
 
         Returns:
-            `grid` float32; 0 where nothing is known.
+            `grid` float32; 0 where the model has no place.
 
         Raises:
             ValueError: codes on another grid.
@@ -69,16 +69,16 @@ class Normative:
         return self.on_grid(z)
 
     def on_grid(self, values: np.ndarray) -> np.ndarray:
-        """Values (voxels,) at their places on the grid of codes, 0 elsewhere."""
-        found = np.zeros(self.grid, np.float32)
-        found[tuple(self.places.T)] = values
-        return found
+        """Returns values (voxels,) on the grid of codes, 0 where the model has no place."""
+        volume = np.zeros(self.grid, np.float32)
+        volume[tuple(self.places.T)] = values
+        return volume
 
     def write(self, path: str | os.PathLike) -> pathlib.Path:
-        """Writes everything as npz, whole or not at all; arrays and one line of JSON, no pickle."""
+        """Writes the model as npz: arrays and one line of JSON, no pickle."""
         path = pathlib.Path(path)
         settings = {"detector": self.fitted.detector.name, **dataclasses.asdict(self.fitted.detector)}
-        told = {
+        header = {
             "format": FORMAT,
             "settings": settings,
             "step": self.step,
@@ -90,14 +90,14 @@ class Normative:
         arrays |= {f"null_{key}": getattr(self.calibration, key) for key in ("mean", "sd", "steps")}
         arrays |= {"places": self.places, "template": self.template}
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = np.frombuffer(json.dumps(told).encode(), np.uint8)
+        text = np.frombuffer(json.dumps(header).encode(), np.uint8)
         with files.replacing(path) as temporary:
-            np.savez_compressed(temporary, allow_pickle=False, told=text, **arrays)
+            np.savez_compressed(temporary, allow_pickle=False, told=text, **arrays)  # the key of format 1
         return path
 
     @classmethod
-    def read(cls, path: str | os.PathLike) -> "Normative":
-        """Reads what `write` wrote.
+    def read(cls, path: str | os.PathLike) -> "NormativeModel":
+        """Reads a file that `write` wrote.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -109,67 +109,77 @@ class Normative:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in stored.files}
-            told = json.loads(arrays.pop("told").tobytes())
+            header = json.loads(arrays.pop("told").tobytes())
         except (ValueError, KeyError, OSError, EOFError) as error:
             raise ValueError(
                 f"{path} is no normative model ({error}). Make one with zoo fit-normative FOLDER."
             ) from error
-        if told.get("format") != FORMAT:
-            raise ValueError(f"{path} has format {told.get('format')}, this version reads {FORMAT}. Fit it anew.")
-        return cls._of(told, arrays)
+        if header.get("format") != FORMAT:
+            raise ValueError(f"{path} has format {header.get('format')}, this version reads {FORMAT}. Fit it anew.")
+        return cls._from_arrays(header, arrays)
 
     @classmethod
-    def _of(cls, told: dict[str, Any], arrays: dict[str, np.ndarray]) -> "Normative":
-        part = lambda start: {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}  # noqa: E731
-        settings = dict(told["settings"])
+    def _from_arrays(cls, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> "NormativeModel":
+        def select(start: str) -> dict[str, np.ndarray]:
+            return {key.removeprefix(start): value for key, value in arrays.items() if key.startswith(start)}
+
+        settings = dict(header["settings"])
         detector = DETECTORS[settings.pop("detector")](**settings)
-        null = np.empty((told["controls"], len(arrays["places"])), np.float32)  # its numbers are in the calibration
-        fitted = Fitted(detector, part("state_"), part("shared_"), null)
-        calibration = Calibration(**part("null_"))
+        null = np.empty((header["controls"], len(arrays["places"])), np.float32)  # its numbers are in the calibration
+        fitted = FittedDetector(detector, select("state_"), select("shared_"), null)
+        calibration = Calibration(**select("null_"))
         return cls(
             fitted,
             calibration,
             arrays["places"],
-            tuple(told["shape"]),
-            told["step"],
+            tuple(header["shape"]),
+            header["step"],
             arrays["template"],
-            told["controls"],
+            header["controls"],
         )
 
 
-def detector(name: str, **settings: Any) -> Detector:
-    """A detector by name.
+def make_detector(name: str, **settings: Any) -> Detector:
+    """Returns a detector by name.
 
     Raises:
         ValueError: there is no such detector; the nearest is named.
+
+    Example:
+        >>> make_detector("nearest", k=5)
+        Nearest(k=5)
     """
     if name not in DETECTORS:
         raise unknown_choice("detector", name, DETECTORS)
     return DETECTORS[name](**settings)
 
 
-def places(region: np.ndarray, *, step: int) -> np.ndarray:
-    """Entries (voxels, 3) int16 of the grid of codes whose voxel lies in a region.
+def find_places(region: np.ndarray, *, step: int) -> np.ndarray:
+    """Returns the indices (voxels, 3) int16 into the grid of codes whose voxel lies in a region.
 
     Args:
         region: (x, y, z) bool, voxels of the common space.
         step: voxels from code to code.
+
+    Example:
+        >>> find_places(np.ones((4, 2, 1), bool), step=3).tolist()
+        [[0, 0, 0], [1, 0, 0]]
     """
     return np.argwhere(region[(slice(None, None, step),) * 3]).astype(np.int16)
 
 
 def gather(codes: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Codes (voxels, d) at some places of their grid."""
+    """Returns the codes (voxels, d) at places (voxels, 3) of their grid."""
     return codes[tuple(where.T)]
 
 
-def stack(encode: Encode, people: Iterable[np.ndarray], where: np.ndarray) -> np.ndarray:
-    """Codes of several people at the same places.
+def encode_people(encode: Encode, people: Iterable[np.ndarray], where: np.ndarray) -> np.ndarray:
+    """Encodes several people at the same places.
 
     Args:
-        encode: from (x, y, z, channels) to codes on their grid.
+        encode: maps (x, y, z, channels) to codes on their grid.
         people: images in the common space.
-        where: (voxels, 3).
+        where: (voxels, 3), indices into the grid of codes.
 
     Returns:
         (people, voxels, d) float16.
@@ -180,24 +190,29 @@ def stack(encode: Encode, people: Iterable[np.ndarray], where: np.ndarray) -> np
 def fit(
     latents: np.ndarray,
     where: np.ndarray,
-    chosen: Detector,
+    detector: Detector,
     *,
     step: int,
     template: np.ndarray,
     shards: pathlib.Path | None = None,
     progress: Progress | None = None,
-) -> Normative:
+) -> NormativeModel:
     """Fits a detector to controls and calibrates it by leaving each of them out.
 
     Args:
         latents: (controls, voxels, d).
-        where: (voxels, 3), entries of the grid of codes.
-        chosen: the detector.
+        where: (voxels, 3), indices into the grid of codes.
+        detector: the detector.
         step: voxels from code to code.
         template: label map of the common space.
-        shards: folder of finished blocks, to go on where an earlier fit was stopped.
+        shards: folder for finished blocks, from which a stopped fit continues.
         progress: called with the voxels done and all of them.
+
+    Example:
+        >>> latents, region = np.random.default_rng(0).normal(size=(5, 8, 3)), np.ones((2, 2, 2), np.uint8)
+        >>> fit(latents, find_places(region > 0, step=1), make_detector("centre"), step=1, template=region).grid
+        (2, 2, 2)
     """
-    fitted = chosen.fit(latents, shards=shards, progress=progress)
+    fitted = detector.fit(latents, shards=shards, progress=progress)
     x, y, z = template.shape
-    return Normative(fitted, Calibration.of(fitted.null), where, (x, y, z), step, template, len(latents))
+    return NormativeModel(fitted, Calibration.of(fitted.null), where, (x, y, z), step, template, len(latents))

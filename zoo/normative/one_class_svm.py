@@ -1,4 +1,4 @@
-"""One-class support vector machines by the thousand: one small dual problem a voxel, all solved together."""
+"""Fits one-class support vector machines by the thousand: one small dual problem per voxel, all solved together."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ ROUNDS, WARM_ROUNDS, HALVINGS = 120, 25, 12
 FREE = 1e-4  # how far from its bounds a weight is free
 
 
-def kernel(first: np.ndarray, second: np.ndarray, gamma: np.ndarray) -> np.ndarray:
-    """`exp(-gamma |a - b|^2)` of two sets of codes at each voxel.
+def rbf_kernel(first: np.ndarray, second: np.ndarray, gamma: np.ndarray) -> np.ndarray:
+    """Returns `exp(-gamma |a - b|^2)` of two sets of codes at each voxel.
 
     Args:
         first: (voxels, n, d) float32.
@@ -21,13 +21,13 @@ def kernel(first: np.ndarray, second: np.ndarray, gamma: np.ndarray) -> np.ndarr
 
 
 def square_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(voxels, n, m) squared distances between two sets of codes at each voxel, 0 or more."""
+    """Returns the squared distances (voxels, n, m) between two sets of codes at each voxel, 0 or more."""
     lengths = np.sum(first**2, axis=-1)[:, :, None] + np.sum(second**2, axis=-1)[:, None, :]
     return np.maximum(lengths - 2 * np.matmul(first, np.swapaxes(second, 1, 2)), 0)
 
 
-def scale(codes: np.ndarray) -> np.ndarray:
-    """(voxels,) gamma as scikit-learn's "scale" has it: 1 / (d var), over all numbers of a voxel's codes."""
+def scale_gamma(codes: np.ndarray) -> np.ndarray:
+    """Returns gamma (voxels,) as scikit-learn's "scale" does: 1 / (d var), over all numbers of a voxel's codes."""
     return 1.0 / np.maximum(codes.shape[-1] * codes.var(axis=(1, 2)), 1e-12)
 
 
@@ -42,13 +42,18 @@ def solve(
         gram: (voxels, n, n) float32, positive semi-definite with ones on the diagonal.
         nu: share of the controls that may lie outside, in (0, 1].
         upper: (n,) 1, or 0 for a control that is left out; None for all 1.
-        start: (voxels, n) a solution to begin with, as when one control is left out; a fifth of the rounds then do.
+        start: (voxels, n) a solution to begin with, as when one control is left out; it takes a fifth of the rounds.
 
     Returns:
         Weights (voxels, n) and offset rho (voxels,), as libsvm defines them: the decision is `sum a k - rho`.
 
     Raises:
         ValueError: nu out of range.
+
+    Example:
+        >>> weights, offset = solve(np.eye(4, dtype=np.float32)[None], 0.5)
+        >>> weights.round(2).tolist()
+        [[0.5, 0.5, 0.5, 0.5]]
 
     Source: Schölkopf et al., Neural Computation 2001, doi 10.1162/089976601750264965; Beck and Teboulle, SIAM J.
     Imaging Sciences 2009, doi 10.1137/080716542.
@@ -57,8 +62,8 @@ def solve(
         raise ValueError(f"nu is the share of controls that may lie outside, over 0 and at most 1, got {nu}.")
     most = np.ones(gram.shape[1], np.float32) if upper is None else upper.astype(np.float32)
     total = float(nu * most.sum())
-    begin = np.broadcast_to(most * np.float32(nu), gram.shape[:2]) if start is None else start
-    weights = project(begin, most, total)
+    start_weights = np.broadcast_to(most * np.float32(nu), gram.shape[:2]) if start is None else start
+    weights = project(start_weights, most, total)
     step = 1.0 / gram.sum(axis=2).max(axis=1)[:, None]  # no eigenvalue is larger than the largest sum of a row
     ahead, momentum = weights, 1.0
     for _ in range(ROUNDS if start is None else WARM_ROUNDS):
@@ -67,14 +72,18 @@ def solve(
         grown = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         ahead = following + (momentum - 1) / grown * (following - weights)
         weights, momentum = following, grown
-    return weights, _offset(gram, weights, most)
+    return weights, _find_offset(gram, weights, most)
 
 
 def project(values: np.ndarray, upper: np.ndarray, total: float) -> np.ndarray:
-    """The nearest point to each row with entries in 0 to `upper` that sum to `total`.
+    """Returns the nearest point to each row with entries in 0 to `upper` that sum to `total`.
 
-    One shift of a row makes its sum right: halved intervals find the straight piece of the sum that it lies on, and two
-    of Newton's steps the place there.
+    One shift of a row corrects its sum: bisection finds the linear piece that it lies on, two of Newton's steps its
+    place there.
+
+    Example:
+        >>> project(np.array([[3.0, 1.0]]), np.ones(2), 1.0).tolist()
+        [[1.0, 0.0]]
     """
     low, high = values.min(axis=1) - 1.0, values.max(axis=1)
     for _ in range(HALVINGS):
@@ -83,23 +92,23 @@ def project(values: np.ndarray, upper: np.ndarray, total: float) -> np.ndarray:
         low, high = np.where(over, middle, low), np.where(over, high, middle)
     shift = (low + high) / 2
     for _ in range(2):
-        apart = values - shift[:, None]
-        found = np.clip(apart, 0, upper)
-        free = np.count_nonzero((found == apart) & (upper > 0), axis=1)
-        shift = np.clip(shift + (found.sum(axis=1) - total) / np.maximum(free, 1), low, high)
-    found = np.clip(values - shift[:, None], 0, upper)
-    return found * (total / np.maximum(found.sum(axis=1, keepdims=True), 1e-12))
+        shifted = values - shift[:, None]
+        clipped = np.clip(shifted, 0, upper)
+        free = np.count_nonzero((clipped == shifted) & (upper > 0), axis=1)
+        shift = np.clip(shift + (clipped.sum(axis=1) - total) / np.maximum(free, 1), low, high)
+    clipped = np.clip(values - shift[:, None], 0, upper)
+    return clipped * (total / np.maximum(clipped.sum(axis=1, keepdims=True), 1e-12))
 
 
-def _offset(gram: np.ndarray, weights: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """(voxels,): the slope of the free weights, or the middle between those at either bound where none is free."""
+def _find_offset(gram: np.ndarray, weights: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Returns (voxels,): the slope of the free weights; where none is free, the middle between those at the bounds."""
     slope = np.matmul(gram, weights[..., None])[..., 0]
-    there = upper > 0
-    free = (weights > FREE) & (weights < upper - FREE) & there
+    used = upper > 0
+    free = (weights > FREE) & (weights < upper - FREE) & used
     count = free.sum(axis=1)
     mean = np.where(free, slope, 0).sum(axis=1) / np.maximum(count, 1)
     # Where none is free, those at 0 have the larger slopes and those at their bound the smaller ones.
-    at_zero, at_bound = (weights <= FREE) & there, (weights >= upper - FREE) & there
+    at_zero, at_bound = (weights <= FREE) & used, (weights >= upper - FREE) & used
     above = np.min(slope, axis=1, where=at_zero, initial=np.float32(3e38))
     below = np.max(slope, axis=1, where=at_bound, initial=np.float32(-3e38))
     above, below = np.where(at_zero.any(axis=1), above, below), np.where(at_bound.any(axis=1), below, above)

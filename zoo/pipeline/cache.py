@@ -43,21 +43,21 @@ class Cache:
 
     @property
     def ids(self) -> list[str]:
-        """Ids of the cases."""
+        """Returns the ids of the cases."""
         return [entry.id for entry in self.entries]
 
     @property
     def counts(self) -> np.ndarray:
-        """(cases, classes) int64, remembered places; no class where no case has labels."""
+        """Returns the number of remembered places, (cases, classes) int64; no class where no case has labels."""
         num_classes = max((index + 1 for entry in self.entries for index in entry.places), default=0)
-        found = np.zeros((len(self.entries), num_classes), np.int64)
-        for row, entry in zip(found, self.entries, strict=True):
+        counts = np.zeros((len(self.entries), num_classes), np.int64)
+        for row, entry in zip(counts, self.entries, strict=True):
             for index, (_, count) in entry.places.items():
                 row[index] = count
-        return found
+        return counts
 
     def select(self, ids: Sequence[str]) -> "Cache":
-        """The same cache with some of its cases, in this order; ids of cases that were left out are passed over.
+        """Returns the cache with some of its cases, in this order; ids of cases that were left out are passed over.
 
         Raises:
             ValueError: an id that the cache does not know, or none that it holds.
@@ -88,25 +88,25 @@ def build(
     Raises:
         ValueError: no case, equal ids, or no case that can be used.
     """
-    _check(cases)
+    _check_cases(cases)
     reading = reading.of(cases)
     if str(where) == MEMORY:
         sizes = memory_cache.estimate(cases, reading)
         limit = MEMORY_SHARE * machine_bytes() if limit_mb is None else limit_mb * 1e6
-        if _fits(sizes, limit):
-            return Cache(*_filled(memory_cache.fill(cases, reading, sizes), reading))
-        where = _folder(cases)
+        if _fits_memory(sizes, limit):
+            return Cache(*_check_filled(memory_cache.fill(cases, reading, sizes), reading))
+        where = _choose_folder(cases)
     entries, failures = tfrecord_cache.fill(cases, reading, Path(where))
     _check_labels(entries)
     return Cache(tuple(entries), tuple(failures), reading)
 
 
-def _filled(filled: memory_cache.Filled, reading: Reading) -> tuple:
+def _check_filled(filled: memory_cache.Filled, reading: Reading) -> tuple:
     _check_labels(filled.entries)
     return tuple(filled.entries), tuple(filled.failures), reading, filled.buffer, filled.places
 
 
-def _check(cases: Sequence[Case]) -> None:
+def _check_cases(cases: Sequence[Case]) -> None:
     if not cases:
         raise ValueError("There is no case to read. Give at least one.")
     ids = [case.id for case in cases]
@@ -116,7 +116,7 @@ def _check(cases: Sequence[Case]) -> None:
 
 
 def _check_labels(entries: Sequence[Entry]) -> None:
-    """Every case has labels, or none has."""
+    """Checks that every case has labels, or none has."""
     without = [entry.id for entry in entries if entry.labels is None]
     if without and len(without) < len(entries):
         raise ValueError(
@@ -125,7 +125,7 @@ def _check_labels(entries: Sequence[Entry]) -> None:
         )
 
 
-def _fits(sizes: Sequence[int], limit: float) -> bool:
+def _fits_memory(sizes: Sequence[int], limit: float) -> bool:
     need = sum(sizes)
     text = f"{len(sizes)} cases need {need / 1e6:,.0f} MB of memory"
     fits = need <= limit
@@ -134,8 +134,8 @@ def _fits(sizes: Sequence[int], limit: float) -> bool:
     return fits
 
 
-def _folder(cases: Sequence[Case]) -> Path:
-    """Where a cache goes that memory does not hold: a folder of the user cache that the data decide."""
+def _choose_folder(cases: Sequence[Case]) -> Path:
+    """Returns the folder of the user cache for cases that do not fit memory; their paths decide it."""
     path = (
         platformdirs.user_cache_path("zoo3d") / "cases" / tfrecord_cache.digest([str(case.files[0]) for case in cases])
     )

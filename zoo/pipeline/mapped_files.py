@@ -1,4 +1,4 @@
-"""Files side by side in one stretch of addresses, so that TensorFlow sees them as one tensor that nobody copied.
+"""Maps files side by side into memory, so that TensorFlow sees them as one tensor without a copy.
 
 Nothing is read until it is touched, and the system drops what it needs the memory for. A file that is replaced by
 another of its name stays as it was, since the mapping holds the old one.
@@ -50,6 +50,6 @@ def _map(file: str, size: int, address: int) -> None:
     function.restype = ctypes.c_void_p
     function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
     with open(file, "rb") as opened:
-        got = function(address, size, mmap.PROT_READ, mmap.MAP_PRIVATE | _FIXED, opened.fileno(), 0)
-    if got != address:
+        mapped = function(address, size, mmap.PROT_READ, mmap.MAP_PRIVATE | _FIXED, opened.fileno(), 0)
+    if mapped != address:
         raise OSError(ctypes.get_errno(), f"{file} cannot be mapped into memory", file)

@@ -1,4 +1,4 @@
-"""Prepared cases in one buffer of memory that tf.data reads without a copy."""
+"""Keeps prepared cases in one buffer of memory that tf.data reads without a copy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class Filled:
 
 
 def estimate(cases: Sequence[Case], reading: Reading) -> list[int]:
-    """Bytes that each case will take, from the headers of its files; 0 where a header cannot be read."""
-    return [sum(_sizes(case, reading)) for case in cases]
+    """Returns the bytes that each case will take, from the headers of its files; 0 where a header cannot be read."""
+    return [sum(_estimate_case(case, reading)) for case in cases]
 
 
 def fill(cases: Sequence[Case], reading: Reading, sizes: Sequence[int]) -> Filled:
@@ -40,28 +40,28 @@ def fill(cases: Sequence[Case], reading: Reading, sizes: Sequence[int]) -> Fille
         sizes: what `estimate` gave.
     """
     starts = np.cumsum([0, *sizes])
-    buffer = _aligned(int(starts[-1]))
-    room = {case.id: (int(start), size) for case, start, size in zip(cases, starts, sizes, strict=False)}
+    buffer = _allocate_aligned(int(starts[-1]))
+    spans = {case.id: (int(start), size) for case, start, size in zip(cases, starts, sizes, strict=False)}
 
-    def work(case: Case) -> tuple[Entry, dict[int, np.ndarray]]:
+    def prepare_case(case: Case) -> tuple[Entry, dict[int, np.ndarray]]:
         prepared = prepare(case, reading)
-        return _lay(case, prepared, buffer, room[case.id]), prepared.places
+        return _place_case(case, prepared, buffer, spans[case.id]), prepared.places
 
-    results, failures = convert(cases, work, "Reading cases into memory")
-    entries, places = _join(results)
+    results, failures = convert(cases, prepare_case, "Reading cases into memory")
+    entries, places = _join_places(results)
     shared = tf.experimental.dlpack.from_dlpack(buffer.__dlpack__())
     return Filled(entries, failures, shared, tf.constant(places))
 
 
-def _aligned(size: int) -> np.ndarray:
-    """Memory that is taken page by page, when it is written."""
+def _allocate_aligned(size: int) -> np.ndarray:
+    """Allocates aligned memory; its pages are taken when they are written."""
     raw = np.empty(size + 2 * ALIGNMENT, np.uint8)
     first = -raw.ctypes.data % ALIGNMENT
     return raw[first : first + size + ALIGNMENT]
 
 
-def _lay(case: Case, prepared: Prepared, buffer: np.ndarray, room: tuple[int, int]) -> Entry:
-    at, size = room
+def _place_case(case: Case, prepared: Prepared, buffer: np.ndarray, span: tuple[int, int]) -> Entry:
+    at, size = span
     arrays = [*prepared.channels, *([] if prepared.labels is None else [prepared.labels])]
     if sum(padded(array.nbytes) for array in arrays) > size:
         raise ValueError(f"{case.id} is larger than its headers told. Were its files changed meanwhile? Run again.")
@@ -76,8 +76,8 @@ def _lay(case: Case, prepared: Prepared, buffer: np.ndarray, room: tuple[int, in
     return Entry(case.id, shape, tuple(blocks[:num]), tuple(prepared.lines), labels, tabular=prepared.tabular)
 
 
-def _join(results: Sequence[tuple[Entry, dict[int, np.ndarray]]]) -> tuple[list[Entry], np.ndarray]:
-    """The places of all cases in one array, and the entries that point into it."""
+def _join_places(results: Sequence[tuple[Entry, dict[int, np.ndarray]]]) -> tuple[list[Entry], np.ndarray]:
+    """Joins the places of all cases into one array, and returns the entries that point into it."""
     entries, at = [], 0
     for entry, places in results:
         spans = {}
@@ -89,17 +89,17 @@ def _join(results: Sequence[tuple[Entry, dict[int, np.ndarray]]]) -> tuple[list[
     return entries, np.concatenate([np.zeros(0, np.int32), *every])
 
 
-def _sizes(case: Case, reading: Reading) -> list[int]:
+def _estimate_case(case: Case, reading: Reading) -> list[int]:
     names = [name for name in reading.channels or () if name in case.channels]
     files = [(case.channels[name], name in case.volumes) for name in names]
     try:
-        sizes = [_size(path, reading) for path, _ in files]
-        return sizes + ([_size(case.labels, reading, is_label=True)] if case.labels else [])
+        sizes = [_estimate_file(path, reading) for path, _ in files]
+        return sizes + ([_estimate_file(case.labels, reading, is_label=True)] if case.labels else [])
     except Exception:  # reading the case will say what is wrong with it, in better words
         return []
 
 
-def _size(path: Path, reading: Reading, is_label: bool = False) -> int:
+def _estimate_file(path: Path, reading: Reading, is_label: bool = False) -> int:
     image: Any = nibabel.load(path)
     shape, dtype = image.shape[:3], image.header.get_data_dtype().newbyteorder("=")
     scaled = image.header.get_slope_inter() not in ((None, None), (1, 0))
@@ -108,11 +108,11 @@ def _size(path: Path, reading: Reading, is_label: bool = False) -> int:
         spacing = images.spacing_mm(image.affine)[axes]
         if not np.allclose(spacing, reading.spacing_mm, rtol=1e-3):
             shape, scaled = images.resampled_shape([shape[axis] for axis in axes], spacing, reading.spacing_mm), True
-    return padded(int(np.prod(shape)) * _width(dtype, scaled, is_label))
+    return padded(int(np.prod(shape)) * _voxel_bytes(dtype, scaled, is_label))
 
 
-def _width(dtype: np.dtype, scaled: bool, is_label: bool) -> int:
-    """Bytes a voxel at most; label maps of any dtype are kept in one or two."""
+def _voxel_bytes(dtype: np.dtype, scaled: bool, is_label: bool) -> int:
+    """Returns the most bytes that a voxel takes; label maps of any dtype are kept in one or two."""
     if is_label:
         return 1 if dtype.itemsize == 1 else 2
     if scaled or dtype.name not in (*KEPT, "int8"):

@@ -40,12 +40,12 @@ class Reading:
     tolerance_mm: float = 0.1
 
     def of(self, cases: Sequence[Case]) -> "Reading":
-        """The same reading with the channels named."""
+        """Returns the reading with its channels named, after the first case where they are not."""
         return self if self.channels else Reading(**{**vars(self), "channels": tuple(cases[0].channels)})
 
     @property
     def options(self) -> dict[str, Any]:
-        """What it is made of, as JSON has it."""
+        """Returns the options as JSON has them."""
         labels = sorted(self.labels.items()) if self.labels is not None else None
         return {**asdict(self), "steps": [dict(step) for step in self.steps], "labels": labels, "format": FORMAT}
 
@@ -70,7 +70,7 @@ class Prepared:
 
 
 def key(case: Case, reading: Reading) -> str:
-    """What a prepared case depends on, as 64 hexadecimal digits: files with size and time of change, and the options.
+    """Hashes what a prepared case depends on, 64 hexadecimal digits: files with size and time of change, and options.
 
     Raises:
         FileNotFoundError: a file of the case does not exist.
@@ -95,25 +95,30 @@ def prepare(case: Case, reading: Reading) -> Prepared:
     every = pictures + ([mask] if mask else [])
     names = [*(reading.channels or ()), *(["labels"] if mask else [])]
     images.check_same_grid(every, names, tolerance_mm=reading.tolerance_mm)
-    channels = [stored(_gridded(picture, reading, images.resample)) for picture in pictures]
+    channels = [to_kept_dtype(_resample(picture, reading, images.resample)) for picture in pictures]
     labels = None
     if mask:
         indices = class_indices(np.asanyarray(mask.dataobj), reading.labels, f"The label map of {case.id}")
-        labels = _gridded(nifti_like(indices, mask), reading, images.resample_labels)
+        labels = _resample(nifti_like(indices, mask), reading, images.resample_labels)
     lines = [
         intensity.measure(channel, intensity.of_channel(reading.steps, name))
         for channel, name in zip(channels, reading.channels or (), strict=True)
     ]
-    return Prepared(channels, lines, labels, _places(labels, case.id), _numbers(case, reading))
+    return Prepared(channels, lines, labels, _find_places(labels, case.id), _read_numbers(case, reading))
 
 
-def stored(array: np.ndarray) -> np.ndarray:
-    """The array in a dtype that a cache keeps: its own, or the next that holds its values."""
+def to_kept_dtype(array: np.ndarray) -> np.ndarray:
+    """Returns the array in a dtype that a cache keeps: its own, or the next that holds its values.
+
+    Example:
+        >>> to_kept_dtype(np.zeros(3, "int8")).dtype.name
+        'int16'
+    """
     wider = {"int8": "int16", "bool": "uint8"}.get(array.dtype.name, array.dtype.name)
     return np.ascontiguousarray(array, dtype=wider if wider in KEPT else "float32")
 
 
-def _gridded(picture: images.Image, reading: Reading, resample: Any) -> np.ndarray:
+def _resample(picture: images.Image, reading: Reading, resample: Any) -> np.ndarray:
     array, affine = images.to_ras(np.asanyarray(picture.dataobj), picture.affine)
     spacing = images.spacing_mm(affine)
     if reading.spacing_mm is None or np.allclose(spacing, reading.spacing_mm, rtol=1e-3):
@@ -121,8 +126,8 @@ def _gridded(picture: images.Image, reading: Reading, resample: Any) -> np.ndarr
     return resample(array, spacing, reading.spacing_mm)
 
 
-def _places(labels: np.ndarray | None, name: str) -> dict[int, np.ndarray]:
-    """Where each class lies; a class with too many voxels is thinned by a draw that the case's name decides."""
+def _find_places(labels: np.ndarray | None, name: str) -> dict[int, np.ndarray]:
+    """Finds the voxels of each class; a class with too many is thinned by a draw that the case's name seeds."""
     if labels is None:
         return {}
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
@@ -131,27 +136,27 @@ def _places(labels: np.ndarray | None, name: str) -> dict[int, np.ndarray]:
     classes = flat[foreground]
     order = np.argsort(classes, kind="stable")  # of small integers: one counting pass
     ends = np.cumsum(np.bincount(classes))
-    found = {0: _background(flat, len(foreground), draw)}
+    voxels = {0: _find_background(flat, len(foreground), draw)}
     for index, (begin, end) in enumerate(itertools.pairwise(ends.tolist()), start=1):
-        found[index] = foreground[order[begin:end]]
-    return {index: _thinned(places, draw) for index, places in found.items() if len(places)}
+        voxels[index] = foreground[order[begin:end]]
+    return {index: _draw_places(places, draw) for index, places in voxels.items() if len(places)}
 
 
-def _background(flat: np.ndarray, num_foreground: int, draw: np.random.Generator) -> np.ndarray:
-    """Voxels of class 0: all of them, or, where most voxels are, those that enough tries hit."""
+def _find_background(flat: np.ndarray, num_foreground: int, draw: np.random.Generator) -> np.ndarray:
+    """Finds voxels of class 0: all of them, or, where most voxels are background, a random part."""
     if flat.size - num_foreground < max(flat.size // 2, 4 * MAX_PLACES):
         return np.flatnonzero(flat == 0)
     tries = np.unique(draw.integers(flat.size, size=4 * MAX_PLACES))
     return tries[flat[tries] == 0]
 
 
-def _thinned(places: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+def _draw_places(places: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     if len(places) > MAX_PLACES:
         places = np.sort(draw.choice(places, MAX_PLACES, replace=False, shuffle=False))
     return places.astype(np.int32)
 
 
-def _numbers(case: Case, reading: Reading) -> tuple[float, ...]:
+def _read_numbers(case: Case, reading: Reading) -> tuple[float, ...]:
     values = [case.tabular.get(name, np.nan) for name in reading.tabular]
     for name, value in zip(reading.tabular, values, strict=True):
         if isinstance(value, str):

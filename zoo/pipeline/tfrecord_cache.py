@@ -1,4 +1,4 @@
-"""Prepared cases on disk: one TFRecord shard a case, raw bytes, and a manifest of what lies where.
+"""Keeps prepared cases on disk: one TFRecord shard a case, raw bytes, and a manifest of what lies where.
 
 The first record of a shard is its entry as JSON; then one record an array: channels, labels, places, each filled up so
 that the next begins where memory is aligned and the file can be mapped. Since a shard describes itself, the manifest
@@ -29,7 +29,7 @@ HEAD, FOOT = 12, 4  # bytes that TFRecord puts before and after a record: length
 
 
 def digest(value: Any) -> str:
-    """Sixteen hexadecimal digits for a value that JSON holds."""
+    """Returns sixteen hexadecimal digits for a value that JSON holds."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -46,20 +46,20 @@ def fill(cases: Sequence[Case], reading: Reading, folder: Path) -> tuple[list[En
     """
     folder.mkdir(parents=True, exist_ok=True)
     files.remove_leftovers(folder)
-    known = _manifest(folder)
+    known = _read_manifest(folder)
     fresh: list[str] = []
 
-    def work(case: Case) -> Entry:
-        mark = key(case, reading)
-        path = folder / f"{_safe(case.id)}-{mark[:16]}.tfrecord"
-        entry = _present(path, known)
+    def prepare_case(case: Case) -> Entry:
+        case_key = key(case, reading)
+        path = folder / f"{_safe_name(case.id)}-{case_key[:16]}.tfrecord"
+        entry = _find_shard(path, known)
         if entry is None:
             fresh.append(case.id)
             entry = write(path, case, prepare(case, reading))
             _drop_stale(path)
         return entry
 
-    entries, failures = convert(cases, work, f"Writing cases to {folder}")
+    entries, failures = convert(cases, prepare_case, f"Writing cases to {folder}")
     _write_manifest(folder, reading, entries, failures)
     print(f"{folder}: {len(entries) - len(fresh)} cases taken from the cache, {len(fresh)} written.", file=sys.stderr)
     return entries, failures
@@ -76,7 +76,7 @@ def write(path: Path, case: Case, prepared: Prepared) -> Entry:
 
 
 def read_entry(path: Path) -> Entry:
-    """The entry in the first record of a shard, its places counted from the start of the file.
+    """Reads the entry in the first record of a shard, its places counted from the start of the file.
 
     Raises:
         ValueError: it is not a whole shard.
@@ -88,13 +88,13 @@ def read_entry(path: Path) -> Entry:
             plain = json.loads(file.read(length) if length < path.stat().st_size else b"")
         if plain.pop("format") != FORMAT or plain["num_bytes"] + HEAD + length + FOOT != path.stat().st_size:
             raise ValueError("its size is not what it tells")
-        return _moved(from_plain(plain), HEAD + length + FOOT, path)
+        return _shift_entry(from_plain(plain), HEAD + length + FOOT, path)
     except (struct.error, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a whole shard ({error!r}). Delete it and read the case again.") from error
 
 
 def verify(entry: Entry) -> None:
-    """Reads a whole shard and holds each record against its checksum.
+    """Reads a whole shard and compares each record with its checksum.
 
     Raises:
         ValueError: the shard is damaged.
@@ -109,7 +109,7 @@ def verify(entry: Entry) -> None:
 
 
 def _describe(case: Case, prepared: Prepared) -> tuple[bytes, list[np.ndarray]]:
-    """The header record, its places counted from the end of itself, and the arrays of the other records."""
+    """Returns the header record, its places counted from its own end, and the arrays of the other records."""
     images = [*prepared.channels, *([] if prepared.labels is None else [prepared.labels])]
     arrays = [*images, *prepared.places.values()]
     ends = np.cumsum([HEAD + _record_bytes(array) + FOOT for array in arrays]).tolist()
@@ -133,11 +133,11 @@ def _describe(case: Case, prepared: Prepared) -> tuple[bytes, list[np.ndarray]]:
 
 
 def _record_bytes(array: np.ndarray) -> int:
-    """Bytes of an array's record, so that each array begins a multiple of the alignment after the one before."""
+    """Returns the bytes of an array's record; each array then begins a multiple of the alignment after the last."""
     return padded(HEAD + array.nbytes + FOOT) - HEAD - FOOT
 
 
-def _moved(entry: Entry, by: int, path: Path) -> Entry:
+def _shift_entry(entry: Entry, by: int, path: Path) -> Entry:
     def move(block: Block) -> Block:
         return Block(block.dtype, block.at + by)
 
@@ -151,8 +151,8 @@ def _moved(entry: Entry, by: int, path: Path) -> Entry:
     )
 
 
-def _present(path: Path, known: dict[str, Entry]) -> Entry | None:
-    """The entry of a shard that is there and whole."""
+def _find_shard(path: Path, known: dict[str, Entry]) -> Entry | None:
+    """Returns the entry of a shard that exists and is whole, else None."""
     if not path.is_file():
         return None
     entry = known.get(path.name)
@@ -164,8 +164,8 @@ def _present(path: Path, known: dict[str, Entry]) -> Entry | None:
         return None
 
 
-def _manifest(folder: Path) -> dict[str, Entry]:
-    """Entries by file name; none where the manifest is missing, damaged or of another format."""
+def _read_manifest(folder: Path) -> dict[str, Entry]:
+    """Reads entries by file name; none where the manifest is missing, damaged or of another format."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
@@ -176,7 +176,7 @@ def _manifest(folder: Path) -> dict[str, Entry]:
 
 
 def _write_manifest(folder: Path, reading: Reading, entries: Sequence[Entry], failures: Sequence[Failure]) -> None:
-    present = {name: entry for name, entry in _manifest(folder).items() if (folder / name).is_file()}
+    present = {name: entry for name, entry in _read_manifest(folder).items() if (folder / name).is_file()}
     present |= {Path(entry.file).name: entry for entry in entries}
     content = {
         "format": FORMAT,
@@ -187,7 +187,7 @@ def _write_manifest(folder: Path, reading: Reading, entries: Sequence[Entry], fa
     files.write_whole(folder / MANIFEST, json.dumps(content, indent=1).encode())
 
 
-def _safe(name: str) -> str:
+def _safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 

@@ -1,4 +1,4 @@
-"""What a report says of lesions: which were found, by size and region, at how many false ones; pictures of the rest."""
+"""Report sections about lesions: found ones by size and region, false ones, and pictures of missed and false ones."""
 
 import dataclasses
 import math

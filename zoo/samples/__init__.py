@@ -9,7 +9,7 @@ SUFFIXES = ("_2mm.nii.gz", "_raw.fif.gz")
 
 
 def sample(name: str = "colin27") -> Path:
-    """The path of a small real scan or recording that ships with the package.
+    """Returns the path of a small real scan or recording that ships with the package.
 
     "colin27" is a T1-weighted head at 2 mm (the face removed), "colin27_mask" its brain and "colin27_aal" the
     AAL regions drawn on it, all on one grid of 91 x 109 x 91 voxels. AAL numbers: hippocampus 37/38, amygdala
@@ -24,9 +24,13 @@ def sample(name: str = "colin27") -> Path:
 
     Raises:
         ValueError: there is no such sample; the names are listed.
+
+    Example:
+        >>> sample("colin27").name
+        'colin27_2mm.nii.gz'
     """
     folder = Path(str(resources.files("zoo.samples")))
-    found = {path.name.removesuffix(end): path for end in SUFFIXES for path in folder.glob("*" + end)}
-    if name not in found:
-        raise unknown_choice("sample", name, set(found))
-    return found[name]
+    paths = {path.name.removesuffix(end): path for end in SUFFIXES for path in folder.glob("*" + end)}
+    if name not in paths:
+        raise unknown_choice("sample", name, set(paths))
+    return paths[name]

@@ -1,4 +1,4 @@
-"""The lead field that belongs to a recording: of the template head by names or positions, or out of an mne.Forward."""
+"""Makes the head model of a recording: the template head by channel names or positions, or an mne.Forward."""
 
 import dataclasses
 import hashlib
@@ -9,11 +9,11 @@ from scipy.spatial import cKDTree
 
 from zoo.eeg import grid, head_surfaces
 from zoo.eeg.leadfield import LeadField, lead_field
-from zoo.source_imaging.recording import FEWEST, Recording
+from zoo.source_imaging.recording import MIN_CHANNELS, Recording
 
-_NEAR_MM = 12.0
-_MOST_OUTSIDE = 0.5
-_NAMED = 12
+_NEAR_MM = 12.0  # a place farther from every source than this lies outside the head's sources
+_MIN_COVERED = 0.5  # share of the places that must have a source near
+_MIN_NAMED = 12  # electrodes with a 10-05 name, for an affine map by names
 # FreeSurfer's map from MNI305, fsaverage's space, to MNI152 (CoordinateSystems, FreeSurfer wiki).
 MNI152_FROM_305 = np.array(
     [
@@ -26,16 +26,16 @@ MNI152_FROM_305 = np.array(
 
 
 @dataclasses.dataclass(frozen=True)
-class Conductor:
-    """A head for one recording, on the places that the network knows.
+class HeadModel:
+    """The lead field of one recording's channels at the places that the network knows.
 
     Attributes:
-        field: the channels' lead field at the 5,215 places; places in the head's own MRI coordinates, mm.
+        field: lead field of the channels at the 5,215 places, in the head's own MRI coordinates, mm.
         mni_mm: (5215, 3) the same places in MNI152, mm.
         inside: (5215,) whether the head has a source near the place.
-        vertices: vertex numbers of the source space that results are told in.
-        nearest: for each of these vertices the number of its place; -1 where none is near.
-        subject: name of the subject for mne.
+        vertices: vertex numbers of the source space that results are returned on.
+        nearest: for each of these vertices the index of its place; -1 where none is near.
+        subject: the subject's name for mne.
     """
 
     field: LeadField
@@ -46,50 +46,83 @@ class Conductor:
     subject: str
 
 
-def template(recording: Recording) -> tuple[Conductor, Recording]:
-    """The template head, fsaverage: electrodes by their 10-05 names, else by their positions.
+def template_head_model(recording: Recording) -> tuple[HeadModel, Recording]:
+    """Places the electrodes on the template head, fsaverage: by their 10-05 names, else by their positions.
 
     Returns:
-        The conductor and the recording, less channels that could not be placed.
+        The head model and the recording, less channels that could not be placed.
 
     Raises:
         ValueError: fewer than 19 channels have a name of the 10-05 system or a position.
+
+    Example:
+        >>> head, eeg = template_head_model(read_recording("spike-ave.fif"))  # doctest: +SKIP
+        >>> head.subject  # doctest: +SKIP
+        'fsaverage'
     """
     known = {name.lower() for name in head_surfaces.electrode_names()} | {"t3", "t4", "t5", "t6"}
     named = [name for name in recording.names if name.lower() in known]
     placed = [name for name in recording.names if name in recording.positions_mm]
-    if len(named) == len(recording.names) or len(named) >= max(FEWEST, len(placed)):
+    if len(named) == len(recording.names) or len(named) >= max(MIN_CHANNELS, len(placed)):
         recording = recording.keep(named, "neither a position nor a name of the 10-05 system")
         field = lead_field().montage(recording.names)
-    elif len(placed) < FEWEST:
+    elif len(placed) < MIN_CHANNELS:
         raise ValueError(
             f"{len(placed)} of {len(recording.names)} channels have a position and {len(named)} a name of the 10-05 "
-            f"system: {FEWEST} are needed. Set a montage: recording.set_montage('biosemi64')."
+            f"system: {MIN_CHANNELS} are needed. Set a montage: recording.set_montage('biosemi64')."
         )
     else:
         recording = recording.keep(placed, "without a position")
         inverse = np.linalg.inv(head_surfaces.head().head_from_mri)
         places = {name: inverse[:3, :3] @ recording.positions_mm[name] + inverse[:3, 3] for name in recording.names}
         field = lead_field(electrodes_mm=places)
-    every = np.arange(grid.NUM_PLACES)
+    indices = np.arange(grid.NUM_PLACES)
     mni = to_mni(grid.grid()[0])
-    return Conductor(field, mni, np.ones(grid.NUM_PLACES, bool), [every], every, "fsaverage"), recording
+    inside = np.ones(grid.NUM_PLACES, bool)
+    return HeadModel(field, mni, inside, [indices], indices, "fsaverage"), recording
 
 
-def of_forward(recording: Recording, forward: Any) -> tuple[Conductor, Recording]:
-    """A head that the caller computed: each place takes the nearest source of the forward solution.
+def forward_head_model(recording: Recording, forward: Any) -> tuple[HeadModel, Recording]:
+    """Makes a head model of an mne.Forward: each place takes the nearest source of the forward solution.
 
     The template's places are carried into the head by an affine map of the electrodes, matched by name; where fewer
     than 12 have a name of the 10-05 system, by the extents of both sets of sources.
 
     Args:
-        recording: its channels must all be in the forward solution.
+        recording: a recording whose channels are all in the forward solution.
         forward: an `mne.Forward` of free orientation, its sources filling the brain, or on the cortex.
 
     Raises:
-        TypeError: no `mne.Forward`.
+        TypeError: `forward` is no `mne.Forward`.
         ValueError: fixed orientation, channels that it lacks, or sources that cover less than half of the brain.
+
+    Example:
+        >>> head, eeg = forward_head_model(eeg, mne.read_forward_solution("own-fwd.fif"))  # doctest: +SKIP
     """
+    forward = _free_forward(forward)
+    rows = _channel_rows(recording, forward)
+    sources_m = forward["source_rr"] if forward["coord_frame"] == 4 else _to_head(forward, forward["source_rr"])
+    places, sources, distance_mm = _nearest_sources(recording, forward, sources_m * 1e3)
+    inside = distance_mm < _NEAR_MM
+    if inside.mean() < _MIN_COVERED:
+        raise ValueError(
+            f"The forward solution has a source near only {inside.mean():.0%} of the places of the brain: compute it "
+            "for the whole brain (mne.setup_volume_source_space), 10 mm apart or less."
+        )
+    matrix, sources_mm = _in_mri(forward, rows, sources_m)
+    gains = np.ascontiguousarray(matrix[:, sources]).astype(np.float32)
+    gains -= gains.mean(0)
+    key = f"own-{hashlib.sha256(gains.tobytes()).hexdigest()[:20]}"
+    field = LeadField(gains, recording.names, sources_mm[sources].astype(np.float32), key)
+    distance_back_mm, nearest_place = cKDTree(places).query(sources_m * 1e3)
+    nearest = np.where(distance_back_mm < _NEAR_MM, nearest_place, -1)
+    vertices = [np.array(space["vertno"]) for space in forward["src"]]
+    subject = forward["src"][0].get("subject_his_id") or "subject"
+    return HeadModel(field, to_mni(grid.grid()[0]), inside, vertices, nearest, subject), recording
+
+
+def _free_forward(forward: Any) -> Any:
+    """Returns a copy of a forward solution with free orientations along mne's head axes."""
     mne = head_surfaces.require_mne()
     if not isinstance(forward, mne.Forward):
         raise TypeError(f"forward is an mne.Forward or None for the template, got {type(forward).__name__}.")
@@ -98,7 +131,11 @@ def of_forward(recording: Recording, forward: Any) -> tuple[Conductor, Recording
             "The forward solution has fixed orientations: the network needs free ones. Compute it so, or undo it with "
             "mne.convert_forward_solution(forward, force_fixed=False)."
         )
-    forward = mne.convert_forward_solution(forward, surf_ori=False, force_fixed=False, copy=True, verbose="ERROR")
+    return mne.convert_forward_solution(forward, surf_ori=False, force_fixed=False, copy=True, verbose="ERROR")
+
+
+def _channel_rows(recording: Recording, forward: Any) -> list[int]:
+    """Returns the row of each of the recording's channels in the forward solution."""
     names = list(forward["sol"]["row_names"])
     missing = [name for name in recording.names if name not in names]
     if missing:
@@ -106,51 +143,35 @@ def of_forward(recording: Recording, forward: Any) -> tuple[Conductor, Recording
             f"The forward solution lacks {len(missing)} of the recording's {len(recording.names)} channels "
             f"({', '.join(missing[:6])}): compute it for this montage, or pick its channels."
         )
-    rows = [names.index(name) for name in recording.names]
-    sources_m = forward["source_rr"] if forward["coord_frame"] == 4 else _to_head(forward, forward["source_rr"])
-    places, chosen, apart = _nearest_sources(recording, forward, sources_m * 1e3)
-    inside = apart < _NEAR_MM
-    if inside.mean() < _MOST_OUTSIDE:
-        raise ValueError(
-            f"The forward solution has a source near only {inside.mean():.0%} of the places of the brain: compute it "
-            "for the whole brain (mne.setup_volume_source_space), 10 mm apart or less."
-        )
-    matrix, own = _in_mri(forward, rows, sources_m)
-    picked = np.ascontiguousarray(matrix[:, chosen]).astype(np.float32)
-    picked -= picked.mean(0)
-    key = f"own-{hashlib.sha256(picked.tobytes()).hexdigest()[:20]}"
-    field = LeadField(picked, recording.names, own[chosen].astype(np.float32), key)
-    back, place = cKDTree(places).query(sources_m * 1e3)
-    nearest = np.where(back < _NEAR_MM, place, -1)
-    vertices = [np.array(space["vertno"]) for space in forward["src"]]
-    subject = forward["src"][0].get("subject_his_id") or "subject"
-    return Conductor(field, to_mni(grid.grid()[0]), inside, vertices, nearest, subject), recording
+    return [names.index(name) for name in recording.names]
 
 
 def _nearest_sources(
     recording: Recording, forward: Any, sources_mm: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The template's places in this head (head coordinates, mm), the source nearest to each, and how far it is."""
+    """Returns the template's places in head coordinates, mm, the nearest source to each, and its distance, mm."""
     to_head = head_surfaces.head().head_from_mri
     template_mm = grid.grid()[0] @ to_head[:3, :3].T + to_head[:3, 3]
     known = {name.lower(): row for row, name in enumerate(head_surfaces.electrode_names())}
     located = {c["ch_name"]: np.array(c["loc"][:3]) * 1e3 for c in forward["info"]["chs"]}
     pairs = [(known[name.lower()], located[name]) for name in recording.names if name.lower() in known]
-    if len(pairs) >= _NAMED:
-        theirs = np.array([place for _, place in pairs])
-        ours = head_surfaces.head().electrodes_mm[[row for row, _ in pairs]] @ to_head[:3, :3].T + to_head[:3, 3]
-        matrix = np.linalg.lstsq(np.c_[ours, np.ones(len(ours))], theirs, rcond=None)[0]
+    if len(pairs) >= _MIN_NAMED:
+        own_mm = np.array([place for _, place in pairs])
+        electrodes_mm = (
+            head_surfaces.head().electrodes_mm[[row for row, _ in pairs]] @ to_head[:3, :3].T + to_head[:3, 3]
+        )
+        matrix = np.linalg.lstsq(np.c_[electrodes_mm, np.ones(len(electrodes_mm))], own_mm, rcond=None)[0]
         places = np.c_[template_mm, np.ones(len(template_mm))] @ matrix
     else:
         low, high = np.percentile(template_mm, [2, 98], axis=0)
-        their_low, their_high = np.percentile(sources_mm, [2, 98], axis=0)
-        places = their_low + (template_mm - low) * (their_high - their_low) / (high - low)
-    apart, chosen = cKDTree(sources_mm).query(places)
-    return places, chosen, apart
+        own_low, own_high = np.percentile(sources_mm, [2, 98], axis=0)
+        places = own_low + (template_mm - low) * (own_high - own_low) / (high - low)
+    distance_mm, sources = cKDTree(sources_mm).query(places)
+    return places, sources, distance_mm
 
 
 def _in_mri(forward: Any, rows: list[int], sources_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lead field (channels, sources, 3) along axes of the subject's MRI, and sources in MRI coordinates, mm."""
+    """Returns the lead field (channels, sources, 3) along axes of the MRI, and the sources in MRI coordinates, mm."""
     transform = forward["mri_head_t"]["trans"]  # from MRI to head, in metres
     gains = forward["sol"]["data"][rows].reshape(len(rows), -1, 3) @ transform[:3, :3]
     return gains, (sources_m - transform[:3, 3]) @ transform[:3, :3] * 1e3
@@ -162,5 +183,10 @@ def _to_head(forward: Any, points_m: np.ndarray) -> np.ndarray:
 
 
 def to_mni(points_mm: np.ndarray) -> np.ndarray:
-    """Points (n, 3) from fsaverage's MRI coordinates (MNI305) to MNI152, mm."""
+    """Maps points (n, 3) from fsaverage's MRI coordinates (MNI305) to MNI152, mm.
+
+    Example:
+        >>> to_mni(np.zeros((1, 3))).round(2).tolist()
+        [[-0.04, 1.55, 1.18]]
+    """
     return points_mm @ MNI152_FROM_305[:3, :3].T + MNI152_FROM_305[:3, 3]

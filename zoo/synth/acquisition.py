@@ -1,4 +1,4 @@
-"""What a scanner does to an image: bias, slices, blur, ghosts, noise, and the preparation that follows."""
+"""Simulates a scanner: bias, slices, blur, ghosts, noise, and the preparation that follows."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

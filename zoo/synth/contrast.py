@@ -1,4 +1,4 @@
-"""What each structure looks like: a Gaussian a label, with random means or means from relaxation physics."""
+"""Draws the intensity of each structure: a Gaussian per label, with random means or means from relaxation physics."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Magnetic susceptibility and the field that it makes: the dipole kernel, forwards and inverted, in k-space.
+"""Computes the field of a magnetic susceptibility, and inverts it: the dipole kernel in k-space.
 
 Fields and susceptibilities are in ppm and relative to the main field; volumes are (x, y, z), k-space arrays keep that
 order and are pairs (real, imaginary), zero frequency first.
@@ -18,7 +18,7 @@ GAMMA_MHZ_PER_T = 42.577478518  # of the proton, over 2 pi; CODATA 2018
 
 
 def fft3(volume: Pair) -> Pair:
-    """The three-dimensional Fourier transform.
+    """Computes the three-dimensional Fourier transform.
 
     Args:
         volume: real and imaginary part, (x, y, z) float32 each.
@@ -32,7 +32,7 @@ def fft3(volume: Pair) -> Pair:
 
 
 def ifft3(spectrum: Pair) -> Pair:
-    """The inverse of `fft3`: conjugate, transform, conjugate, over the number of voxels."""
+    """Inverts `fft3`: conjugate, transform, conjugate, over the number of voxels."""
     real, imaginary = fft3((spectrum[0], -spectrum[1]))
     scale = 1.0 / math.prod(real.shape)
     return scale * real, -scale * imaginary
@@ -53,7 +53,7 @@ def filtered(volume: Tensor, gain: Tensor) -> Tensor:
 
 
 def frequencies(shape: Shape, spacing_mm: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Spatial frequencies in 1/mm along x, y and z, of shapes that broadcast to (x, y, z)."""
+    """Returns spatial frequencies in 1/mm along x, y and z, of shapes that broadcast to (x, y, z)."""
     grids = np.meshgrid(
         *(np.fft.fftfreq(n, d) for n, d in zip(shape, spacing_mm, strict=True)), indexing="ij", sparse=True
     )
@@ -62,7 +62,7 @@ def frequencies(shape: Shape, spacing_mm: Sequence[float]) -> tuple[Tensor, Tens
 
 
 def kernel(shape: Shape, spacing_mm: Sequence[float], direction: Tensor) -> Tensor:
-    """The field of unit susceptibility in k-space, `D(k) = 1/3 - (k.b)^2 / k^2`, and `D(0) = 0`.
+    """Returns the field of unit susceptibility in k-space, `D(k) = 1/3 - (k.b)^2 / k^2`, and `D(0) = 0`.
 
     Args:
         shape: voxels along x, y, z.
@@ -83,13 +83,13 @@ def kernel(shape: Shape, spacing_mm: Sequence[float], direction: Tensor) -> Tens
 
 
 def direction(tilt_deg: Tensor, turn_deg: Tensor) -> Tensor:
-    """(3,) unit vector that leans by `tilt_deg` off z towards the azimuth `turn_deg` (from x to y)."""
+    """Returns the unit vector (3,) that leans by `tilt_deg` off z towards the azimuth `turn_deg` (from x to y)."""
     tilt, turn = tilt_deg * (math.pi / 180), turn_deg * (math.pi / 180)
     return ops.stack([ops.sin(tilt) * ops.cos(turn), ops.sin(tilt) * ops.sin(turn), ops.cos(tilt)])
 
 
 def field(chi: Tensor, spacing_mm: Sequence[float], b: Tensor, *, padding: float = 2.0) -> Tensor:
-    """Field shift of a susceptibility distribution.
+    """Computes the field shift of a susceptibility distribution.
 
     Args:
         chi: (x, y, z) float32, ppm.
@@ -107,7 +107,7 @@ def field(chi: Tensor, spacing_mm: Sequence[float], b: Tensor, *, padding: float
 
 
 def sphere_field(shape: Shape, spacing_mm: Sequence[float], radius_mm: float, b: Sequence[float]) -> np.ndarray:
-    """The analytic field of a sphere of 1 ppm about the middle voxel: what `field` is held to.
+    """Computes the analytic field of a sphere of 1 ppm about the middle voxel; tests compare `field` with it.
 
     `(a / r)^3 (3 cos^2 theta - 1) / 3` outside, 0 inside (the sphere of Lorentz taken out).
 
@@ -132,7 +132,7 @@ def sphere_field(shape: Shape, spacing_mm: Sequence[float], radius_mm: float, b:
 
 
 def thresholded(dipole: Tensor, threshold: Tensor) -> Tensor:
-    """Gain of thresholded k-space division, scaled so that a point keeps its height.
+    """Returns the gain of thresholded k-space division, scaled so that a point keeps its height.
 
     Args:
         dipole: what `kernel` returned.
@@ -151,7 +151,7 @@ def thresholded(dipole: Tensor, threshold: Tensor) -> Tensor:
 
 
 def smooth_inverse(dipole: Tensor, weight: Tensor, spacing_mm: Sequence[float]) -> Tensor:
-    """Gain of the closed-form L2 inversion, `D / (D^2 + weight |E|^2)`, E the gradient of finite differences.
+    """Returns the gain of the closed-form L2 inversion, `D / (D^2 + weight |E|^2)`, E the finite-difference gradient.
 
     Args:
         dipole: what `kernel` returned.
@@ -172,5 +172,5 @@ def smooth_inverse(dipole: Tensor, weight: Tensor, spacing_mm: Sequence[float]) 
 
 
 def radians_per_ppm(field_t: Tensor, echo_s: Tensor) -> Tensor:
-    """Phase in radians that a shift of 1 ppm gathers until the echo: `2 pi 42.58 B0 TE`."""
+    """Returns the phase in radians of a shift of 1 ppm at the echo: `2 pi 42.58 B0 TE`."""
     return 2 * math.pi * GAMMA_MHZ_PER_T * field_t * echo_s

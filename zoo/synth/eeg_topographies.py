@@ -1,4 +1,4 @@
-"""EEG topographies of a few sources in many heads, with what a network should answer.
+"""Simulates EEG topographies of a few sources in many heads, with the targets of the network.
 
 Each batch has one head, one conductivity and one montage, a member of a bank; the samples differ in the number, places,
 extents, moments and strengths of their sources and in their noise. Everything is a function of a seed: `draw` decides,
@@ -68,7 +68,7 @@ class Space:
     spacing_mm: float
 
     def box(self, values: Tensor) -> Tensor:
-        """Values (batch, places, channels) as volumes (batch, x, y, z, channels), 0 elsewhere."""
+        """Puts values (batch, places, channels) into volumes (batch, x, y, z, channels), 0 elsewhere."""
         padded = ops.pad(values, ((0, 0), (0, 1), (0, 0)))
         volume = ops.take(padded, self.slots, axis=1)
         return ops.reshape(volume, (values.shape[0], *self.shape, values.shape[-1]))
@@ -112,7 +112,7 @@ def draw(seed: Tensor, batch_size: int, space: Space, recipe: Recipe, *, channel
 
 
 def _counts(seed: Tensor, batch_size: int, recipe: Recipe) -> Tensor:
-    """0 with the recipe's share, else 1 to 5 with probabilities as 1/n."""
+    """Draws 0 with the recipe's share, else 1 to 5 with probabilities as 1/n."""
     weights = [1 / n for n in range(1, MAX_SOURCES + 1)]
     limits, total = [recipe.empty], sum(weights)
     for weight in weights[:-1]:
@@ -122,7 +122,7 @@ def _counts(seed: Tensor, batch_size: int, recipe: Recipe) -> Tensor:
 
 
 def _centres(seed: Tensor, batch_size: int, space: Space, recipe: Recipe) -> Tensor:
-    """Places, anywhere in their voxel; each source takes the first of eight tries that is far from those before."""
+    """Draws places anywhere in their voxel; a source takes the first of eight tries far from those before."""
     num_places = space.positions_mm.shape[0]
     shape = (batch_size, MAX_SOURCES, _CANDIDATES)
     number = ops.cast(ops.floor(seeds.uniform(seed, shape, 2) * num_places), "int32")
@@ -141,7 +141,7 @@ def _centres(seed: Tensor, batch_size: int, space: Space, recipe: Recipe) -> Ten
 
 
 def spread(params: dict[str, Tensor], space: Space) -> Tensor:
-    """How each source lies on the places, (batch, 5, places), summing to 1.
+    """Spreads each source over the places, (batch, 5, places), summing to 1.
 
     A dipole between places is shared out among the eight around it, linearly; a patch is Gaussian, cut at three
     standard deviations.
@@ -158,7 +158,7 @@ def spread(params: dict[str, Tensor], space: Space) -> Tensor:
 
 
 def apply(params: dict[str, Tensor], space: Space, field: Tensor, present: Tensor, colour: Tensor) -> Tensor:
-    """Topographies of drawn sources in one head, against the average of the electrodes that are there.
+    """Computes topographies of drawn sources in one head, against the average of the electrodes present.
 
     Args:
         params: as `draw` returns them.
@@ -188,7 +188,7 @@ def apply(params: dict[str, Tensor], space: Space, field: Tensor, present: Tenso
 
 
 def electrode_volume(topographies: Tensor, weights: Tensor, constant: Tensor, space: Space) -> Tensor:
-    """Potentials spread into the volume, the input of the task's source: no physics, the network is to learn it.
+    """Spreads potentials into the volume: an input without physics, which the network then has to learn.
 
     Args:
         topographies: (batch, channels).
@@ -205,7 +205,7 @@ def electrode_volume(topographies: Tensor, weights: Tensor, constant: Tensor, sp
 
 
 def target(params: dict[str, Tensor], space: Space, recipe: Recipe) -> Tensor:
-    """What a network should answer, as `zoo.losses.source_posterior` takes it.
+    """Returns the targets of a network, as `zoo.losses.source_posterior` takes them.
 
     Returns:
         (batch, x, y, z, 6): the density, summing to 1 over the volume (0 where there is no source) with equal shares of

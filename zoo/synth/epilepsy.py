@@ -1,4 +1,4 @@
-"""Controls and patients with one epileptogenic lesion each, on T1 and FLAIR, brains cut out, in the common space.
+"""Simulates T1 and FLAIR of controls, and of patients with one epileptogenic lesion, in the common space.
 
 `atlas` of `zoo.synth.anatomy.common_space` gives the anatomies; `draw` what is random; `apply` paints it:
 
@@ -161,14 +161,14 @@ def apply(labels: Tensor, params: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def _is(anatomy: Tensor, *structures: str) -> Tensor:
-    """(x, y, z) bool: the voxel is of one of the structures, either side."""
+    """Marks the voxels of some structures, either side, (x, y, z) bool."""
     table = np.zeros(NUM_LABELS, bool)
     table[[index for name in structures for index in sides(name)]] = True
     return ops.take(ops.convert_to_tensor(table), anatomy, axis=0)
 
 
 def _grown(mask: Tensor) -> Tensor:
-    """A mask and the voxels that share a face with it."""
+    """Grows a mask by the voxels that share a face with it."""
     padded = ops.pad(mask, [(1, 1)] * 3)
     middle, grown = slice(1, -1), mask
     for axis in range(3):
@@ -180,7 +180,7 @@ def _grown(mask: Tensor) -> Tensor:
 
 
 def _smooth(volume: Tensor, sigma: Tensor) -> Tensor:
-    """A Gaussian of `sigma` voxels, the border renormalised."""
+    """Smooths by a Gaussian of `sigma` voxels, renormalised at the border."""
     matrices = []
     for size in volume.shape:
         place = ops.arange(size, dtype="float32")
@@ -190,13 +190,13 @@ def _smooth(volume: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _chosen(params: Mapping[str, Any], *kinds: str) -> Tensor:
-    """() bool: whether the subject's lesion is one of these."""
+    """Returns whether the subject's lesion is one of these, () bool."""
     numbers = np.isin(np.arange(len(KINDS)), [KINDS.index(kind) for kind in kinds])
     return ops.take(ops.convert_to_tensor(numbers), params["kind"], axis=0)
 
 
 def _ball(anatomy: Tensor, params: Mapping[str, Any]) -> Tensor:
-    """(x, y, z) bool: the ball of the lesion, about a voxel where such a lesion may lie; empty in a control."""
+    """Returns the ball of the lesion, about a voxel where such a lesion may lie, (x, y, z) bool; empty in a control."""
     white, cortex = _is(anatomy, "white"), _is(anatomy, "cortex")
     deep = _smooth(ops.cast(white, "float32"), 3.0) > 0.8
     allowed = ops.where(_chosen(params, "heterotopia", "context", "texture"), deep, white & _grown(cortex))
@@ -216,7 +216,7 @@ def _square_distance(shape: Sequence[int], middle: Tensor) -> Tensor:
 
 
 def _rebuilt(anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Tensor:
-    """The anatomy with the lesions that are tissue in the wrong place."""
+    """Adds the lesions that are tissue in the wrong place to the anatomy."""
     white = _is(anatomy, "white") & ball
     grey = ops.take(ops.convert_to_tensor(_CORTEX_OF), anatomy, axis=0)
     nodule = ops.where(_chosen(params, "heterotopia") & white, grey, anatomy)
@@ -228,7 +228,7 @@ def _rebuilt(anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Tensor
 
 
 def _transplant(anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Tensor:
-    """Elsewhere's anatomy shifted so that the middle of a deep grey body lies in the ball: normal, but not here."""
+    """Shifts the anatomy so that the middle of a deep grey body lies in the ball: normal tissue in the wrong place."""
     body = _smooth(ops.cast(_is(anatomy, *BODIES), "float32"), 2.0) > 0.6
     source, _ = lesion_shapes.centre(body, seeds.fold(params["seed"], 5))
     flat = ops.cast(ops.argmax(ops.reshape(ops.cast(ball, "int32"), (-1,))), "int32")
@@ -244,7 +244,7 @@ def _transplant(anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Ten
 
 
 def _repainted(images: Sequence[Tensor], anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> list[Tensor]:
-    """The images with the lesions that are a change of the signal."""
+    """Adds the lesions that are a change of the signal to the images."""
     weight = _smooth(ops.cast(ball, "float32"), 1.0)
     tissue = ops.cast(_is(anatomy, "cortex", "white"), "float32") * weight
     blur = weight * ops.cast(_chosen(params, "blurred_junction"), "float32")
@@ -261,7 +261,7 @@ def _repainted(images: Sequence[Tensor], anatomy: Tensor, ball: Tensor, params: 
 
 
 def _truth(anatomy: Tensor, changed: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Tensor:
-    """(x, y, z) bool: voxels of other tissue, or all the tissue of the ball whose signal changed."""
+    """Marks the lesion, (x, y, z) bool: voxels of changed tissue, or the ball's tissue where its signal changed."""
     signal = ball & _is(anatomy, "cortex", "white")
     near = ball & _grown(_is(anatomy, "cortex")) & _grown(_grown(_is(anatomy, "white")))
     signal = ops.where(_chosen(params, "blurred_junction"), near, signal)
@@ -269,10 +269,10 @@ def _truth(anatomy: Tensor, changed: Tensor, ball: Tensor, params: Mapping[str, 
 
 
 def brain(labels: Tensor) -> Tensor:
-    """(x, y, z) bool: tissue, where codes are compared; fluid and background are not."""
+    """Marks tissue, where codes are compared, (x, y, z) bool; not fluid and background."""
     return (labels > 0) & (labels != INDEX["csf"])
 
 
 def kinds_of(count: int) -> list[str]:
-    """Lesions of `count` patients, each kind as often as the others, or once less."""
+    """Returns the lesion kinds of `count` patients, each as often as the others, or once less."""
     return [KINDS[1 + number % (len(KINDS) - 1)] for number in range(count)]

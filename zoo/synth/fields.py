@@ -1,4 +1,4 @@
-"""Smooth fields and volumes as products of one small matrix an axis."""
+"""Makes smooth fields and resizes volumes by one small matrix per axis."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,13 +26,13 @@ def separable(volume: Tensor, matrices: Sequence[Tensor]) -> Tensor:
 
 
 def coarse_shape(shape: Sequence[int], scale: float) -> tuple[int, int, int]:
-    """Control points along each axis: `scale` times the voxels, at least two."""
+    """Returns the control points along each axis: `scale` times the voxels, at least two."""
     x, y, z = (max(2, int(np.ceil(size * scale))) for size in shape)
     return x, y, z
 
 
 def upsample(coarse: Tensor, shape: Sequence[int]) -> Tensor:
-    """Cubic B-spline through a coarse grid of control points: smooth, and never beyond their range.
+    """Evaluates a cubic B-spline of a coarse grid of control points: smooth, and never beyond their range.
 
     Args:
         coarse: (..., x, y, z) float32.
@@ -45,7 +45,7 @@ def upsample(coarse: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _spline(old: int, new: int) -> Tensor:
-    """(new, old) weights of the cubic B-spline, the ends held."""
+    """Returns the weights (new, old) of the cubic B-spline, the ends held."""
     where = np.linspace(0, old - 1, new)[:, None, None]
     nodes = np.arange(-1, old + 1)[None, :, None]
     distance = np.abs(where - nodes)[..., 0]
@@ -57,7 +57,7 @@ def _spline(old: int, new: int) -> Tensor:
 
 
 def upsample_linear(field: Tensor, shape: Sequence[int]) -> Tensor:
-    """Linear interpolation of a grid to a finer one whose outer voxels coincide with its own.
+    """Interpolates a grid linearly to a finer one whose outer voxels coincide with its own.
 
     Args:
         field: (..., x, y, z) float32.

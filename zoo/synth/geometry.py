@@ -1,4 +1,4 @@
-"""Where each voxel of a synthetic sample comes from: affine, diffeomorphism, mirror, crop."""
+"""Draws and applies the geometry of a synthetic sample: affine, diffeomorphism, mirror, crop."""
 
 import dataclasses
 import math
@@ -79,7 +79,7 @@ def draw(seed: Tensor, shape: Shape, geometry: Geometry = Geometry()) -> Params:
 
 
 def affine(params: Mapping[str, Tensor]) -> Tensor:
-    """(3, 3) float32: mirror, then rotation, shear and scaling, from sample to source, in mm."""
+    """Returns mirror, then rotation, shear and scaling, from sample to source, in mm, (3, 3) float32."""
     angles = params["rotation_deg"] * (math.pi / 180)
     c, s = ops.cos(angles), ops.sin(angles)
     one, zero = ops.ones_like(c[0]), ops.zeros_like(c[0])
@@ -127,7 +127,7 @@ def _composed(field: Tensor) -> Tensor:
 
 
 def coordinates(params: Mapping[str, Tensor], shape: Shape, source_shape: Shape, spacing: float = 1.0) -> Where:
-    """Where in the source each voxel of the sample lies.
+    """Returns the place in the source of each voxel of the sample.
 
     Args:
         params: what `draw` returned.
@@ -150,7 +150,7 @@ def coordinates(params: Mapping[str, Tensor], shape: Shape, source_shape: Shape,
 
 
 def nearest(volume: Tensor, where: Where, outside: int = 0) -> Tensor:
-    """Value of the nearest voxel.
+    """Samples the value of the nearest voxel.
 
     Args:
         volume: (x, y, z), any type.
@@ -170,7 +170,7 @@ def nearest(volume: Tensor, where: Where, outside: int = 0) -> Tensor:
 
 
 def linear(volume: Tensor, where: Where) -> Tensor:
-    """Trilinear value, the border held beyond the volume.
+    """Samples trilinearly, the border held beyond the volume.
 
     Args:
         volume: (x, y, z) float32.
@@ -188,7 +188,7 @@ def linear(volume: Tensor, where: Where) -> Tensor:
 
 
 def _split(place: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """The voxels below and above a place within an axis, and how far it is from the lower."""
+    """Returns the voxels below and above a place within an axis, and its distance from the lower."""
     place = ops.clip(place, 0.0, float(size - 1))
     floor = ops.floor(place)
     low = ops.cast(floor, "int32")
@@ -200,7 +200,7 @@ def _mix(first: Tensor, second: Tensor, part: Tensor) -> Tensor:
 
 
 def _grid(shape: Shape) -> list[Tensor]:
-    """Voxel numbers along x, y and z, each of a shape that broadcasts."""
+    """Returns voxel indices along x, y and z, each of a shape that broadcasts."""
     sizes = [(-1, 1, 1), (1, -1, 1), (1, 1, -1)]
     return [ops.reshape(ops.arange(size, dtype="float32"), to) for size, to in zip(shape, sizes, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Lesions by shape and place: ellipsoids, tubes and regions of a territory, with soft edges."""
+"""Draws lesions by shape and place: ellipsoids, tubes and regions of a territory, with soft edges."""
 
 import dataclasses
 import math
@@ -53,7 +53,7 @@ def placement(
     distance_mm: tuple[float, float] = (0.0, math.inf),
     spacing_mm: float = 1.0,
 ) -> np.ndarray:
-    """Where a lesion's centre may lie, computed once an anatomy.
+    """Finds where a lesion's centre may lie, once per anatomy.
 
     Args:
         labels: (x, y, z) integers.
@@ -116,7 +116,7 @@ def draw(seed: Tensor, lesions: Lesions) -> Params:
 
 
 def apply(allowed: Tensor, params: Mapping[str, Tensor], lesions: Lesions, territory: Tensor | None = None) -> Tensor:
-    """Each lesion as a soft mask.
+    """Returns each lesion as a soft mask.
 
     Args:
         allowed: (x, y, z) bool, where centres may lie; a sample without any such voxel gets no lesion.
@@ -141,7 +141,7 @@ def apply(allowed: Tensor, params: Mapping[str, Tensor], lesions: Lesions, terri
 
 
 def centre(allowed: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-    """One voxel of a mask, each as likely.
+    """Draws one voxel of a mask uniformly.
 
     Args:
         allowed: (x, y, z) bool.
@@ -178,7 +178,7 @@ def _at(volume: Tensor, voxel: Tensor) -> Tensor:
 
 
 def _distance_mm(shape: Sequence[int], middle: Tensor, one: Mapping[str, Tensor], lesions: Lesions) -> Tensor:
-    """(x, y, z) signed distance from the lesion's surface in mm, negative inside."""
+    """Returns the signed distance from the lesion's surface in mm, (x, y, z), negative inside."""
     axes = ops.meshgrid(*[ops.arange(size, dtype="float32") for size in shape], indexing="ij")
     offset = ops.stack(axes, axis=-1) - ops.cast(middle, "float32")
     offset = offset * lesions.spacing_mm
@@ -194,7 +194,7 @@ def _distance_mm(shape: Sequence[int], middle: Tensor, one: Mapping[str, Tensor]
 
 
 def _tube_distance(offset: Tensor, one: Mapping[str, Tensor]) -> Tensor:
-    """Distance to a bent axis, as the least over the pieces between its points."""
+    """Returns the distance to a bent axis, the least over the pieces between its points."""
     part = np.linspace(-1, 1, BEND_POINTS).astype(np.float32)[:, None]
     points = part * (one["length_mm"] / 2) * one["direction"] + (1 - part**2) * one["bend"] - one["bend"]
     best = None
@@ -208,7 +208,7 @@ def _tube_distance(offset: Tensor, one: Mapping[str, Tensor]) -> Tensor:
 
 
 def _frame(direction: Tensor) -> Tensor:
-    """(3, 3) rotation whose first column is the direction."""
+    """Returns the rotation (3, 3) whose first column is the direction."""
     # Householder's mirror of the first axis onto the direction, one column turned round to make it a rotation.
     first = ops.convert_to_tensor(np.array([1, 0, 0], np.float32))
     normal = direction - first

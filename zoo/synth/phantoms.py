@@ -1,4 +1,4 @@
-"""Whole scans of an anatomy in fixed contrasts, on files, to test networks on brains that never trained one."""
+"""Writes whole scans of an anatomy in fixed contrasts, to test networks on brains that trained none."""
 
 import dataclasses
 import functools
@@ -45,12 +45,12 @@ class Scan:
 
     @property
     def name(self) -> str:
-        """As in the name of a file: "t1", "t1_5mm"."""
+        """The name for files: "t1", "t1_5mm"."""
         return self.kind if self.slices_mm == 1 else f"{self.kind}_{self.slices_mm}mm"
 
 
 def scanned(labels: np.ndarray, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
-    """An image of an anatomy, and its labels on the image's grid.
+    """Simulates an image of an anatomy, and its labels on the image's grid.
 
     Thick slices are means of the millimetres that they span; their labels are those of the middle one.
 
@@ -74,7 +74,7 @@ def scanned(labels: np.ndarray, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=8)
 def _painter(shape: tuple[int, int, int], kind: str):
-    """The synthesis of one grid and contrast, without movement."""
+    """Returns the synthesis of one grid and contrast, without movement."""
     recipe = Recipe(
         shape=shape, geometry=geometry.IDENTITY, contrast=Contrast(kind=kind, sds=(2, 8)), acquisition=SCANNER
     )

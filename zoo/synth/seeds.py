@@ -1,4 +1,4 @@
-"""Random numbers as a function of a seed and a position: no state, the same eager, compiled and in any order.
+"""Draws random numbers as a function of a seed and a position: no state, the same eager, compiled and in any order.
 
 A 32-bit integer hash of (seed, stream, position) gives uniform bits; XLA turns it into a handful of vector
 instructions that fuse with whatever uses the number, where its own generators fill a buffer first.
@@ -15,7 +15,7 @@ GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio: successive multiples never cr
 
 
 def fold(seed: Tensor, stream: int) -> Tensor:
-    """A new seed for one use of a seed.
+    """Returns a new seed for one use of a seed.
 
     Args:
         seed: an int, an integer tensor of any shape (all its entries count), or the result of `fold`.
@@ -32,14 +32,14 @@ def fold(seed: Tensor, stream: int) -> Tensor:
 
 
 def bits(seed: Tensor, shape: Sequence[int], stream: int = 0) -> Tensor:
-    """Uniform 32-bit integers, `shape` uint32."""
+    """Draws uniform 32-bit integers, `shape` uint32."""
     size = math.prod(shape)
     positions = ops.cast(ops.arange(size, dtype="int32"), "uint32")
     return ops.reshape(_mix((positions + _scalar(1)) * _scalar(GOLDEN) + fold(seed, stream)), tuple(shape))
 
 
 def uniform(seed: Tensor, shape: Sequence[int], stream: int = 0, *, low: Tensor = 0.0, high: Tensor = 1.0) -> Tensor:
-    """Uniform numbers between two bounds, never exactly on them for 0 and 1.
+    """Draws uniform numbers between two bounds, never exactly on them for 0 and 1.
 
     Args:
         seed: as `fold` takes it.
@@ -57,7 +57,7 @@ def uniform(seed: Tensor, shape: Sequence[int], stream: int = 0, *, low: Tensor 
 
 
 def normal(seed: Tensor, shape: Sequence[int], stream: int = 0) -> Tensor:
-    """Standard normal numbers, `shape` float32, |x| < 5.3."""
+    """Draws standard normal numbers, `shape` float32, |x| < 5.3."""
     return math.sqrt(2) * _erfinv(uniform(seed, shape, stream, low=-1.0, high=1.0))
 
 
@@ -66,7 +66,7 @@ def _scalar(value: int) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Avalanche of 32 bits; C. Wellons' lowbias32 (bias 0.17), github.com/skeeto/hash-prospector."""
+    """Mixes 32 bits; C. Wellons' lowbias32 (bias 0.17), github.com/skeeto/hash-prospector."""
     x = (x ^ ops.right_shift(x, _scalar(16))) * _scalar(0x7FEB352D)
     x = (x ^ ops.right_shift(x, _scalar(15))) * _scalar(0x846CA68B)
     return x ^ ops.right_shift(x, _scalar(16))
@@ -79,7 +79,7 @@ _TAIL = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573
 
 
 def _erfinv(x: Tensor) -> Tensor:
-    """Inverse error function to 1e-6: M. Giles, GPU Computing Gems 2, 2012 (single-precision polynomials)."""
+    """Inverts the error function to 1e-6: M. Giles, GPU Computing Gems 2, 2012 (single-precision polynomials)."""
     w = -ops.log((1.0 - x) * (1.0 + x))
     return x * ops.where(w < 5.0, _polynomial(_CENTRE, w - 2.5), _polynomial(_TAIL, ops.sqrt(w) - 3.0))
 

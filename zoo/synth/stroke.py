@@ -1,4 +1,4 @@
-"""Acute perfusion and diffusion maps of a stroke, and what of the tissue is lost in the end.
+"""Simulates acute perfusion and diffusion maps of a stroke, and its final lesion.
 
 An artery is blocked somewhere in its territory. Blood arrives there late, the later the nearer to the middle; the
 middle itself, the core, has lost its diffusion already. Which of the rest is lost follows from how late its blood
@@ -81,7 +81,7 @@ class Perfusion:
 
 
 def survival_s(time_h: Tensor, recanalised: Tensor) -> Tensor:
-    """Tmax up to which tissue outside the core survives, in s.
+    """Returns the Tmax up to which tissue outside the core survives, in s.
 
     `4 + 8 r exp(-t / 10 h)`: without reperfusion (r = 0) all that is late is lost, whatever the time.
 
@@ -156,7 +156,7 @@ class Brain:
     places: Tensor
 
     def place(self, params: Mapping[str, Tensor]) -> Tensor:
-        """(3,) voxel, the middle of what is cut off."""
+        """The middle of the territory that is cut off, a voxel (3,)."""
         number = (params["occlusion"] * 2 + params["side"]) * NUM_PLACES + params["place"]
         # Not by brackets: XLA would take the indices for constants and compile anew for each.
         return ops.take(ops.reshape(self.places, (-1, 3)), number, axis=0)
@@ -197,7 +197,7 @@ def apply(
 
 
 def moments(brain: Brain, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and SD of each map over the whole brain, what a z-score of the whole scan would use.
+    """Returns mean and SD of each map over the whole brain, as a z-score of the whole scan uses them.
 
     They are taken before noise and smoothing over every sixth voxel along each axis (a patch knows no whole scan), and
     the SD is brought down to what smoothing leaves of it.
@@ -221,7 +221,7 @@ def moments(brain: Brain, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]
 
 
 def at(brain: Brain, codes: Tensor, where: Sequence[Tensor], params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The maps before noise and smoothing, and the final lesion, at any places.
+    """Computes the maps before noise and smoothing, and the final lesion, at any places.
 
     Args:
         brain: the anatomy.
@@ -254,7 +254,7 @@ def at(brain: Brain, codes: Tensor, where: Sequence[Tensor], params: Mapping[str
 
 
 def _deficit(brain: Brain, territory: Tensor, where: Sequence[Tensor], params: Mapping[str, Tensor]) -> Tensor:
-    """(...) float32: 0 where blood arrives in time, up to 1 in the middle of what is cut off."""
+    """Returns 0 where blood arrives in time, up to 1 in the middle of the territory that is cut off, (...) float32."""
     tables = np.concatenate([members(name) for name in OCCLUSIONS]).astype(np.float32)
     member = ops.take(ops.convert_to_tensor(tables), params["occlusion"] * 2 + params["side"], axis=0)
     # The atlas ends before the largest code; what lies beyond belongs to nothing.
@@ -273,7 +273,7 @@ def _distance(where: Sequence[Tensor], centre: Tensor) -> Tensor:
 def _window(
     brain: Brain, params: Mapping[str, Tensor], shape: Sequence[int], perfusion: Perfusion
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """First voxel of the patch, voxels of the scan, and their size in mm, (3,) float32 each."""
+    """Returns first voxel of the patch, voxels of the scan, and their size in mm, (3,) float32 each."""
     tables = [np.array([grid[part] for grid in perfusion.grids], np.float32) for part in (0, 1)]
     size, spacing = (ops.take(ops.convert_to_tensor(table), params["grid"], axis=0) for table in tables)
     target = ops.where(params["centred"] > 0.5, brain.place(params), brain.other(params))
@@ -289,14 +289,14 @@ def _middle(brain: Brain) -> Tensor:
 
 
 def _inverse(matrix: Tensor) -> Tensor:
-    """Of a (3, 3) matrix, by cross products of its rows."""
+    """Inverts a (3, 3) matrix by cross products of its rows."""
     a, b, c = ops.unstack(matrix, 3)
     columns = [ops.cross(b, c), ops.cross(c, a), ops.cross(a, b)]
     return ops.stack(columns, axis=1) / ops.sum(a * columns[0])
 
 
 def _source(brain: Brain, params: Mapping[str, Tensor], local: Sequence[Tensor], shape: Sequence[int]) -> list[Tensor]:
-    """Where in the anatomy each voxel of the patch lies: three of (x, y, z) float32."""
+    """Returns the place in the anatomy of each voxel of the patch: three of (x, y, z) float32."""
     matrix, middle = geometry.affine(params), _middle(brain)
     coarse = seeds.normal(params["seed"], (3, *fields.coarse_shape(shape, 0.06)), 2)
     moved = fields.upsample(1.5 * coarse, shape)
@@ -308,7 +308,7 @@ def _source(brain: Brain, params: Mapping[str, Tensor], local: Sequence[Tensor],
 
 
 def _measured(clean: Tensor, head: Tensor, params: Mapping[str, Tensor], spacing: Tensor) -> Tensor:
-    """(x, y, z, 6): noise, then smoothing that takes nothing from outside the brain; 0 there."""
+    """Adds noise, then smooths within the brain; returns (x, y, z, 6), 0 outside."""
     noise = params["noise"] * seeds.normal(params["seed"], clean.shape, 3)
     # The time to peak is as sure late as early: its noise is that of the delay.
     level = np.array([0, 0, 0, 0, 1, 0], np.float32)[:, None, None, None] * params["arrival_s"]
@@ -320,6 +320,6 @@ def _measured(clean: Tensor, head: Tensor, params: Mapping[str, Tensor], spacing
 
 
 def _gaussian(size: int, sd: Tensor) -> Tensor:
-    """(size, size) matrix that smooths an axis; `sd` in voxels."""
+    """Returns the matrix (size, size) that smooths an axis; `sd` in voxels."""
     apart = np.arange(size, dtype=np.float32)[:, None] - np.arange(size, dtype=np.float32)
     return ops.exp(-0.5 * ops.square(apart / ops.maximum(sd, 1e-2)))

@@ -1,4 +1,4 @@
-"""Susceptibility maps painted over an anatomy: values from the literature, dipole physics, noise and an inversion.
+"""Paints susceptibility maps over an anatomy: values from the literature, dipole physics, noise and an inversion.
 
 A map is what a scanner and a reconstruction leave of the truth: blurred by slices, streaked by the inversion, referred
 to fluid or to the whole brain, and cut by a mask. All susceptibilities are in ppm.
@@ -149,7 +149,7 @@ def draw(seed: Tensor, shape: Shape, ranges: Susceptibility = Susceptibility()) 
 
 
 def _means(seed: Tensor, ranges: Susceptibility) -> Tensor:
-    """(labels,) ppm: a place in each range, shared in part by what gathers iron with age; sides differ a little."""
+    """Draws the ppm of each label in its range, correlated where iron grows with age; sides differ a little."""
     first = np.minimum(labels.PARTNERS, np.arange(labels.NUM_LABELS))
     own = ops.take(seeds.uniform(seed, (labels.NUM_LABELS,), 81), ops.convert_to_tensor(first), axis=0)
     age = seeds.uniform(seed, (), 82)
@@ -161,7 +161,7 @@ def _means(seed: Tensor, ranges: Susceptibility) -> Tensor:
 
 
 def _sampling(seed: Tensor, ranges: Susceptibility) -> Params:
-    """Voxels of the scan: square in the plane, slices at least as far apart, along any axis; never under the grid."""
+    """Draws the scan's voxels: square in the plane, slices as far apart or farther; never under the grid."""
     plane = seeds.uniform(seed, (), 84, low=ranges.in_plane_mm[0], high=ranges.in_plane_mm[1])
     slices = ops.maximum(plane, seeds.uniform(seed, (), 85, low=ranges.slices_mm[0], high=ranges.slices_mm[1]))
     axis = ops.cast(3 * seeds.uniform(seed, (), 86), "int32")
@@ -177,7 +177,7 @@ def _sampling(seed: Tensor, ranges: Susceptibility) -> Params:
 
 
 def apply(label_map: Tensor, params: Mapping[str, Tensor], ranges: Susceptibility = Susceptibility()) -> Tensor:
-    """The map that a scan and a reconstruction give of an anatomy; compile it with XLA.
+    """Simulates scan and reconstruction of an anatomy's susceptibility map; compile it with XLA.
 
     Args:
         label_map: (x, y, z) integers of the scheme, static shape.
@@ -202,7 +202,7 @@ def apply(label_map: Tensor, params: Mapping[str, Tensor], ranges: Susceptibilit
 
 
 def susceptibility(index: Tensor, params: Mapping[str, Tensor], ranges: Susceptibility) -> Tensor:
-    """The truth: means with partial volume, texture, and veins.
+    """Paints the true map: means with partial volume, texture, and veins.
 
     Args:
         index: (x, y, z) int32 labels of the scheme.
@@ -227,7 +227,7 @@ def susceptibility(index: Tensor, params: Mapping[str, Tensor], ranges: Suscepti
 
 
 def _off_line(shape: Shape, params: Mapping[str, Tensor], ranges: Susceptibility, number: Tensor) -> Tensor:
-    """(x, y, z) mm from a gently bent line."""
+    """Returns the distance from a gently bent line, (x, y, z) mm."""
     spacing = ranges.spacing_mm
     axes = [ops.reshape(ops.arange(n, dtype="float32"), [-1 if a == b else 1 for b in range(3)]) * spacing
             - 0.5 * spacing * (n - 1) * (1 + params["vein_from"][number, a]) for a, n in enumerate(shape)]  # fmt: skip
@@ -239,7 +239,7 @@ def _off_line(shape: Shape, params: Mapping[str, Tensor], ranges: Susceptibility
 
 
 def reconstructed(chi: Tensor, tissue: Tensor, params: Mapping[str, Tensor], ranges: Susceptibility) -> Tensor:
-    """Field, noise in the tissue, and the drawn inversion: 0 thresholded division, 1 closed form, 2 truth and noise.
+    """Makes the field, adds noise, and inverts as drawn: 0 thresholded division, 1 closed form, 2 truth and noise.
 
     Args:
         chi: (x, y, z) float32, ppm.
@@ -262,7 +262,7 @@ def reconstructed(chi: Tensor, tissue: Tensor, params: Mapping[str, Tensor], ran
 
 
 def _smoothed(volume: Tensor, sigma: float) -> Tensor:
-    """By a Gaussian, the border held; `sigma` in voxels."""
+    """Smooths by a Gaussian, the border held; `sigma` in voxels."""
     one = ops.ones(())
     return fields.separable(volume, [acquisition.slices(size, one, sigma * one) for size in volume.shape])
 

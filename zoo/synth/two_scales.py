@@ -1,4 +1,4 @@
-"""A patch and its surroundings (`zoo.volumes.context`), both cut from one painted volume."""
+"""Cuts a patch and its surroundings (`zoo.volumes.context`) from one painted volume."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ Tensor = Any
 
 
 def middle(volume: Tensor, shape: Sequence[int]) -> Tensor:
-    """The middle voxels of a volume.
+    """Cuts the middle voxels of a volume.
 
     Args:
         volume: (x, y, z, ...).
@@ -23,7 +23,7 @@ def middle(volume: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def two_scales(wide: Tensor, *maps: Tensor, ratio: int) -> tuple[Tensor, ...]:
-    """The patch in the middle of a volume, and the whole of it averaged down to as many voxels.
+    """Returns the patch in the middle of a volume, and the whole of it averaged down to as many voxels.
 
     Args:
         wide: (ratio x, ratio y, ratio z, channels) float32.

@@ -38,7 +38,7 @@ def loss(alpha: float = 0.25, *, convex: bool = False, hinge: float = 0.1, least
 def synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, Any]]:
     """Batches of pairs from the training anatomies; validation has people of its own, test brains are not touched."""
     which = "validation" if split == "validation" else "train"
-    images = cohorts.stacked(cohorts.cohort(which, PEOPLE[which]))
+    images = cohorts.stack_images(cohorts.load_cohort(which, PEOPLE[which]))
     return pairs(images, centres(task.data.patch), size=task.fit.batch_size, patch=task.data.patch)
 
 
@@ -152,7 +152,7 @@ CRITIC_RATE = 1.0  # learning rate of the critics over that of the generator
 def contextual_synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, Any]]:
     """Batches of patches with their surroundings, of the same people as `synthesis`."""
     which = "validation" if split == "validation" else "train"
-    images = cohorts.stacked(cohorts.cohort(which, PEOPLE[which]))
+    images = cohorts.stack_images(cohorts.load_cohort(which, PEOPLE[which]))
     return coarse_context.sampler(
         images, cohorts.brain(), size=task.fit.batch_size, patch=task.data.patch, ratio=RATIO, shape=CONTEXT
     )

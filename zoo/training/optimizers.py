@@ -101,19 +101,19 @@ def optimizer(settings: Mapping[str, Any], steps: int) -> keras.optimizers.Optim
         >>> optimizer(EMA_ADAM, 100).use_ema
         True
     """
-    settings = dict(settings)
-    if settings.get("name") == "nnunet":
-        settings = NNUNET | {key: value for key, value in settings.items() if key != "name"}
-    name = settings.pop("name", "adam")
+    options: dict[str, Any] = dict(settings)
+    if options.get("name") == "nnunet":
+        options = NNUNET | {key: value for key, value in options.items() if key != "name"}
+    name = options.pop("name", "adam")
     if name not in OPTIMIZERS:
         raise unknown_choice("optimiser", name, [*OPTIMIZERS, "nnunet"])
-    kind, warmup = settings.pop("schedule", None), settings.pop("warmup", 0)
-    rate = schedule(kind, settings.pop("learning_rate", 1e-3), steps, warmup)
+    kind, warmup = options.pop("schedule", None), options.pop("warmup", 0)
+    rate = schedule(kind, options.pop("learning_rate", 1e-3), steps, warmup)
     accepted = set(inspect.signature(OPTIMIZERS[name].__init__).parameters) - {"self", "kwargs"}
-    for key in settings:
+    for key in options:
         if key not in accepted:
             raise unknown_choice(f"setting of {name}", key, accepted | {"schedule", "warmup"})
-    return OPTIMIZERS[name](learning_rate=rate, **settings)
+    return OPTIMIZERS[name](learning_rate=rate, **options)
 
 
 def set_final_bias(model: keras.Model, prior: Sequence[float]) -> None:

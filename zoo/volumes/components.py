@@ -1,4 +1,4 @@
-"""Connected components of masks: which belong together, which is largest, what they enclose."""
+"""Labels connected components of masks, takes the largest, and fills holes."""
 
 from typing import Literal, cast, get_args
 
@@ -22,16 +22,22 @@ def label_components(mask: np.ndarray, connectivity: int = 26) -> tuple[np.ndarr
 
     Raises:
         ValueError: another connectivity, or a mask that is not 3D.
+
+    Example:
+        >>> mask = np.zeros((16, 24, 32), bool)
+        >>> mask[2:4, 2, 2] = mask[8, 8, 8] = True
+        >>> label_components(mask)[1]
+        2
     """
     if connectivity not in get_args(Connectivity):
         raise unknown_choice("connectivity", connectivity, map(str, get_args(Connectivity)))
-    inside = np.ascontiguousarray(_volume(mask) != 0)  # cc3d numbers in the order of memory
+    inside = np.ascontiguousarray(_check_volume(mask) != 0)  # cc3d numbers in the order of memory
     labels, num = cc3d.connected_components(inside, connectivity=cast(Connectivity, connectivity), return_N=True)
     return labels, int(num)
 
 
 def largest_component(mask: np.ndarray, connectivity: int = 26) -> np.ndarray:
-    """The connected component of a mask with the most voxels.
+    """Returns the connected component of a mask with the most voxels.
 
     Args:
         mask: (x, y, z); every voxel other than 0 belongs to it.
@@ -42,6 +48,12 @@ def largest_component(mask: np.ndarray, connectivity: int = 26) -> np.ndarray:
 
     Raises:
         ValueError: as `label_components`.
+
+    Example:
+        >>> mask = np.zeros((16, 24, 32), bool)
+        >>> mask[2:4, 2, 2] = mask[8, 8, 8] = True
+        >>> int(largest_component(mask).sum())
+        2
     """
     labels, num = label_components(mask, connectivity)
     if num < 2:
@@ -51,7 +63,7 @@ def largest_component(mask: np.ndarray, connectivity: int = 26) -> np.ndarray:
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """Fills what a mask encloses: background that no path through voxel faces joins to the volume's edge.
+    """Fills the holes of a mask: background that no path through voxel faces joins to the volume's edge.
 
     Args:
         mask: (x, y, z); every voxel other than 0 belongs to it.
@@ -61,14 +73,20 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
 
     Raises:
         ValueError: a mask that is not 3D.
+
+    Example:
+        >>> mask = np.ones((3, 3, 3), bool)
+        >>> mask[1, 1, 1] = False
+        >>> bool(fill_holes(mask).all())
+        True
     """
     # A frame of background joins all that touches the edge into one component, the one of the first voxel.
-    background = np.pad(_volume(mask) == 0, 1, constant_values=True)
+    background = np.pad(_check_volume(mask) == 0, 1, constant_values=True)
     labels, _ = label_components(background, connectivity=6)
     return labels[1:-1, 1:-1, 1:-1] != labels[0, 0, 0]
 
 
-def _volume(mask: np.ndarray) -> np.ndarray:
+def _check_volume(mask: np.ndarray) -> np.ndarray:
     mask = np.asarray(mask)
     if mask.ndim != 3:
         raise ValueError(f"A mask is 3D (x, y, z), got shape {mask.shape}. Take channels or batches one by one.")

@@ -1,4 +1,4 @@
-"""Cutting a volume into overlapping patches and blending their results back into one."""
+"""Cuts a volume into overlapping patches and blends their results back into one."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ FLOOR = 1e-6  # smallest blending weight: corners of a patch must count where no
 
 
 def starts(shape: Sequence[int], patch: Size, overlap: float = 0.5) -> np.ndarray:
-    """First voxels of the fewest evenly spaced patches that cover a volume with at least that overlap.
+    """Returns the first voxels of the fewest evenly spaced patches that cover a volume with at least that overlap.
 
     Even spacing rather than a last patch pushed back: the overlap is the same everywhere, and so is the
     blending.
@@ -24,6 +24,10 @@ def starts(shape: Sequence[int], patch: Size, overlap: float = 0.5) -> np.ndarra
 
     Raises:
         ValueError: overlap outside [0, 1), or a volume smaller than the patch.
+
+    Example:
+        >>> starts((16, 16, 24), patch=16).tolist()
+        [[0, 0, 0], [0, 0, 8]]
     """
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap must be in [0, 1), the fraction that neighbours share; got {overlap}.")
@@ -42,7 +46,7 @@ def starts(shape: Sequence[int], patch: Size, overlap: float = 0.5) -> np.ndarra
 
 
 def gaussian_weight(patch: Size, sigma_fraction: float = 1 / 8) -> np.ndarray:
-    """Weight of each voxel of a patch when blending: exp(-r^2 / (2 sigma^2)) from the centre.
+    """Returns the weight of each voxel of a patch when blending: exp(-r^2 / (2 sigma^2)) from the centre.
 
     Args:
         patch: patch size in voxels, one number or three.
@@ -54,6 +58,10 @@ def gaussian_weight(patch: Size, sigma_fraction: float = 1 / 8) -> np.ndarray:
 
     Raises:
         ValueError: a size below 1 or a fraction that is not positive.
+
+    Example:
+        >>> gaussian_weight((3, 3, 3))[1, 1, 1]
+        np.float32(1.0)
     """
     if not sigma_fraction > 0:
         raise ValueError(
@@ -94,7 +102,7 @@ def pad_to(
         array: (x, y, z) or (x, y, z, channels).
         divisor: every size becomes a multiple of it, one number or three.
         min_shape: least size in voxels, one number or three, such as the patch.
-        value: what the new voxels hold.
+        value: of the new voxels.
 
     Returns:
         The padded array (`array` itself when it fits already) and the slices that undo it: `padded[slices]`.
@@ -102,6 +110,11 @@ def pad_to(
 
     Raises:
         ValueError: a divisor or size below 1.
+
+    Example:
+        >>> padded, box = pad_to(np.ones((15, 16, 17)), divisor=4)
+        >>> padded.shape, padded[box].shape
+        ((16, 16, 20), (15, 16, 17))
     """
     divisors, least = _triple(divisor, "divisor"), _triple(min_shape, "min_shape")
     shape = [-(-max(n, m) // d) * d for n, m, d in zip(array.shape[:3], least, divisors, strict=True)]

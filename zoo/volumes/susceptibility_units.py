@@ -1,4 +1,4 @@
-"""Susceptibility maps as they come: which unit the numbers are in, whether there is a mask, and the way to ppm."""
+"""Checks the unit and the mask of susceptibility maps, and converts units to ppm."""
 
 import math
 import re
@@ -19,14 +19,14 @@ MASKED = 0.05  # a masked map is 0 in more of its voxels than this; a whole head
 
 
 def spread(array: np.ndarray) -> float:
-    """Half the distance from the 1st to the 99th percentile of the voxels that are not 0."""
+    """Returns half the distance from the 1st to the 99th percentile of the voxels that are not 0."""
     inside = array[array != 0]
     low, high = np.percentile(inside, (1, 99)) if inside.size else (0.0, 0.0)
     return float(high - low) / 2
 
 
 def check(array: np.ndarray) -> None:
-    """Refuses what is no masked susceptibility map in ppm.
+    """Checks that a volume is a masked susceptibility map in ppm.
 
     Args:
         array: (x, y, z), a whole volume.
@@ -39,7 +39,7 @@ def check(array: np.ndarray) -> None:
 
 
 def check_unit(array: np.ndarray) -> None:
-    """Refuses a map whose values tell of another unit than ppm.
+    """Checks that the values of a map are in ppm.
 
     Args:
         array: (x, y, z), a whole volume.
@@ -47,20 +47,20 @@ def check_unit(array: np.ndarray) -> None:
     Raises:
         ValueError: which unit it seems to be, and the factor to ppm.
     """
-    found = spread(array)
-    if found == 0:
+    width = spread(array)
+    if width == 0:
         raise ValueError("The susceptibility map has one value everywhere. Check how the file was made.")
-    if PPM_AT_LEAST <= found <= PPM_AT_MOST:
+    if PPM_AT_LEAST <= width <= PPM_AT_MOST:
         return
-    unit, cure = next((unit, cure) for most, unit, cure in _NOT_PPM if found <= most)
+    unit, cure = next((unit, cure) for most, unit, cure in _NOT_PPM if width <= most)
     raise ValueError(
-        f"The susceptibility map spans {2 * found:.3g} from its 1st to its 99th percentile, and one in ppm spans about "
+        f"The susceptibility map spans {2 * width:.3g} from its 1st to its 99th percentile, and one in ppm spans about "
         f"0.2: this looks like {unit}. To get ppm, {cure}."
     )
 
 
 def check_mask(array: np.ndarray) -> None:
-    """Refuses a map without a mask.
+    """Checks that a map has a mask.
 
     Args:
         array: (x, y, z), a whole volume.
@@ -76,25 +76,29 @@ def check_mask(array: np.ndarray) -> None:
 
 
 def is_masked(array: np.ndarray) -> bool:
-    """Whether a map is 0 in enough of its voxels to have been masked."""
+    """Returns whether a map is 0 in enough of its voxels to have a mask."""
     return bool(np.mean(array == 0) > MASKED)
 
 
 def ppm_per(unit: str) -> float:
-    """Factor from a unit to ppm.
+    """Returns the factor from a unit to ppm.
 
     Args:
         unit: "ppm", "ppb", "1" (a ratio), "hz@3" (at 3 T) or "rad@3,20" (at 3 T, an echo time of 20 ms).
 
     Raises:
         ValueError: another unit, or a main field or echo time that is not positive.
+
+    Example:
+        >>> ppm_per("ppb"), round(ppm_per("hz@3"), 5)
+        (0.001, 0.00783)
     """
     plain = {"ppm": 1.0, "ppb": 1e-3, "1": 1e6}
     if unit in plain:
         return plain[unit]
     number = r"(\d+(?:\.\d+)?)"
-    found = re.fullmatch(rf"(?:hz@{number}|rad@{number},{number})", unit.lower())
-    values = [float(part) for part in found.groups() if part] if found else []
+    match = re.fullmatch(rf"(?:hz@{number}|rad@{number},{number})", unit.lower())
+    values = [float(part) for part in match.groups() if part] if match else []
     if not values or min(values) <= 0:
         raise ValueError(f"A unit is one of {', '.join(UNITS)}, as in 'hz@3' or 'rad@3,20', got {unit!r}.")
     per_hz = 1 / (GAMMA_MHZ_PER_T * values[0])

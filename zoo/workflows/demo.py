@@ -1,4 +1,4 @@
-"""`zoo.demo`: a trained brain mask on the real head that ships with the package, measured and drawn."""
+"""`zoo.demo`: masks the brain of the real head that ships with the package, measures and draws it."""
 
 import os
 import time
@@ -19,8 +19,8 @@ AT_MM = (-10.0, -18.0, 14.0)  # beside the falx, where masks differ more than br
 
 
 @dataclass(frozen=True)
-class Demonstration:
-    """What the demo made and measured.
+class DemoResult:
+    """The files and measurements of the demo.
 
     Attributes:
         model: name of the trained model.
@@ -54,31 +54,34 @@ class Demonstration:
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields, for JSON."""
+        """Returns the fields, for JSON."""
         return asdict(self)
 
 
-def demo(out: str | os.PathLike = "zoo-demo") -> Demonstration:
+def demo(out: str | os.PathLike = "zoo-demo") -> DemoResult:
     """Masks the brain of the head that ships with the package (Colin27, T1-weighted, 2 mm).
 
     Args:
         out: folder for `brain_mask.nii.gz` and `brain_mask.png`; made when it is not there, files replaced.
 
     Returns:
-        What was made and measured.
+        Files and measurements.
 
     Raises:
         ValueError: the trained model is not on this machine and cannot be fetched.
         OSError: the folder cannot be written.
+
+    Example:
+        >>> demo("zoo-demo").dice  # doctest: +SKIP
     """
     start = time.perf_counter()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     scan, reference = images.read(sample(HEAD)), images.read(sample(REFERENCE))
     mask = predict(MODEL, scan, out=folder / "brain_mask.nii.gz")
-    found, truth = np.asarray(mask.dataobj), np.asarray(reference.dataobj)
-    volumes = overlap.volume_error(found, truth, images.spacing_mm(scan.affine).tolist())
-    dice = overlap.dice(found, truth)
+    predicted, truth = np.asarray(mask.dataobj), np.asarray(reference.dataobj)
+    volumes = overlap.volume_error(predicted, truth, images.spacing_mm(scan.affine).tolist())
+    dice = overlap.dice(predicted, truth)
     title = f"{MODEL} on Colin27:  {volumes['volume_ml']:,.0f} ml,  Dice {dice:.3f}"
     names, picture = {1: "brain"}, folder / "brain_mask.png"
     try:
@@ -86,7 +89,7 @@ def demo(out: str | os.PathLike = "zoo-demo") -> Demonstration:
         drawn: str | None = str(picture)
     except ImportError:
         drawn = None
-    return Demonstration(
+    return DemoResult(
         model=MODEL,
         scan=str(sample(HEAD)),
         mask=str(folder / "brain_mask.nii.gz"),

@@ -1,4 +1,4 @@
-"""The lesions of an evaluation: candidates kept while a case is measured, and the parts of the report about them."""
+"""Scores the lesions of an evaluation, and makes the report's sections about them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -24,93 +24,94 @@ REGIONS = "regions.nii.gz"  # beside a label map; names in regions.tsv
 MOST_CHANNELS = 3
 
 
-def candidates(confidence: Image, truth: np.ndarray) -> dict[str, Any]:
-    """Scored candidates of a probability map as JSON has them, for `Detections`."""
+def score_candidates(confidence: Image, truth: np.ndarray) -> dict[str, Any]:
+    """Scores the candidates of a probability map; returns `Detections` for JSON."""
     spacing = images.spacing_mm(confidence.affine).tolist()
-    found = lesions.detections(np.asanyarray(confidence.dataobj), truth, spacing)
-    return dataclasses.asdict(found)
+    return dataclasses.asdict(lesions.detections(np.asanyarray(confidence.dataobj), truth, spacing))
 
 
-def lesion_case(folder: Path, case: Case, label: tuple[int, str], stored: Mapping[str, Any] | None) -> LesionCase:
-    """The lesions of a case that was measured.
+def match_case(folder: Path, case: Case, label: tuple[int, str], stored: Mapping[str, Any] | None) -> LesionCase:
+    """Matches the lesions of a measured case with those of its truth.
 
     Args:
         folder: of the predictions.
         case: as its reader listed it.
         label: value and name.
-        stored: what `candidates` gave; None where nothing was kept.
+        stored: what `score_candidates` returned; None where nothing was stored.
 
     Raises:
         ValueError: the case has no label map.
     """
-    truth, predicted, regions = _masks(folder, case, label[0])
+    truth, predicted, regions = _read_masks(folder, case, label[0])
     matching = lesions.match_lesions(predicted, truth, images.spacing_mm(regions[1]).tolist())
-    one = LesionCase(case.id, label[1], matching, regions[1], Detections(**stored) if stored else None)
-    if regions[0] is None:
-        return one
+    measured = LesionCase(case.id, label[1], matching, regions[1], Detections(**stored) if stored else None)
     places = regions[0]
+    if places is None:
+        return measured
     matching = dataclasses.replace(
         matching,
-        reference=tuple(_placed(one, lesion, places) for lesion in matching.reference),
-        prediction=tuple(_placed(one, lesion, places) for lesion in matching.prediction),
+        reference=tuple(_name_region(measured, lesion, places) for lesion in matching.reference),
+        prediction=tuple(_name_region(measured, lesion, places) for lesion in matching.prediction),
     )
-    return dataclasses.replace(one, matching=matching, regions=places.names)
+    return dataclasses.replace(measured, matching=matching, regions=places.names)
 
 
-def _placed(one: LesionCase, lesion: Lesion, regions: Regions) -> Lesion:
-    return dataclasses.replace(lesion, region=regions.value(one.centre_mm(lesion)))
+def _name_region(case: LesionCase, lesion: Lesion, regions: Regions) -> Lesion:
+    return dataclasses.replace(lesion, region=regions.value(case.centre_mm(lesion)))
 
 
-def _masks(folder: Path, case: Case, value: int) -> tuple[np.ndarray, np.ndarray, tuple[Regions | None, np.ndarray]]:
-    """Truth, prediction, and the regions beside the label map with the affine."""
+def _read_masks(
+    folder: Path, case: Case, value: int
+) -> tuple[np.ndarray, np.ndarray, tuple[Regions | None, np.ndarray]]:
+    """Reads truth, prediction, and the regions beside the label map with the affine."""
     if case.labels is None:
         raise ValueError(f"Case {case.id} has no label map to compare with.")
     truth, predicted = read_labels(case.labels), read_labels(folder / f"{case.id}.nii.gz")
-    beside = case.labels.with_name(REGIONS)
-    regions = read_regions(beside) if beside.is_file() else None
-    masks = (np.asanyarray(one.dataobj) == value for one in (truth, predicted))
-    return next(masks), next(masks), (regions, predicted.affine)
+    path = case.labels.with_name(REGIONS)
+    regions = read_regions(path) if path.is_file() else None
+    masks = [np.asanyarray(image.dataobj) == value for image in (truth, predicted)]
+    return masks[0], masks[1], (regions, predicted.affine)
 
 
-def largest_mm(maps: Sequence[Image]) -> list[float] | None:
-    """A place in the largest lesion of the first map that has any, in mm; the middle of all of them shows none.
+def find_largest_mm(maps: Sequence[Image]) -> list[float] | None:
+    """Finds a place in the largest lesion of the first map that has any, in mm; None where all are empty.
 
     Args:
         maps: label maps, 0 is background.
     """
-    for one in maps:
-        mask = np.asanyarray(one.dataobj) != 0
+    for image in maps:
+        mask = np.asanyarray(image.dataobj) != 0
         if mask.any():
             voxels = np.argwhere(largest_component(mask))
             nearest = voxels[np.argmin(np.square(voxels - voxels.mean(0)).sum(-1))]
-            return (one.affine @ [*nearest, 1.0])[:3].tolist()
+            return (image.affine @ [*nearest, 1.0])[:3].tolist()
     return None
 
 
-def sections(
-    folder: Path, known: Mapping[str, Case], found: Sequence[LesionCase], *, value: int, channels: Sequence[str]
+def make_sections(
+    folder: Path, cases: Mapping[str, Case], lesion_cases: Sequence[LesionCase], *, value: int, channels: Sequence[str]
 ) -> list[Section]:
-    """The parts of the report about one label.
+    """Makes the sections of the report about one label.
 
     Args:
         folder: of the predictions.
-        known: id -> case.
-        found: the lesions of each case.
+        cases: id -> case.
+        lesion_cases: the lesions of each case.
         value: of the label.
         channels: to be shown, the first three of them.
     """
-    ready: dict[str, Thumbnails] = {}
+    loaded: dict[str, Thumbnails] = {}
 
-    def draw(one: LesionCase, lesion: Lesion) -> bytes:
-        if one.case not in ready:
-            ready.clear()  # one case's volumes at a time
-            ready[one.case] = _thumbnails(folder, known[one.case], value, channels)
-        return ready[one.case].png(one.centre_mm(lesion))
+    def draw(case: LesionCase, lesion: Lesion) -> bytes:
+        if case.case not in loaded:
+            loaded.clear()  # one case's volumes at a time
+            loaded[case.case] = _load_thumbnails(folder, cases[case.case], value, channels)
+        return loaded[case.case].png(case.centre_mm(lesion))
 
-    return lesion_report.sections(found, draw)
+    return lesion_report.sections(lesion_cases, draw)
 
 
-def _thumbnails(folder: Path, case: Case, value: int, channels: Sequence[str]) -> Thumbnails:
-    truth, predicted, _ = _masks(folder, case, value)
-    chosen = [name for name in channels if name in case.channels] or list(case.channels)
-    return Thumbnails([picture(case, name) for name in chosen[:MOST_CHANNELS]], predicted, truth)
+def _load_thumbnails(folder: Path, case: Case, value: int, channels: Sequence[str]) -> Thumbnails:
+    truth, predicted, _ = _read_masks(folder, case, value)
+    names = [name for name in channels if name in case.channels] or list(case.channels)
+    return Thumbnails([picture(case, name) for name in names[:MOST_CHANNELS]], predicted, truth)

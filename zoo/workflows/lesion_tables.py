@@ -1,4 +1,4 @@
-"""`zoo.lesions`: every lesion that a trained model finds, one row each: where, how large, what shape, how sure."""
+"""`zoo.lesions`: lists each lesion that a trained model finds with its place, size, shape and confidence."""
 
 import csv
 import io
@@ -48,14 +48,14 @@ class Regions:
     names: Mapping[int, str]
 
     def value(self, place_mm: Sequence[float]) -> int:
-        """The label at a place in world mm; 0 where the map ends."""
+        """Returns the label at a place in world mm; 0 outside the map."""
         voxel = np.rint(np.linalg.solve(self.image.affine, [*place_mm, 1.0])[:3]).astype(int)
         if (voxel < 0).any() or (voxel >= self.image.shape).any():
             return 0
         return round(float(np.asanyarray(self.image.dataobj)[tuple(voxel)]))
 
-    def at(self, place_mm: Sequence[float]) -> str:
-        """Name of the region at a place in world mm; "outside" where the map has 0 or ends."""
+    def name_at(self, place_mm: Sequence[float]) -> str:
+        """Returns the name of the region at a place in world mm; "outside" where the map has 0 or ends."""
         value = self.value(place_mm)
         return self.names.get(value, f"region {value}") if value else OUTSIDE
 
@@ -69,22 +69,24 @@ def read_regions(path: str | os.PathLike) -> Regions:
         ValueError: it is no 3D label map, or the table lacks a column.
     """
     path = Path(path)
-    found = image.read(path)
     table = path.with_name(f"{stem(path)}.tsv")
-    return Regions(found, _named(table) if table.is_file() else _structure_names())
+    return Regions(image.read(path), _read_names(table) if table.is_file() else _structure_names())
 
 
 def _structure_names() -> dict[int, str]:
+    """Returns the names of `unet3d.brain_structures` by value."""
     return {label.value: label.name for label in trained_models.card(STRUCTURES).output.labels.values()}
 
 
-def _named(table: Path) -> dict[int, str]:
+def _read_names(table: Path) -> dict[int, str]:
     with table.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     try:
         return {int(row["index"]): row["name"] for row in rows}
     except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{table} must have the columns index (whole numbers) and name; {error!r}. Mend it.") from None
+        raise ValueError(
+            f"{table} must have the columns index (whole numbers) and name; {error!r}. Correct it."
+        ) from None
 
 
 def measure(
@@ -96,7 +98,7 @@ def measure(
         labels: the card's source values.
         confidence: probability of the label at each voxel, on the same grid.
         card: of the model.
-        regions: that name where a lesion lies; None says "unknown".
+        regions: name the places of lesions; None gives "unknown".
         only: labels by name; None takes all but background.
 
     Returns:
@@ -108,46 +110,50 @@ def measure(
         ValueError: no such label.
     """
     names = {label.name: label.value for label in card.output.labels.values() if label.value}
-    chosen = list(names) if only is None else list(only)
-    for name in chosen:
+    selected = list(names) if only is None else list(only)
+    for name in selected:
         if name not in names:
             raise unknown_choice("label", name, names)
-    values, sure = np.asanyarray(labels.dataobj), np.asanyarray(confidence.dataobj)
-    found = [(name, one) for name in chosen for one in _pieces(values == names[name], sure, labels.affine)]
-    found.sort(key=lambda pair: -pair[1].confidence)
-    return [_row(number, name, one, regions) for number, (name, one) in enumerate(found, start=1)]
+    values, probability = np.asanyarray(labels.dataobj), np.asanyarray(confidence.dataobj)
+    pieces = [
+        (name, piece)
+        for name in selected
+        for piece in _measure_pieces(values == names[name], probability, labels.affine)
+    ]
+    pieces.sort(key=lambda pair: -pair[1].confidence)
+    return [_make_row(number, name, piece, regions) for number, (name, piece) in enumerate(pieces, start=1)]
 
 
-def _pieces(mask: np.ndarray, sure: np.ndarray, affine: np.ndarray) -> list[Candidate]:
-    """Each piece measured in its own box, so that a large scan with small lesions costs one pass."""
+def _measure_pieces(mask: np.ndarray, probability: np.ndarray, affine: np.ndarray) -> list[Candidate]:
+    """Measures each piece in its own box, so that a large scan with small lesions costs one pass."""
     numbered, _ = label_components(mask)
-    found: list[Candidate] = []
+    pieces: list[Candidate] = []
     for number, box in enumerate(ndimage.find_objects(numbered), start=1):
         moved = np.array(affine, float)
         moved[:3, 3] = affine[:3] @ [*(side.start for side in box), 1.0]
-        # What a label won with is more than 0; the floor keeps a voxel whose probability was rounded away.
-        own = np.where(numbered[box] == number, np.maximum(sure[box], 1e-6), 0)
-        found += find_candidates(own, moved, threshold=0.0)
-    return found
+        # A voxel of the label has a probability above 0; the floor keeps one that was rounded away.
+        inside = np.where(numbered[box] == number, np.maximum(probability[box], 1e-6), 0)
+        pieces += find_candidates(inside, moved, threshold=0.0)
+    return pieces
 
 
-def _row(number: int, label: str, one: Candidate, regions: Regions | None) -> Row:
-    x, y, z = one.centre_mm
+def _make_row(number: int, label: str, piece: Candidate, regions: Regions | None) -> Row:
+    x, y, z = piece.centre_mm
     return {
         "lesion": number,
         "label": label,
         "x_mm": x,
         "y_mm": y,
         "z_mm": z,
-        "diameter_mm": one.diameter_mm,
-        "volume_mm3": one.volume_mm3,
-        "elongation": one.elongation,
-        "region": UNKNOWN if regions is None else regions.at(one.centre_mm),
-        "confidence": one.confidence,
+        "diameter_mm": piece.diameter_mm,
+        "volume_mm3": piece.volume_mm3,
+        "elongation": piece.elongation,
+        "region": UNKNOWN if regions is None else regions.name_at(piece.centre_mm),
+        "confidence": piece.confidence,
     }
 
 
-def lesions(  # noqa: PLR0913 - the choices a caller has, each by name
+def lesions(
     model: str | os.PathLike | keras.Model,
     images: Images,
     *,
@@ -157,7 +163,6 @@ def lesions(  # noqa: PLR0913 - the choices a caller has, each by name
     out: str | os.PathLike | None = None,
     settings: Settings | None = None,
     tabular: Mapping[str, Value] | None = None,
-    progress: bool | None = None,
 ) -> list[Row]:
     """Finds the lesions of one scan.
 
@@ -171,7 +176,6 @@ def lesions(  # noqa: PLR0913 - the choices a caller has, each by name
         out: also write the table there as CSV, whole or not at all.
         settings: how to predict.
         tabular: values beside the images, as `zoo.predict` takes them.
-        progress: show a bar on stderr; None when that is a terminal.
 
     Returns:
         The rows of `measure`.
@@ -179,23 +183,28 @@ def lesions(  # noqa: PLR0913 - the choices a caller has, each by name
     Raises:
         FileNotFoundError: a file does not exist.
         ValueError: as `zoo.predict`; or a model that gives no labels, or no such label.
+
+    Example:
+        >>> rows = lesions("unet3d.lacunes", ["T1.nii.gz", "T2.nii.gz", "FLAIR.nii.gz"])  # doctest: +SKIP
+        >>> rows[0]["diameter_mm"], rows[0]["confidence"]  # doctest: +SKIP
     """
-    predictor, table = Predictor(model, card=card, settings=settings), LesionWriter(regions, labels)
-    with progress_bar(predictor.card.name, shown=progress) as tell:
-        _, rows = table.found(predictor, images, tabular=tabular, progress=tell)
+    predictor, writer = Predictor(model, card=card, settings=settings), LesionWriter(regions, labels)
+    with progress_bar(predictor.card.name, shown=predictor.settings.progress) as show:
+        _, rows = writer.find(predictor, images, tabular=tabular, progress=show)
     if out is not None:
-        write_lesions(out, {_name(images): rows})
+        write_lesions(out, {_name_case(images): rows})
     return rows
 
 
-def _name(images: Images) -> str:
-    one = next(iter(images.values())) if isinstance(images, Mapping) else images
-    one = one if isinstance(one, str | os.PathLike) or not isinstance(one, Sequence) else one[0]
-    return stem(Path(one)) if isinstance(one, str | os.PathLike) else ""
+def _name_case(images: Images) -> str:
+    """Returns the name of the first file; "" for an image in memory."""
+    first = next(iter(images.values())) if isinstance(images, Mapping) else images
+    first = first[0] if isinstance(first, Sequence) and not isinstance(first, str | os.PathLike) else first
+    return stem(Path(first)) if isinstance(first, str | os.PathLike) else ""
 
 
 class LesionWriter(Writer):
-    """Writes a label map, and beside it `SCAN_TAG_lesions.csv`; a map without its table is no whole result.
+    """Writes a label map, and beside it `SCAN_TAG_lesions.csv`; a map without its table is not whole.
 
     Args:
         regions: as `lesions` takes it.
@@ -211,38 +220,38 @@ class LesionWriter(Writer):
         elif regions is not None and self._finder is None:
             self._regions = read_regions(regions)
 
-    def found(self, predictor: Predictor, images: Images, **given: Any) -> tuple[Image, list[Row]]:
-        """The label map and the rows of a case; `given` as in `write`."""
-        conditioning = predictor.encode_tabular(given.get("tabular"))
-        ready = predictor.prepare(images)
+    def find(self, predictor: Predictor, images: Images, **options: Any) -> tuple[Image, list[Row]]:
+        """Returns the label map and the rows of a case; options as in `write`."""
+        conditioning = predictor.encode_tabular(options.get("tabular"))
+        case = predictor.prepare(images)
         labels, confidence = predictor.predict_with_confidence(
-            ready, conditioning=conditioning, progress=given.get("progress")
+            case, conditioning=conditioning, progress=options.get("progress")
         )
-        del ready
+        del case
         regions = self._regions
         if self._finder is not None:
             regions = Regions(self._finder(read_channels(images, predictor.card)[0]), _structure_names())
         return labels, measure(labels, confidence, predictor.card, regions=regions, only=self._labels)
 
     def is_whole(self, target: Path) -> bool:
-        """Whether the map and its table are there."""
+        """Returns whether the map and its table are there."""
         return super().is_whole(target) and table_of(target).is_file()
 
-    def write(self, predictor: Predictor, images: Images, target: Path, **given: Any) -> None:
+    def write(self, predictor: Predictor, images: Images, target: Path, **options: Any) -> None:
         """Writes the map, then its table, each whole or not at all."""
-        result, rows = self.found(predictor, images, **given)
+        result, rows = self.find(predictor, images, **options)
         table_of(target).unlink(missing_ok=True)  # an old table beside a new map would pass for its own
         image.write(target, np.asanyarray(result.dataobj), result)
         write_lesions(table_of(target), {stem(target): rows})
 
 
 def table_of(target: Path) -> Path:
-    """The table beside a label map."""
+    """Returns the path of the table beside a label map."""
     return target.with_name(f"{stem(target)}_lesions.csv")
 
 
 def read_lesions(path: str | os.PathLike) -> list[dict[str, str]]:
-    """The rows of a table, as text."""
+    """Reads the rows of a table, as text."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 

@@ -1,4 +1,4 @@
-"""`zoo.whatif`: what a model predicts for one case under other tabular values, as a table and a picture."""
+"""`zoo.whatif`: predicts one case under other tabular values, as a table and a picture."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ import numpy as np
 from zoo import files
 from zoo.errors import unknown_choice
 from zoo.hub.card import Card
-from zoo.hub.tabular import Tabular, Value, number
+from zoo.hub.tabular import Tabular, Value, parse_number
 from zoo.inference.inputs import Images
 from zoo.inference.predictor import Predictor
 from zoo.inference.settings import Settings
@@ -43,11 +43,11 @@ class Sweep:
     rows: list[Row]
 
     def volumes_ml(self, structure: str | None = None) -> np.ndarray:
-        """Volumes in ml of a structure (the first when None), one axis a field: (values of the first, ...) float64."""
+        """Returns volumes in ml of a structure (the first when None), one axis a field: (values of the first, ...)."""
         structure = structure or str(self.rows[0]["structure"])
-        found = [row["volume_ml"] for row in self.rows if row["structure"] == structure]
+        volumes_ml = [row["volume_ml"] for row in self.rows if row["structure"] == structure]
         shape = [len(dict.fromkeys(row[axis.name] for row in self.rows)) for axis in self.axes]
-        return np.array(found, np.float64).reshape(shape)
+        return np.array(volumes_ml, np.float64).reshape(shape)
 
 
 def whatif(
@@ -59,9 +59,8 @@ def whatif(
     out: str | os.PathLike | None = None,
     card: Card | None = None,
     settings: Settings | None = None,
-    progress: bool | None = None,
 ) -> Sweep:
-    """Predicts one case under every combination of some tabular values, and measures what is found.
+    """Predicts one case under every combination of some tabular values, and measures the volumes.
 
     The images are read and normalised once, and the network is compiled once. What comes out is what the model learned
     about these values; it is no evidence of what a treatment would do for a patient.
@@ -75,7 +74,6 @@ def whatif(
         out: folder for `whatif.csv` and `whatif.png`, each whole or not at all; None writes nothing.
         card: of a Keras model.
         settings: how to predict.
-        progress: show a bar on stderr; None when that is a terminal.
 
     Returns:
         The volumes.
@@ -84,30 +82,35 @@ def whatif(
         ValueError: nothing to vary, a value both varied and fixed, values that the card does not know or accept, a
             model that gives no labels, or images that cannot be used.
         ImportError: `out` is given and matplotlib is missing.
+
+    Example:
+        >>> hours = {"time_to_reperfusion_h": range(13)}
+        >>> sweep = whatif("vnet.stroke_outcome", images, hours)  # doctest: +SKIP
+        >>> sweep.volumes_ml()  # doctest: +SKIP
     """
     predictor = Predictor(model, card=card, settings=settings)
-    axes, fixed = _axes(predictor.card, sweep, tabular or {}), dict(tabular or {})
+    axes, fixed = _choose_axes(predictor.card, sweep, tabular or {}), dict(tabular or {})
     combinations = list(itertools.product(*(dict.fromkeys(sweep[axis.name]) for axis in axes)))
     vectors = [
-        predictor.encode_tabular({**fixed, **_named(axes, values)}) for values in combinations
+        predictor.encode_tabular({**fixed, **_name_values(axes, values)}) for values in combinations
     ]  # all are checked
-    ready, rows = predictor.prepare(images), []
-    with progress_bar(f"what if, {predictor.card.name}", shown=progress) as tell:
-        for done, (values, vector) in enumerate(zip(combinations, vectors, strict=True)):
-            tell(done, len(combinations))
-            image = predictor.predict(ready, conditioning=vector)
-            for found in volumes(image, predictor.card):
-                measured = {name: found[name] for name in ("structure", "num_voxels", "volume_ml")}
-                rows.append({**_named(axes, values), **measured})
-        tell(len(combinations), len(combinations))
+    case, rows = predictor.prepare(images), []
+    with progress_bar(f"what if, {predictor.card.name}", shown=predictor.settings.progress) as show:
+        for index, (values, vector) in enumerate(zip(combinations, vectors, strict=True)):
+            show(index, len(combinations))
+            image = predictor.predict(case, conditioning=vector)
+            for row in volumes(image, predictor.card):
+                measured = {name: row[name] for name in ("structure", "num_voxels", "volume_ml")}
+                rows.append({**_name_values(axes, values), **measured})
+        show(len(combinations), len(combinations))
     result = Sweep(predictor.card.name, axes, fixed, rows)
     if out is not None:
         write(result, out)
     return result
 
 
-def _axes(card: Card, sweep: Mapping[str, Sequence[Value]], fixed: Mapping[str, Value]) -> tuple[Tabular, ...]:
-    fields = {one.name: one for one in card.input.tabular}
+def _choose_axes(card: Card, sweep: Mapping[str, Sequence[Value]], fixed: Mapping[str, Value]) -> tuple[Tabular, ...]:
+    fields = {field.name: field for field in card.input.tabular}
     if card.output.kind != "segmentation":
         raise ValueError(f"{card.name} gives no labels but {card.output.kind}, which has no volumes to compare.")
     for name in sweep:
@@ -122,7 +125,7 @@ def _axes(card: Card, sweep: Mapping[str, Sequence[Value]], fixed: Mapping[str, 
     return tuple(fields[name] for name in sweep)
 
 
-def _named(axes: Sequence[Tabular], values: Sequence[Value]) -> dict[str, Any]:
+def _name_values(axes: Sequence[Tabular], values: Sequence[Value]) -> dict[str, Any]:
     return {axis.name: value for axis, value in zip(axes, values, strict=True)}
 
 
@@ -148,7 +151,7 @@ def write(sweep: Sweep, out: str | os.PathLike) -> Path:
 
 
 def draw(sweep: Sweep) -> bytes:
-    """Volume against the first number that is varied, one line for each combination of the others, as PNG.
+    """Draws volume against the first number that is varied, one line for each combination of the others, as PNG.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -164,42 +167,44 @@ def draw(sweep: Sweep) -> bytes:
     structures = list(dict.fromkeys(str(row["structure"]) for row in sweep.rows))
     figure = Figure(figsize=(1.6 + 4.8 * len(structures), 4.2), layout="constrained")
     for panel, structure in zip(figure.subplots(1, len(structures), squeeze=False)[0], structures, strict=True):
-        lines = list(_lines(sweep, across, structure))
+        lines = list(_list_lines(sweep, across, structure))
         colours = colormaps["viridis"](np.linspace(0, 0.85, len(lines)))
         for (name, places, heights), colour in zip(lines, colours, strict=True):
             panel.plot(places, heights, "o-", color=colour, label=name, markersize=4, linewidth=1.6)
-        panel.set(xlabel=_title(across), ylabel="predicted volume (ml)", title=structure)
+        panel.set(xlabel=_format_title(across), ylabel="predicted volume (ml)", title=structure)
         panel.set_ylim(bottom=0)
         panel.grid(axis="y", alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
         if across.grades:
             panel.set_xticks(list(across.grades.values()), list(across.grades))
         if len(lines) > 1:
-            panel.legend(title=", ".join(_title(axis) for axis in sweep.axes if axis is not across), frameon=False)
+            panel.legend(
+                title=", ".join(_format_title(axis) for axis in sweep.axes if axis is not across), frameon=False
+            )
     shared = "".join(f", {name} {value}" for name, value in sweep.fixed.items())
-    told = "what the model predicts, not what a treatment would do"
-    figure.suptitle(f"{sweep.model}{shared}\n{told}", fontsize=9)
+    caution = "what the model predicts, not what a treatment would do"
+    figure.suptitle(f"{sweep.model}{shared}\n{caution}", fontsize=9)
     return png(figure)
 
 
-def _lines(sweep: Sweep, across: Tabular, structure: str) -> Iterator[tuple[str, list[float], list[float]]]:
-    """Name, places along the axis and volumes of each line; a value that is not known has no place on it."""
+def _list_lines(sweep: Sweep, across: Tabular, structure: str) -> Iterator[tuple[str, list[float], list[float]]]:
+    """Yields name, places along the axis and volumes of each line; a value that is not known has no place."""
     others = [axis for axis in sweep.axes if axis is not across]
     lines: dict[str, dict[float, float]] = {}
     for row in sweep.rows:
-        place = number(across, row[across.name])
+        place = parse_number(across, row[across.name])
         if row["structure"] == structure and place is not None:
-            name = ", ".join(_worded(row[axis.name]) for axis in others)
+            name = ", ".join(_format_value(row[axis.name]) for axis in others)
             lines.setdefault(name, {})[place] = float(row["volume_ml"])
     for name, points in lines.items():
         places = sorted(points)
         yield name, places, [points[place] for place in places]
 
 
-def _worded(value: Value) -> str:
+def _format_value(value: Value) -> str:
     return "not known" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _title(axis: Tabular) -> str:
+def _format_title(axis: Tabular) -> str:
     words = axis.name.removesuffix(f"_{axis.unit}").replace("_", " ")
     return f"{words} ({axis.unit})" if axis.unit else (words.upper() if axis.grades else words)

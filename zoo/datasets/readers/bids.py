@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.datasets.cases import Case, stem
-from zoo.datasets.layout import Cells, nifti_files, one, some, table
+from zoo.datasets.layout import Cells, nifti_files, only_file, read_table, require_cases
 from zoo.datasets.readers import isles2024
 from zoo.datasets.stroke_columns import with_known_names
 
@@ -39,9 +39,9 @@ class Name:
 
     def fits(self, pattern: str) -> bool:
         """Whether the suffix, in any case and with or without its w, and each entity named are those of the pattern."""
-        wanted = Name.of(Path(pattern))
-        ours, theirs = (WEIGHTED.get(name.lower(), name.lower()) for name in (self.suffix, wanted.suffix))
-        return ours == theirs and wanted.entities.items() <= self.entities.items()
+        expected = Name.of(Path(pattern))
+        ours, theirs = (WEIGHTED.get(name.lower(), name.lower()) for name in (self.suffix, expected.suffix))
+        return ours == theirs and expected.entities.items() <= self.entities.items()
 
     @property
     def session(self) -> Session:
@@ -118,9 +118,13 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
     Raises:
         ValueError: no subject, a channel missing in a session, or several files for one, with their names.
     """
-    found = survey(root)
-    wanted = dict(channels or _shared(found.raw, found.sessions))
-    return some([_case(found, session, wanted, labels) for session in found.sessions], root, "sub-*/ with NIfTI files")
+    listing = survey(root)
+    patterns = dict(channels or _shared(listing.raw, listing.sessions))
+    return require_cases(
+        [_make_case(listing, session, patterns, labels) for session in listing.sessions],
+        root,
+        "sub-*/ with NIfTI files",
+    )
 
 
 def survey(root: Path) -> Survey:
@@ -133,7 +137,7 @@ def _rows(root: Path) -> dict[str, Cells]:
     """Participant -> columns of all tables, those of participants.tsv first."""
     rows: dict[str, Cells] = {}
     for path in [root / "participants.tsv", *sorted((root / "phenotype").glob("*.tsv"))]:
-        for key, row in table(path, delimiter="\t").items():
+        for key, row in read_table(path, delimiter="\t").items():
             rows[key] = {**row, **rows.get(key, {})}
     return {key: with_known_names(row) for key, row in rows.items()}
 
@@ -159,15 +163,15 @@ def _shared(raw: list[Name], sessions: list[Session]) -> dict[str, str]:
     return {suffix: suffix for suffix in shared}
 
 
-def _case(found: Survey, session: Session, wanted: Mapping[str, str], labels: str | None) -> Case:
+def _make_case(listing: Survey, session: Session, patterns: Mapping[str, str], labels: str | None) -> Case:
     key, subject = session_name(session), f"sub-{session[0]}"
     advice = "Name an entity that tells them apart, as in 'run-1_T1w'."
     files = {
-        ours: one([name.path for name in found.images(session, pattern)], f"channel {pattern!r}", key, advice)
-        for ours, pattern in wanted.items()
+        ours: only_file([name.path for name in listing.images(session, pattern)], f"channel {pattern!r}", key, advice)
+        for ours, pattern in patterns.items()
     }
-    raw, derived = ([name for name in part if name.session == session] for part in (found.raw, found.derived))
-    return Case(key, subject, files, _labels(raw, derived, labels, key), dict(found.rows.get(subject, {})))
+    raw, derived = ([name for name in part if name.session == session] for part in (listing.raw, listing.derived))
+    return Case(key, subject, files, _labels(raw, derived, labels, key), dict(listing.rows.get(subject, {})))
 
 
 def _files(names: list[Name], pattern: str) -> list[Path]:
@@ -176,12 +180,12 @@ def _files(names: list[Name], pattern: str) -> list[Path]:
 
 def _labels(raw: list[Name], derived: list[Name], pattern: str | None, key: str) -> Path | None:
     if pattern:
-        found = _files(derived, pattern) or _files(raw, pattern)
-        return one(found, f"label map {pattern!r}", key, "Name an entity that tells them apart.")
+        paths = _files(derived, pattern) or _files(raw, pattern)
+        return only_file(paths, f"label map {pattern!r}", key, "Name an entity that tells them apart.")
     for suffix in LABEL_SUFFIXES:
-        found = [name.path for name in derived + raw if name.suffix == suffix and not _of_brain(name)]
-        if found:
-            return one(found, "label map", key, "Name one: labels='desc-lesion_mask'.")
+        paths = [name.path for name in derived + raw if name.suffix == suffix and not _of_brain(name)]
+        if paths:
+            return only_file(paths, "label map", key, "Name one: labels='desc-lesion_mask'.")
     return None
 
 

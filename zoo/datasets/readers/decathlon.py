@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.datasets.cases import Case, stem
-from zoo.datasets.layout import some
+from zoo.datasets.layout import require_cases
 from zoo.errors import unknown_choice
 
 FILE = "dataset.json"
@@ -35,18 +35,18 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
         raise ValueError(f"labels={labels!r} was given, but dataset.json names the label maps. Leave it out.")
     description = _description(root)
     modalities = {name: int(index) for index, name in description.get("modality", {"0": "image"}).items()}
-    wanted = dict(channels or {name: name for name in modalities})
-    for name in wanted.values():
+    selected = dict(channels or {name: name for name in modalities})
+    for name in selected.values():
         if name not in modalities:
             raise unknown_choice("modality", name, modalities)
-    volumes = {ours: modalities[theirs] for ours, theirs in wanted.items()} if len(modalities) > 1 else {}
-    cases = [_case(root, entry, wanted, volumes) for entry in description["training"]]
-    return some(cases, root, "a list 'training' in dataset.json")
+    volumes = {ours: modalities[theirs] for ours, theirs in selected.items()} if len(modalities) > 1 else {}
+    cases = [_make_case(root, entry, selected, volumes) for entry in description["training"]]
+    return require_cases(cases, root, "a list 'training' in dataset.json")
 
 
-def _case(root: Path, entry: Mapping[str, str], wanted: Mapping[str, str], volumes: dict[str, int]) -> Case:
+def _make_case(root: Path, entry: Mapping[str, str], selected: Mapping[str, str], volumes: dict[str, int]) -> Case:
     image, label = (_file(root, entry, key) for key in ("image", "label"))
-    return Case(stem(image), stem(image), dict.fromkeys(wanted, image), label, volumes=dict(volumes))
+    return Case(stem(image), stem(image), dict.fromkeys(selected, image), label, volumes=dict(volumes))
 
 
 def _file(root: Path, entry: Mapping[str, str], key: str) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from zoo.datasets.cases import Case, stem
-from zoo.datasets.layout import Cells, nifti_files, one, some, table
+from zoo.datasets.layout import Cells, nifti_files, only_file, read_table, require_cases
 from zoo.datasets.stroke_columns import with_known_names
 
 LABEL_WORDS = ("label", "mask", "seg", "lesion", "lacune", "truth")
@@ -37,46 +37,48 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
         ValueError: no case, a channel missing in one, several files for one, or a pattern without a place.
     """
     if channels is None:
-        return some(
-            _with_tables(root, _subfolders(root)), root, "one subfolder a case, each with NIfTI files of the same names"
+        return require_cases(
+            _add_tables(root, _list_subfolders(root)),
+            root,
+            "one subfolder a case, each with NIfTI files of the same names",
         )
-    found = {name: _match(root, pattern) for name, pattern in channels.items()}
-    masks = _match(root, labels) if labels else {}
-    ids = sorted({key for matches in found.values() for key in matches})
-    cases = [_case(key, found, masks, bool(labels)) for key in ids]
-    return some(_with_tables(root, cases), root, f"channels {dict(channels)}")
+    matches_of = {name: _match_files(root, pattern) for name, pattern in channels.items()}
+    masks = _match_files(root, labels) if labels else {}
+    ids = sorted({key for matches in matches_of.values() for key in matches})
+    cases = [_make_case(key, matches_of, masks, bool(labels)) for key in ids]
+    return require_cases(_add_tables(root, cases), root, f"channels {dict(channels)}")
 
 
-def _with_tables(root: Path, cases: list[Case]) -> list[Case]:
+def _add_tables(root: Path, cases: list[Case]) -> list[Case]:
     """The cases with the rows of their ids, or else of their subjects."""
     rows: dict[str, Cells] = {}
     for suffix, delimiter in ((".csv", ","), (".tsv", "\t")):
         for path in sorted(root.glob(f"*{suffix}")):
-            rows |= {key: {**rows.get(key, {}), **row} for key, row in table(path, delimiter=delimiter).items()}
-    found = [rows.get(case.id, rows.get(case.subject, {})) for case in cases]
-    return [replace(case, tabular=with_known_names(row)) for case, row in zip(cases, found, strict=True)]
+            rows |= {key: {**rows.get(key, {}), **row} for key, row in read_table(path, delimiter=delimiter).items()}
+    cells = [rows.get(case.id, rows.get(case.subject, {})) for case in cases]
+    return [replace(case, tabular=with_known_names(row)) for case, row in zip(cases, cells, strict=True)]
 
 
 Matches = dict[str, list[tuple[Path, str]]]
 
 
-def _match(root: Path, pattern: str) -> Matches:
+def _match_files(root: Path, pattern: str) -> Matches:
     """Id -> files and subject, for the files that a pattern fits."""
     if not _PLACE.search(pattern):
         raise ValueError(
             f"The pattern {pattern!r} has no place for the case's id. Write one, as in '{{id}}/T1.nii.gz'."
         )
-    expression = _expression(pattern)
-    found: Matches = {}
+    expression = _compile_pattern(pattern)
+    matches: Matches = {}
     for path in nifti_files(root):
         match = re.fullmatch(expression, path.relative_to(root).as_posix())
         if match:
             key = "_".join(match.groupdict().values())
-            found.setdefault(key, []).append((path, match.groupdict().get("subject", key)))
-    return found
+            matches.setdefault(key, []).append((path, match.groupdict().get("subject", key)))
+    return matches
 
 
-def _expression(pattern: str) -> str:
+def _compile_pattern(pattern: str) -> str:
     seen: set[str] = set()
 
     def place(name: str) -> str:
@@ -91,22 +93,28 @@ def _expression(pattern: str) -> str:
     return "".join(text + hole for text, hole in zip(literal, places, strict=True))
 
 
-def _case(key: str, found: Mapping[str, Matches], masks: Matches, labelled: bool) -> Case:
+def _make_case(key: str, channels: Mapping[str, Matches], masks: Matches, labelled: bool) -> Case:
     advice = "Make the pattern narrower."
-    matches = {name: of.get(key, []) for name, of in found.items()}
-    files = {name: one([path for path, _ in of], f"channel {name!r}", key, advice) for name, of in matches.items()}
-    mask = one([path for path, _ in masks.get(key, [])], "label map", key, advice) if labelled else None
+    matches = {name: of.get(key, []) for name, of in channels.items()}
+    files = {
+        name: only_file([path for path, _ in of], f"channel {name!r}", key, advice) for name, of in matches.items()
+    }
+    mask = only_file([path for path, _ in masks.get(key, [])], "label map", key, advice) if labelled else None
     return Case(key, next(iter(matches.values()))[0][1], files, mask)
 
 
-def _subfolders(root: Path) -> list[Case]:
+def _list_subfolders(root: Path) -> list[Case]:
     cases = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         files = {stem(path): path for path in nifti_files(folder, "*")}
         marked = [path for name, path in files.items() if any(word in name.lower() for word in LABEL_WORDS)]
         channels = {name: path for name, path in files.items() if path not in marked}
         if channels:
-            mask = one(marked, "label map", folder.name, "Give patterns for channels and labels.") if marked else None
+            mask = (
+                only_file(marked, "label map", folder.name, "Give patterns for channels and labels.")
+                if marked
+                else None
+            )
             cases.append(Case(folder.name, folder.name, channels, mask))
     _check_equal(cases)
     return cases
@@ -116,4 +124,4 @@ def _check_equal(cases: list[Case]) -> None:
     every = {name for case in cases for name in case.channels}
     for case in cases:
         for name in sorted(every - set(case.channels)):
-            one([], f"channel {name!r}, which other cases have", case.id, "")
+            only_file([], f"channel {name!r}, which other cases have", case.id, "")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from zoo.datasets.cases import Case
-from zoo.datasets.layout import nifti_files, one, some, table
+from zoo.datasets.layout import nifti_files, only_file, read_table, require_cases
 from zoo.datasets.stroke_columns import with_known_names
 from zoo.errors import unknown_choice
 
@@ -21,7 +21,7 @@ _CASE = re.compile(r"(?:training|test)_(\d+)")
 
 def fits(root: Path) -> bool:
     """Folders training_N or test_N with VSD.Brain folders in them."""
-    return any(any(folder.glob("VSD.Brain.*.O.MR_*")) for folder in _folders(root))
+    return any(any(folder.glob("VSD.Brain.*.O.MR_*")) for folder in _list_folders(root))
 
 
 def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str | None = None) -> list[Case]:
@@ -37,29 +37,32 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
     Raises:
         ValueError: no case, a map that the data set does not have, or one missing in a case.
     """
-    wanted = {ours: PLAIN.get(name, name) for ours, name in (channels or {name: name for name in MAPS}).items()}
-    for name in wanted.values():
+    selected = {ours: PLAIN.get(name, name) for ours, name in (channels or {name: name for name in MAPS}).items()}
+    for name in selected.values():
         if name not in MAPS:
             raise unknown_choice("ISLES 2017 map", name, MAPS)
     if labels not in (None, "OT"):
         raise unknown_choice("ISLES 2017 label map", labels, ["OT"])
-    rows = {key: row for path in sorted(root.glob("*.csv")) for key, row in table(path).items()}
-    cases = [_case(folder, wanted, rows) for folder in _folders(root)]
-    return some(cases, root, "folders training_1, training_2 and so on")
+    rows = {key: row for path in sorted(root.glob("*.csv")) for key, row in read_table(path).items()}
+    cases = [_make_case(folder, selected, rows) for folder in _list_folders(root)]
+    return require_cases(cases, root, "folders training_1, training_2 and so on")
 
 
-def _folders(root: Path) -> list[Path]:
+def _list_folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and _CASE.fullmatch(path.name))
 
 
-def _case(folder: Path, wanted: Mapping[str, str], rows: Mapping[str, dict[str, float | str]]) -> Case:
+def _make_case(folder: Path, selected: Mapping[str, str], rows: Mapping[str, dict[str, float | str]]) -> Case:
     kinds: dict[str, list[Path]] = {}
     for path in nifti_files(folder):
         match = _KIND.match(path.relative_to(folder).parts[0])
         kinds.setdefault(match[1] if match else "", []).append(path)
     advice = "Keep one of them."
-    files = {ours: one(kinds.get(name, []), f"channel {name!r}", folder.name, advice) for ours, name in wanted.items()}
-    mask = one(kinds["OT"], "label map", folder.name, advice) if "OT" in kinds else None
+    files = {
+        ours: only_file(kinds.get(name, []), f"channel {name!r}", folder.name, advice)
+        for ours, name in selected.items()
+    }
+    mask = only_file(kinds["OT"], "label map", folder.name, advice) if "OT" in kinds else None
     number = _CASE.fullmatch(folder.name)[1]  # type: ignore[index]  # _folders gives only what matches
     row = rows.get(number, rows.get(folder.name, {}))
     return Case(folder.name, folder.name, files, mask, with_known_names(row))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from zoo.datasets.cases import Case, stem
-from zoo.datasets.layout import Cells, nifti_files, one, row_of, some
+from zoo.datasets.layout import Cells, nifti_files, only_file, read_row, require_cases
 from zoo.datasets.stroke_columns import with_known_names
 from zoo.errors import unknown_choice
 
@@ -37,44 +37,47 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
     Raises:
         ValueError: no subject, an image that the data set does not have, or one missing or doubled for a subject.
     """
-    wanted = dict(channels or {name: name for name in MAPS})
+    selected = dict(channels or {name: name for name in MAPS})
     known = {name.lower() for name in (*MAPS, *OTHERS)}
-    for name in wanted.values():
+    for name in selected.values():
         if name.lower() not in known:
             raise unknown_choice("ISLES 2024 image", name, (*MAPS, *OTHERS))
     folders = sorted(path for path in (root / "derivatives").iterdir() if _SUBJECT.fullmatch(path.name))
-    cases = [_case(root, folder.name, wanted, labels or LABELS) for folder in folders]
-    return some(cases, root, "derivatives/sub-stroke0001 and so on")
+    cases = [_make_case(root, folder.name, selected, labels or LABELS) for folder in folders]
+    return require_cases(cases, root, "derivatives/sub-stroke0001 and so on")
 
 
-def _case(root: Path, subject: str, wanted: Mapping[str, str], labels: str) -> Case:
+def _make_case(root: Path, subject: str, selected: Mapping[str, str], labels: str) -> Case:
     derived, raw = root / "derivatives" / subject, root / "raw_data" / subject
-    first = [path for path in nifti_files(derived) + nifti_files(raw) if _session(path) == 1]
-    files = {ours: one(_ending(first, name), f"channel {name!r}", subject, ADVICE) for ours, name in wanted.items()}
-    masks = _ending(nifti_files(derived), labels)
-    mask = one(masks, f"label map {labels!r}", subject, ADVICE) if masks else None
-    return Case(subject, subject, files, mask, with_known_names(_clinical(root, subject)))
+    first = [path for path in nifti_files(derived) + nifti_files(raw) if _session_number(path) == 1]
+    files = {
+        ours: only_file(_select_suffix(first, name), f"channel {name!r}", subject, ADVICE)
+        for ours, name in selected.items()
+    }
+    masks = _select_suffix(nifti_files(derived), labels)
+    mask = only_file(masks, f"label map {labels!r}", subject, ADVICE) if masks else None
+    return Case(subject, subject, files, mask, with_known_names(_read_clinical(root, subject)))
 
 
 ADVICE = "Keep one of them."
 
 
-def _ending(paths: list[Path], suffix: str) -> list[Path]:
-    """Files of a suffix: those on the grid of the plain CT where there are any."""
+def _select_suffix(paths: list[Path], suffix: str) -> list[Path]:
+    """Selects the files of a suffix: those on the grid of the plain CT where there are any."""
     named = [path for path in paths if stem(path).lower().endswith(f"_{suffix.lower()}")]
     return [path for path in named if "_space-ncct_" in path.name] or named
 
 
-def _session(path: Path) -> int:
-    """Number of the session folder; file names in some releases have another."""
-    found = [re.fullmatch(r"ses-0*(\d+)", part) for part in path.parts]
-    return next((int(match[1]) for match in found if match), 0)
+def _session_number(path: Path) -> int:
+    """Returns the number of the session folder; file names in some releases have another."""
+    matches = [re.fullmatch(r"ses-0*(\d+)", part) for part in path.parts]
+    return next((int(match[1]) for match in matches if match), 0)
 
 
-def _clinical(root: Path, subject: str) -> Cells:
-    """Every table of a subject, the first session first."""
+def _read_clinical(root: Path, subject: str) -> Cells:
+    """Reads every table of a subject, the first session first."""
     row: Cells = {}
-    for path in sorted((root / "phenotype").glob("**/*.csv"), key=_session):
+    for path in sorted((root / "phenotype").glob("**/*.csv"), key=_session_number):
         if path.name.startswith(f"{subject}_"):
-            row |= row_of(path)
+            row |= read_row(path)
     return row

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from zoo.datasets.cases import Case, stem
-from zoo.datasets.layout import nifti_files, one, some
+from zoo.datasets.layout import nifti_files, only_file, require_cases
 from zoo.errors import unknown_choice
 
 SEQUENCES = ("T1", "T2", "FLAIR")
@@ -33,20 +33,22 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
         ValueError: no case, a sequence that VALDO does not have, one missing in a case, or a rater who did not draw
             in a case.
     """
-    wanted = dict(channels or {name: name for name in SEQUENCES})
-    for name in wanted.values():
+    selected = dict(channels or {name: name for name in SEQUENCES})
+    for name in selected.values():
         if name not in SEQUENCES:
             raise unknown_choice("VALDO sequence", name, SEQUENCES)
     folders = sorted(path for path in root.glob("sub-*") if path.is_dir())
-    return some([_case(folder, wanted, labels) for folder in folders], root, "sub-101, sub-102 and so on")
+    return require_cases(
+        [_make_case(folder, selected, labels) for folder in folders], root, "sub-101, sub-102 and so on"
+    )
 
 
-def _case(folder: Path, wanted: Mapping[str, str], rater: str | None) -> Case:
+def _make_case(folder: Path, selected: Mapping[str, str], rater: str | None) -> Case:
     subject, files = folder.name, {}
     by_stem = {stem(path): path for path in nifti_files(folder, "*")}
-    for ours, name in wanted.items():
+    for ours, name in selected.items():
         path = by_stem.get(f"{subject}_space-T1_desc-masked_{name}")
-        files[ours] = one([path] if path else [], f"channel {name!r}", subject, "")
+        files[ours] = only_file([path] if path else [], f"channel {name!r}", subject, "")
     matches = [(match[1], path) for name, path in by_stem.items() if (match := _MASK.search(name))]
     masks = dict(sorted(matches, key=lambda pair: int(pair[0].removeprefix("Rater"))))
     if rater and masks and rater not in masks:

@@ -1,4 +1,4 @@
-"""The common space of a cohort: one grid in which a voxel is the same place in every brain.
+"""Carries brains to the common space of a cohort: one grid in which a voxel is the same place in every brain.
 
 It is MNI152NLin6Asym at 1 mm, cut to the brain with a margin. A brain is brought there by its label map: an affine
 through the centres of its structures, then a diffeomorphism that lays its tissues on the template's.
@@ -50,7 +50,7 @@ class Normalisation:
     warp: registration.Warp
 
     def carry(self, volume: np.ndarray, *, order: int = 1) -> np.ndarray:
-        """A volume of the brain's grid in the common space.
+        """Carries a volume of the brain's grid to the common space.
 
         Args:
             volume: (x, y, z) on the brain's own grid.
@@ -63,7 +63,7 @@ class Normalisation:
         return _sampled(volume, _through(self.matrix, places), order)
 
     def back(self, volume: np.ndarray, shape: Sequence[int], *, order: int = 1) -> np.ndarray:
-        """A volume of the common space on the brain's own grid, whose shape is given; 0 outside."""
+        """Carries a volume of the common space back to the brain's own grid of that shape; 0 outside."""
         places = _through(np.linalg.inv(self.matrix), np.indices(tuple(shape), np.float32))
         moved = registration.pulled_at(self._displacement(inverse=True), places)
         return _sampled(volume, places + moved, order)
@@ -73,7 +73,7 @@ class Normalisation:
 
 
 def by_affine(affine: np.ndarray) -> Normalisation:
-    """For a brain that is in MNI space already: its affine says where it lies."""
+    """Returns the way for a brain in MNI space, whose affine says where it lies."""
     still = np.zeros((3, *(size // COARSER for size in SHAPE)), np.float32)
     return Normalisation(np.linalg.inv(affine) @ AFFINE, registration.Warp(still))
 
@@ -103,7 +103,7 @@ def normalise(
 
 
 def maps(labels: np.ndarray) -> np.ndarray:
-    """How much of each tissue a voxel of `COARSER` mm holds: (tissues, x, y, z) float32 in 0 to 1."""
+    """Returns the share of each tissue in a voxel of `COARSER` mm: (tissues, x, y, z) float32 in 0 to 1."""
     blocks = [length for size in labels.shape for length in (size // COARSER, COARSER)]
     found = []
     for members in TISSUES:
@@ -113,7 +113,7 @@ def maps(labels: np.ndarray) -> np.ndarray:
 
 
 def atlas(chosen: Sequence[str], *, allow_test: bool = False) -> np.ndarray:
-    """Label maps of some anatomies in the common space, derived once and kept in the cache.
+    """Returns label maps of anatomies in the common space, derived once and cached.
 
     Args:
         chosen: names of anatomies.
@@ -141,7 +141,7 @@ def _kept(name: str, allow_test: bool) -> np.ndarray:
 
 
 def _affine(labels: np.ndarray, template: np.ndarray) -> np.ndarray:
-    """(4, 4) from voxels of the common space to those of a brain, by the centres of the structures that both have."""
+    """Fits (4, 4) from voxels of the common space to those of a brain, by the centres of shared structures."""
     target, source = completion.control_points(completion.centroids(template), completion.centroids(labels))
     if len(target) < LEAST_SHARED:
         raise ValueError(
@@ -155,7 +155,7 @@ def _affine(labels: np.ndarray, template: np.ndarray) -> np.ndarray:
 
 
 def _through(matrix: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """(3, x, y, z) places moved by a (4, 4) matrix, float32."""
+    """Moves places (3, x, y, z) by a (4, 4) matrix, float32."""
     moved = np.tensordot(matrix[:3, :3], places, axes=1) + matrix[:3, 3].reshape(3, 1, 1, 1)
     return moved.astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Red nucleus and substantia nigra, which no source of anatomy outlines, as shapes from an atlas."""
+"""Adds red nucleus and substantia nigra, which no source of anatomy outlines, as shapes from an atlas."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ _ROOM = ("ventral_diencephalon", "brainstem", "white", "cerebellum_white", "csf"
 
 
 def with_midbrain(brain: Anatomy) -> Anatomy:
-    """The anatomy with red nucleus and substantia nigra: shapes of an atlas, moved by an affine fit of twelve centres.
+    """Adds red nucleus and substantia nigra: shapes of an atlas, moved by an affine fit of twelve centres.
 
     The shapes are a template's, made symmetric, not this person's: they say where such a nucleus may lie and how large
     it may be, and whoever scores them must say so. `borrowed` names them.
@@ -73,7 +73,7 @@ def with_midbrain(brain: Anatomy) -> Anatomy:
 
 @functools.cache
 def _atlas() -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """The atlas in RAS, 1 mm, and the centres of its labels.
+    """Reads the atlas in RAS, 1 mm, and the centres of its labels.
 
     Its midbrain is made symmetric, and a voxel wider, as it draws the cores alone.
     """
@@ -97,7 +97,7 @@ def _atlas() -> tuple[np.ndarray, dict[int, np.ndarray]]:
 
 
 def _around(mask: np.ndarray, margin: int = 12) -> tuple[slice, ...]:
-    """The box of a mask with a margin on every side; everything where the mask is empty."""
+    """Returns the box of a mask with a margin on every side; everything where the mask is empty."""
     places = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     if not mask.any():
         return (slice(None),) * 3

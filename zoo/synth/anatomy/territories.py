@@ -1,4 +1,4 @@
-"""Arterial territories on every anatomy, and where an artery may be blocked.
+"""Lays arterial territories on every anatomy, and finds where an artery may be blocked.
 
 The territories are those of the Johns Hopkins atlas in the package rapidtide, drawn from 1,298 strokes; they are read
 from there at run time and never stored in this package. They are moved to each anatomy by its structures: an affine
@@ -71,7 +71,7 @@ NUM_PLACES = 64
 
 
 def territories(name: str) -> np.ndarray:
-    """The territories of an anatomy, from the cache or derived and cached.
+    """Returns the territories of an anatomy, from the cache; derives them the first time.
 
     Args:
         name: of the anatomy, held-out ones too: whoever calls decides what trains.
@@ -88,7 +88,7 @@ def territories(name: str) -> np.ndarray:
 
 
 def locate() -> pathlib.Path:
-    """The atlas' file.
+    """Returns the atlas' file.
 
     Raises:
         FileNotFoundError: the package is not installed, with the command that installs it.
@@ -119,7 +119,7 @@ def _derive(name: str) -> np.ndarray:
 
 
 def landmarks(labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Points that two brains share: the centre of each structure, and the six ends of the cerebrum.
+    """Returns points that two brains share: the centre of each structure, and the six ends of the cerebrum.
 
     Args:
         labels: (x, y, z) of the scheme.
@@ -139,7 +139,7 @@ def landmarks(labels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def sided(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Territories cut to tissue, each voxel on the side that its structure lies on.
+    """Cuts territories to tissue, each voxel on the side of its structure.
 
     Args:
         values: (x, y, z) territories, odd left and even right.
@@ -157,7 +157,7 @@ def sided(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def tissues(labels: np.ndarray) -> np.ndarray:
-    """(x, y, z) uint8, indices into `TISSUES`, from labels of the scheme."""
+    """Returns the tissue of each label of the scheme, (x, y, z) uint8, indices into `TISSUES`."""
     table = np.zeros(NUM_LABELS, np.uint8)
     table[list(BRAIN)] = TISSUES.index("nuclei")
     table[[INDEX["csf"], *sides("ventricle")]] = TISSUES.index("csf")
@@ -168,7 +168,7 @@ def tissues(labels: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def coded(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Anatomies with their territories, for a graph that picks one by number.
+    """Stacks anatomies and their territories, for a graph that picks one by number.
 
     Args:
         names: of the anatomies, held-out ones too.
@@ -198,7 +198,7 @@ def _centred(codes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def members(occlusion: str) -> np.ndarray:
-    """(2, 31) bool, left then right: the territories that an occlusion cuts off.
+    """Returns the territories that an occlusion cuts off, (2, 31) bool, left then right.
 
     Raises:
         ValueError: no such occlusion.
@@ -213,7 +213,7 @@ def members(occlusion: str) -> np.ndarray:
 
 
 def places(codes: np.ndarray, num: int = NUM_PLACES) -> np.ndarray:
-    """Voxels of each occlusion's territory, drawn once: (occlusions, sides, num, 3) float32.
+    """Draws voxels of each occlusion's territory, once: (occlusions, sides, num, 3) float32.
 
     Raises:
         ValueError: an anatomy lacks a territory.

@@ -1,4 +1,4 @@
-"""How lacunes and their look-alikes lie in a patch: the axis of each, and how deep a voxel is in it."""
+"""Places lacunes and their mimics in a patch: the axis of each, and the depth of each voxel in it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ Tensor = Any
 
 
 def axis_of(middle: Tensor, where: Sequence[Tensor], brain: Brain, turn: Tensor, one: Mapping[str, Tensor]) -> Tensor:
-    """The direction of an object's axis: from the middle of the brain outwards for tubes, else as drawn.
+    """Returns the direction of an object's axis: from the middle of the brain outwards for tubes, else as drawn.
 
     Args:
         middle: (3,) int32, voxel of its centre.
@@ -34,7 +34,7 @@ def axis_of(middle: Tensor, where: Sequence[Tensor], brain: Brain, turn: Tensor,
 
 
 def depth(axes: Sequence[Tensor], middle: Tensor, one: Mapping[str, Tensor], direction: Tensor) -> Tensor:
-    """The depth under an object's surface: a rod whose ends are ellipsoids.
+    """Returns the depth under an object's surface: a rod whose ends are ellipsoids.
 
     Args:
         axes: number of each voxel along x, y and z.
@@ -66,7 +66,7 @@ def depth(axes: Sequence[Tensor], middle: Tensor, one: Mapping[str, Tensor], dir
 
 
 def middle(shape: Sequence[int], inner: Sequence[int]) -> Tensor:
-    """(x, y, z) bool, True in the middle.
+    """Returns (x, y, z) bool, True in the middle.
 
     Args:
         shape: voxels.

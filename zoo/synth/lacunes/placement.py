@@ -1,4 +1,4 @@
-"""Where in an anatomy lacunes may lie, where their mimics do, and where no lacune can be."""
+"""Finds where in an anatomy lacunes may lie, where their mimics do, and where no lacune can be."""
 
 import dataclasses
 import functools
@@ -53,7 +53,7 @@ class Brain:
 
 @functools.cache
 def stacked(names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
-    """The fields of `Brain` of several anatomies, one after another along a first axis.
+    """Stacks the fields of `Brain` of several anatomies along a first axis.
 
     Args:
         names: of the anatomies, held-out ones too: whoever calls decides what trains.
@@ -67,7 +67,7 @@ def stacked(names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
 
 
 def on_grid(name: str, shape: Sequence[int]) -> tuple[np.ndarray, ...]:
-    """The fields of `Brain` of one anatomy, in the middle of a grid.
+    """Returns the fields of `Brain` of one anatomy, in the middle of a grid.
 
     Args:
         name: of the anatomy, held-out ones too.
@@ -77,22 +77,22 @@ def on_grid(name: str, shape: Sequence[int]) -> tuple[np.ndarray, ...]:
 
 
 def labels_on_grid(name: str, shape: Sequence[int]) -> np.ndarray:
-    """The labels of the scheme of one brain, in the middle of a grid as `on_grid` has it."""
+    """Returns the labels of the scheme of one brain, in the middle of a grid as `on_grid` puts it."""
     return _centred(placed(name)[0], shape)
 
 
 def tensors(names: Sequence[str]) -> tuple[Tensor, ...]:
-    """`stacked` as tensors."""
+    """Returns `stacked` as tensors."""
     return tuple(ops.convert_to_tensor(field) for field in stacked(tuple(names)))
 
 
 def pick(brains: Sequence[Tensor], number: Tensor) -> Brain:
-    """One of several stacked anatomies."""
+    """Picks one of several stacked anatomies."""
     return Brain(*(ops.take(field, number, axis=0) for field in brains))
 
 
 def placed(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The brain of an anatomy with its zones, from the cache or derived and cached.
+    """Returns the brain of an anatomy with its zones, from the cache; derives it the first time.
 
     Args:
         name: of the anatomy, held-out ones too.
@@ -140,7 +140,7 @@ def _fields(labels: np.ndarray, zones: np.ndarray, ventricle_mm: np.ndarray) -> 
 
 
 def zoned(labels: np.ndarray) -> np.ndarray:
-    """Zone of each voxel.
+    """Returns the zone of each voxel.
 
     Args:
         labels: (x, y, z) of the scheme, 1 mm.
@@ -170,7 +170,7 @@ def zoned(labels: np.ndarray) -> np.ndarray:
 
 
 def regions(labels: np.ndarray) -> np.ndarray:
-    """Where a lesion lies, for tables: (x, y, z) uint8, indices into `REGIONS`.
+    """Returns the region of each voxel, for tables: (x, y, z) uint8, indices into `REGIONS`.
 
     The pons is the middle of the brainstem's height, which the label scheme does not part.
     """

@@ -1,4 +1,4 @@
-"""T1, T2 and FLAIR of a brain with lacunes and with what looks like them, over real anatomy, by two scanners.
+"""Simulates T1, T2 and FLAIR of a brain with lacunes and their mimics, over real anatomy, by two scanners.
 
 Tissue gets its signal from its relaxation times. Lacunes are small ovoids of fluid with a bright rim on FLAIR, deep in
 the brain. Beside them lie four kinds that are none: perivascular spaces (thin tubes of fluid, radial, no rim), fluid in
@@ -131,7 +131,7 @@ class Vascular:
 
     @property
     def counts(self) -> tuple[tuple[int, int], ...]:
-        """Least and most of each kind, in the order of `KINDS`."""
+        """The least and largest number of each kind, in the order of `KINDS`."""
         return self.lacunes, self.perivascular, self.sulcal, self.hyperintensities, self.impossible
 
 
@@ -144,7 +144,7 @@ WHOLE = Vascular(
 def draw(
     seed: Tensor, vascular: Vascular = Vascular(), scanner: Scanner = FIRST, *, around: Vascular | None = None
 ) -> Params:
-    """Draws one head, what lies in it, and one acquisition.
+    """Draws one head, its objects, and one acquisition.
 
     Args:
         seed: an int or an integer tensor.
@@ -181,7 +181,7 @@ def draw(
 
 
 def _all_objects(seed: Tensor, vascular: Vascular, *, around: bool) -> Params:
-    """The objects of all kinds, one kind after another."""
+    """Draws the objects of all kinds, one kind after another."""
     parts = [_objects(seeds.fold(seed, 300 + k), kind, vascular) for k, kind in enumerate(KINDS)]
     found = {name: ops.concatenate([part[name] for part in parts]) for name in parts[0]}
     kinds = np.repeat(np.arange(len(KINDS), dtype=np.int32), [most for _, most in vascular.counts])
@@ -190,7 +190,7 @@ def _all_objects(seed: Tensor, vascular: Vascular, *, around: bool) -> Params:
 
 
 def _objects(seed: Tensor, kind: str, vascular: Vascular) -> Params:
-    """The objects of one kind; those beyond the drawn number are not present."""
+    """Draws the objects of one kind; those beyond the drawn number are not present."""
     least, most = vascular.counts[KINDS.index(kind)]
     each = lambda stream, limits: seeds.uniform(seed, (most,), stream, low=limits[0], high=limits[1])  # noqa: E731
     count = least + ops.floor((most - least + 1) * seeds.uniform(seed, (), 1))
@@ -213,7 +213,7 @@ def _objects(seed: Tensor, kind: str, vascular: Vascular) -> Params:
 
 
 def _shapes(kind: str, vascular: Vascular, each: Any, luck: Tensor) -> tuple[Tensor, Tensor]:
-    """Half the length of the axis (n,) and radii (n, 3) of one kind, in mm."""
+    """Draws half the length of the axis (n,) and radii (n, 3) of one kind, in mm."""
     if kind == "perivascular":
         radius = each(10, vascular.tube_radius_mm)
         half = ops.maximum(each(11, vascular.tube_mm) / 2 - radius, 0.0)
@@ -228,7 +228,7 @@ def _shapes(kind: str, vascular: Vascular, each: Any, luck: Tensor) -> tuple[Ten
 
 
 def _signals(seed: Tensor, scanner: Scanner) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and SD of each class in each channel (3, classes), and the signal of a hyperintensity (3,)."""
+    """Draws mean and SD of each class in each channel (3, classes), and the signal of a hyperintensity (3,)."""
     factor = np.array([*scanner.relaxation, 1.0], np.float32)
     # Tissue is the same in all three channels: one draw of its relaxation.
     table = _RELAXATION * factor * ops.exp(0.05 * seeds.normal(seed, _RELAXATION.shape, 1))
@@ -284,7 +284,7 @@ def apply(
 
 
 def _where(brain: Brain, params: Mapping[str, Any], shape: Sequence[int], whole: bool) -> list[Tensor]:
-    """Where in the anatomy each voxel of the patch lies: three of (x, y, z) float32."""
+    """Returns the place in the anatomy of each voxel of the patch: three of (x, y, z) float32."""
     middle = ops.convert_to_tensor(np.array([(size - 1) / 2 for size in brain.codes.shape], np.float32))
     if not whole:
         row = params["deep"] * brain.places.shape[0] // 2
@@ -302,7 +302,7 @@ def _where(brain: Brain, params: Mapping[str, Any], shape: Sequence[int], whole:
 
 
 def _tissue(codes: Tensor, params: Mapping[str, Any]) -> Tensor:
-    """(3, x, y, z): each class' signal with its neighbours' at borders, and its own texture."""
+    """Paints each class' signal, mixed at borders, with its own texture, (3, x, y, z)."""
     index = ops.cast(codes, "int32")
     coarse = [size // 4 + 2 for size in codes.shape]
     channels = []
@@ -323,7 +323,7 @@ def _filled(
     *,
     inner: Sequence[int] | None,
 ) -> tuple[Tensor, Tensor]:
-    """Puts the objects in, lacunes last; (3, x, y, z) and the map of kinds."""
+    """Paints the objects, lacunes last; returns (3, x, y, z) and the map of kinds."""
     names = ("present", "half_mm", "axes_mm", "direction", "rim_mm", "rim", "edge_mm", "seeds", "kind", "around")
     total = params["present"].shape[0]
     fluid = ops.stack([params["means"][channel][_FLUID] for channel in range(3)])
@@ -356,7 +356,7 @@ def _filled(
 
 
 def _acquired(image: Tensor, head: Tensor, brain: Brain, params: Mapping[str, Any], scanner: Scanner) -> Tensor:
-    """(3, x, y, z): bias, slices, noise, and the z-score of the whole scan's brain; 0 outside."""
+    """Applies bias, slices, noise, and the z-score of the whole scan's brain; returns (3, x, y, z), 0 outside."""
     apart = 0.1 * seeds.normal(params["seed"], (2, len(CHANNELS)), 20)
     channels = []
     for number, ranges in enumerate(scanner.channels):
@@ -371,7 +371,7 @@ def _acquired(image: Tensor, head: Tensor, brain: Brain, params: Mapping[str, An
 
 
 def _location(brain: Brain, where: Sequence[Tensor], head: Tensor) -> Tensor:
-    """(x, y, z, 4): place from the middle in lengths of the brain, and distance to the ventricles over 30 mm."""
+    """Returns the place from the middle in lengths of the brain, and the distance to the ventricles over 30 mm."""
     place = [(axis - brain.middle[number]) / brain.extent[number] for number, axis in enumerate(where)]
     far = ops.cast(geometry.nearest(brain.ventricle_mm, where), "float32") / 30.0
     return ops.stack([*place, far], axis=-1) * head[..., None]

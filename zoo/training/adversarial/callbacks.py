@@ -1,4 +1,4 @@
-"""Looking on while a GAN trains: montages of what it makes, and a watch for the collapse of its modes."""
+"""Callbacks of a GAN in training: montages of its images, and a watch for the collapse of its modes."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ class CollapsedError(RuntimeError):
 class CollapseWatch(keras.callbacks.Callback):
     """Stops a training whose fakes are more alike than real images are.
 
-    Fakes and real images of the validation batches are compared pair by pair, by MS-SSIM. Put it behind the keeper, so
+    Compares fakes and real images of the validation batches pair by pair, by MS-SSIM. Put it after the run callback, so
     that the state is written before it stops.
 
     Args:
         margin: by how much the fakes' mean may pass the real ones'.
         times: validations in a row that pass it before it stops.
-        young: share of the epochs that are not looked at: what a generator makes first is the mean of everything.
+        young: share of the epochs to ignore: what a generator makes first is the mean of everything.
 
     Source: the use of MS-SSIM among fakes after Odena et al. 2017, arXiv 1610.09585.
     """
@@ -39,14 +39,14 @@ class CollapseWatch(keras.callbacks.Callback):
         self.seen: list[tuple[float, float]] = []
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Looks at the last validation.
+        """Compares the similarities of the last validation.
 
         Raises:
-            CollapsedError: the fakes' similarity passed the margin as often as that.
+            CollapsedError: the fakes' similarity passed the margin `times` times in a row.
         """
-        found = logs or {}
-        if f"val_{SSIM_FAKE}" in found and epoch >= self.young * (self.params or {}).get("epochs", 0):
-            self.seen.append((float(found[f"val_{SSIM_FAKE}"]), float(found[f"val_{SSIM_REAL}"])))
+        logs = logs or {}
+        if f"val_{SSIM_FAKE}" in logs and epoch >= self.young * (self.params or {}).get("epochs", 0):
+            self.seen.append((float(logs[f"val_{SSIM_FAKE}"]), float(logs[f"val_{SSIM_REAL}"])))
         last = self.seen[-self.times :]
         if len(last) == self.times and all(fake > real + self.margin for fake, real in last):
             fake, real = last[-1]
@@ -79,22 +79,24 @@ class Montage(keras.callbacks.Callback):
         """Draws, with the weights as validated."""
         if self._batch is None:
             self._batch = keras.tree.map_structure(keras.ops.convert_to_tensor, next(iter(self.validation)))
-        luck = keras.ops.copy(self.model.luck.state)  # what is drawn here must not change the training
-        rows = {title: keras.ops.convert_to_numpy(found) for title, found in self.model.shown(self._batch).items()}
-        self.model.luck.state.assign(luck)
+        state = keras.ops.copy(self.model.seed_generator.state)  # what is drawn here must not change the training
+        rows = {
+            title: keras.ops.convert_to_numpy(images) for title, images in self.model.montage_rows(self._batch).items()
+        }
+        self.model.seed_generator.state.assign(state)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / f"epoch_{self._number + 1:03d}.png", montage(rows))
+        write_whole(self.folder / f"epoch_{self._number + 1:03d}.png", draw_montage(rows))
 
 
-def montage(rows: Mapping[str, np.ndarray], columns: int = COLUMNS) -> bytes:
-    """The middle axial slice of the first images, a row for each title and channel, all rows of a channel alike.
+def draw_montage(rows: Mapping[str, np.ndarray], columns: int = COLUMNS) -> bytes:
+    """Draws the middle axial slice of the first images, a row for each title and channel, all rows of a channel alike.
 
     Args:
         rows: title -> images (batch, x, y, z, channels).
         columns: images at most.
 
     Returns:
-        A PNG.
+        The bytes of a PNG.
 
     Raises:
         ValueError: there is nothing to show.

@@ -12,7 +12,7 @@ Tensor = Any
 
 
 def coarse(volume: np.ndarray, ratio: int, shape: Sequence[int]) -> np.ndarray:
-    """Means of cubes of voxels, on a grid about the volume's centre.
+    """Averages cubes of voxels, on a grid about the volume's centre.
 
     Args:
         volume: (x, y, z, channels).
@@ -34,7 +34,7 @@ def coarse(volume: np.ndarray, ratio: int, shape: Sequence[int]) -> np.ndarray:
 def positions(
     corners: np.ndarray, patch: Sequence[int], volume: Sequence[int], ratio: float, shape: Sequence[int]
 ) -> np.ndarray:
-    """Centres of patches in the coarse grid, -1 and 1 on the centres of its first and last voxels.
+    """Returns the centres of patches in the coarse grid, -1 and 1 on the centres of its first and last voxels.
 
     Args:
         corners: (..., 3) first voxels of the patches; a tensor serves, too.
@@ -52,7 +52,7 @@ def positions(
 
 
 def corners(inside: np.ndarray, patch: Sequence[int]) -> np.ndarray:
-    """First voxels (n, 3) int32 of the patches about each voxel of a mask, moved into the volume where they leave it.
+    """Returns the first voxels (n, 3) int32 of the patches about each voxel of a mask, moved inside the volume.
 
     Raises:
         ValueError: the patch is larger than the volume.
@@ -72,7 +72,7 @@ def sampler(
     ratio: int,
     shape: Sequence[int],
 ) -> Callable[[Any], tuple[tuple[Tensor, Tensor], Tensor]]:
-    """Batches of patches, two neighbours being the same place in two different people.
+    """Returns a function that draws batches of patches, two neighbours being the same place in two different people.
 
     Args:
         images: (people, x, y, z, channels) in a common space, two people at least.
@@ -96,15 +96,15 @@ def sampler(
             f"{size} patches of {people} people."
         )
     places = ops.convert_to_tensor(corners(inside, patch))
-    contexts = ops.convert_to_tensor(np.stack([coarse(one, ratio, shape) for one in images]).astype(np.float16))
+    contexts = ops.convert_to_tensor(np.stack([coarse(image, ratio, shape) for image in images]).astype(np.float16))
     volumes = ops.convert_to_tensor(images)
 
     def sample(seed: Any) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        chosen = _below(seed, places.shape[0], size // 2, 1)
-        first = _below(seed, people, size // 2, 2)
-        second = (first + 1 + _below(seed, people - 1, size // 2, 3)) % people
+        index = _draw_below(seed, places.shape[0], size // 2, 1)
+        first = _draw_below(seed, people, size // 2, 2)
+        second = (first + 1 + _draw_below(seed, people - 1, size // 2, 3)) % people
         person = ops.reshape(ops.stack([first, second], axis=1), (-1,))
-        start = ops.repeat(ops.take(places, chosen, axis=0), 2, axis=0)
+        start = ops.repeat(ops.take(places, index, axis=0), 2, axis=0)
         around = ops.cast(ops.take(contexts, person, axis=0), "float32")
         place = positions(ops.cast(start, "float32"), patch, images.shape[1:4], ratio, shape)
         return (around, place), cut(volumes, person, start, patch)
@@ -112,13 +112,13 @@ def sampler(
     return sample
 
 
-def _below(seed: Any, limit: int, size: int, stream: int) -> Tensor:
-    """(size,) int32, each from 0 to limit - 1 as likely."""
+def _draw_below(seed: Any, limit: int, size: int, stream: int) -> Tensor:
+    """Draws (size,) int32 numbers, each from 0 to limit - 1 as likely."""
     return ops.cast(ops.floor(limit * seeds.uniform(seed, (size,), stream)), "int32")
 
 
 def cut(volumes: Tensor, person: Tensor, start: Tensor, patch: Sequence[int]) -> Tensor:
-    """Patches of volumes.
+    """Cuts patches from volumes.
 
     Args:
         volumes: (people, x, y, z, channels).
@@ -129,9 +129,8 @@ def cut(volumes: Tensor, person: Tensor, start: Tensor, patch: Sequence[int]) ->
     Returns:
         (n, *patch, channels) float32.
     """
-    wanted = (1, *patch, volumes.shape[-1])
-    found = [
-        ops.slice(volumes, (person[n], start[n, 0], start[n, 1], start[n, 2], 0), wanted)
-        for n in range(person.shape[0])
+    sizes = (1, *patch, volumes.shape[-1])
+    patches = [
+        ops.slice(volumes, (person[n], start[n, 0], start[n, 1], start[n, 2], 0), sizes) for n in range(person.shape[0])
     ]
-    return ops.cast(ops.concatenate(found, axis=0), "float32")
+    return ops.cast(ops.concatenate(patches, axis=0), "float32")

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from zoo.training.adversarial import inpainting
-from zoo.training.adversarial.inpainting import SEES_ALL, Sight, completed
+from zoo.training.adversarial.inpainting import SEES_ALL, Visibility, complete
 from zoo.training.adversarial.learner import Learner
 from zoo.training.adversarial.objectives import check_precision, gradient_penalty, objective
 
@@ -22,7 +22,7 @@ class Balance:
     Attributes:
         masked: mean absolute difference in the hole.
         visible: the same outside of it.
-        adversarial: what the critics think.
+        adversarial: the generator's objective on the critics' logits.
         features: mean absolute difference of the critics' features between the filled patch and the real one.
         cosine: `1 - cos` of the codes of neighbours 2i and 2i + 1 in the batch, which are the same place in two people.
     """
@@ -51,7 +51,7 @@ class Setting:
     whole: float = 0.25
     goal: str = "hinge"
     penalty: float = 0.0
-    sight: Sight = SEES_ALL
+    sight: Visibility = SEES_ALL
     balance: Balance = Balance()
 
 
@@ -76,13 +76,13 @@ class ContextualGan(Learner):
     """
 
     def __init__(self, network: keras.Model, setting: Setting | None = None, *, seed: int | None = None) -> None:
-        chosen = setting or Setting()
-        names = ("critic_local", "critic_global") if chosen.sight.context else ("critic_local",)
+        setting = setting or Setting()
+        names = ("critic_local", "critic_global") if setting.sight.context else ("critic_local",)
         trained = {"generator": ("encoder", "generator"), "critic": names}
         logs = ("loss", "critic_loss", "masked", "visible", "features", "code_cosine")
         super().__init__(network, trained, logs=logs, seed=seed)
-        self.setting, self.objective = chosen, objective(chosen.goal)
-        self.judges = inpainting.critics(network, chosen.sight)
+        self.setting, self.objective = setting, objective(setting.goal)
+        self.critics = inpainting.critics(network, setting.sight)
         if self.setting.penalty:
             check_precision([self.part(name) for name in names])
         sizes = self.part("generator").output_shape[1:-1]
@@ -92,13 +92,13 @@ class ContextualGan(Learner):
             )
 
     def holes(self, count: int) -> Tensor:
-        """Masks (count, x, y, z, 1), 1 in the hole, each at its own place; some have none."""
+        """Draws masks (count, x, y, z, 1), 1 in the hole, each at its own place; some have none."""
         start = self.uniform((count, 3))
         whole = self.uniform((count,)) < self.setting.whole
         return self._boxes(start) * ops.cast(ops.logical_not(whole), "float32")[:, None, None, None, None]
 
     def _boxes(self, start: Tensor) -> Tensor:
-        """A hole for each row of `start`, 0 for the first place on an axis and almost 1 for the last."""
+        """Returns a hole for each row of `start`, 0 for the first place on an axis and almost 1 for the last."""
         sizes = self.part("generator").output_shape[1:-1]
         mask = ops.ones((1, 1, 1, 1, 1))
         for axis, (size, hole) in enumerate(zip(sizes, self.setting.hole, strict=True)):
@@ -109,31 +109,31 @@ class ContextualGan(Learner):
         return mask
 
     def fill(self, patch: Tensor, around: tuple[Tensor, Tensor], hole: Tensor, training: bool = False) -> Any:
-        """The patch as the generator makes it, and its code: `zoo.training.adversarial.inpainting.fill`."""
+        """Returns the patch as the generator makes it, and its code: `zoo.training.adversarial.inpainting.fill`."""
         return inpainting.fill(self.network, patch, around, hole, sight=self.setting.sight, training=training)
 
-    def judged(self, patch: Tensor, around: tuple[Tensor, Tensor], training: bool = False) -> tuple[list, Tensor]:
-        """The critics' features, and the mean of their logits: `zoo.training.adversarial.inpainting.judged`."""
-        return inpainting.judged(self.network, self.judges, patch, around, training=training)
+    def judge(self, patch: Tensor, around: tuple[Tensor, Tensor], training: bool = False) -> tuple[list, Tensor]:
+        """Returns the critics' features and mean logit: `zoo.training.adversarial.inpainting.judge`."""
+        return inpainting.judge(self.network, self.critics, patch, around, training=training)
 
     def train_step(self, data: tuple[tuple[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
-        """One step of the critics, then one of encoder and generator."""
+        """Takes one step of the critics, then one of encoder and generator."""
         around, patch = data[:2]
         hole = self.holes(patch.shape[0])
         with tf.GradientTape() as tape:
             filled, code = self.fill(patch, around, hole, training=True)
-            made = completed(patch, filled, hole)
+            made = complete(patch, filled, hole)
             with tape.stop_recording():
                 critic_loss = self._train_critics(patch, made, around)
-                wanted, _ = self.judged(patch, around)
-            found, logit = self.judged(made, around)
-            terms = self._terms(patch, filled, hole, code) | {"features": distance(wanted, found)}
+                real_features, _ = self.judge(patch, around)
+            features, logit = self.judge(made, around)
+            terms = self._terms(patch, filled, hole, code) | {"features": distance(real_features, features)}
             weights = dataclasses.asdict(self.setting.balance)
             loss = sum(weights[name] * value for name, value in terms.items() if weights[name])
             loss = loss + weights["adversarial"] * self.objective.generator(logit)
         self.descend(tape, loss, "generator")
-        kept = (terms[name] for name in ("masked", "visible", "features"))
-        return self.noted(self.means, loss, critic_loss, *kept, 1.0 - terms["cosine"])
+        shown = (terms[name] for name in ("masked", "visible", "features"))
+        return self.add_to_means(self.means, loss, critic_loss, *shown, 1.0 - terms["cosine"])
 
     def _terms(self, patch: Tensor, filled: Tensor, hole: Tensor, code: Tensor) -> dict[str, Tensor]:
         error = ops.mean(ops.abs(filled - patch), axis=-1, keepdims=True)
@@ -142,45 +142,45 @@ class ContextualGan(Learner):
         return {"masked": average(error, hole), "visible": average(error, 1.0 - hole), "cosine": 1.0 - cosine}
 
     def _train_critics(self, patch: Tensor, made: Tensor, around: tuple[Tensor, Tensor]) -> Tensor:
-        twice = tuple(ops.concatenate([each, each], axis=0) for each in around)
+        twice = tuple(ops.concatenate([part, part], axis=0) for part in around)
         with tf.GradientTape() as tape:
-            _, logits = self.judged(ops.concatenate([patch, made], axis=0), twice, training=True)
+            _, logits = self.judge(ops.concatenate([patch, made], axis=0), twice, training=True)
             loss = self.objective.critic(*ops.split(logits, 2, axis=0))
             if self.setting.penalty:
                 mix = self.uniform((patch.shape[0], 1, 1, 1, 1))
-                slope = gradient_penalty(lambda between: self.judged(between, around)[1], patch, made, mix)
+                slope = gradient_penalty(lambda between: self.judge(between, around)[1], patch, made, mix)
                 loss = loss + self.setting.penalty * slope
         self.descend(tape, loss, "critic")
         return loss
 
     def test_step(self, data: tuple[tuple[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
-        """How well a hole in the middle is filled, and how alike the completed patches are."""
+        """Measures how well a hole in the middle is filled, and how alike the completed patches are."""
         around, patch = data[:2]
         hole = self.middle()
         everywhere = hole + ops.zeros_like(patch[..., :1])
         filled, _ = self.fill(patch, around, everywhere)
         error = average(ops.mean(ops.square(filled - patch), axis=-1, keepdims=True), everywhere)
-        return self.tested(error, patch, completed(patch, filled, everywhere), apart=2)
+        return self.log_test(error, patch, complete(patch, filled, everywhere), apart=2)
 
     def middle(self) -> Tensor:
-        """The mask of a hole in the middle of the patch, (1, x, y, z, 1)."""
+        """Returns the mask of a hole in the middle of the patch, (1, x, y, z, 1)."""
         return self._boxes(ops.full((1, 3), 0.5))
 
-    def shown(self, data: tuple[tuple[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
-        """Rows of a montage: title -> images."""
+    def montage_rows(self, data: tuple[tuple[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
+        """Returns the rows of a montage: title -> images."""
         around, patch = data[:2]
         hole = self.middle() + ops.zeros_like(patch[..., :1])
         filled, _ = self.fill(patch, around, hole)
-        rows = {"real": patch, "given": patch * (1.0 - hole), "completed": completed(patch, filled, hole)}
+        rows = {"real": patch, "given": patch * (1.0 - hole), "completed": complete(patch, filled, hole)}
         return {**rows, "generated": filled}
 
 
 def average(values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean over everything; 0 without weights."""
+    """Returns the weighted mean over everything; 0 without weights."""
     return ops.sum(values * weights) / ops.maximum(ops.sum(weights), 1.0)
 
 
-def distance(wanted: list[Tensor], found: list[Tensor]) -> Tensor:
-    """Mean absolute difference of lists of features."""
-    parts = [ops.mean(ops.abs(a - b)) for a, b in zip(wanted, found, strict=True)]
+def distance(features: list[Tensor], others: list[Tensor]) -> Tensor:
+    """Returns the mean absolute difference of lists of features."""
+    parts = [ops.mean(ops.abs(a - b)) for a, b in zip(features, others, strict=True)]
     return sum(parts) / len(parts)

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from zoo.training.adversarial.inpainting import judging
+from zoo.training.adversarial.inpainting import with_features
 from zoo.training.adversarial.learner import Learner
 
 Tensor = Any
@@ -29,33 +29,33 @@ class GanEncoder(Learner):
     def __init__(self, network: keras.Model, *, kappa: float = 1.0) -> None:
         super().__init__(network, {"encoder": ("encoder",)}, logs=("loss", "residual", "feature_residual"))
         self.kappa = kappa
-        self.judge = judging(self.part("critic"))
+        self.judge = with_features(self.part("critic"))
 
-    def restored(self, images: Tensor, training: bool = False) -> Tensor:
-        """What the generator makes of the images' codes."""
+    def restore(self, images: Tensor, training: bool = False) -> Tensor:
+        """Returns what the generator makes of the images' codes."""
         return self.part("generator")(self.part("encoder")(images, training=training), training=False)
 
     def train_step(self, data: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """One step of the encoder."""
+        """Takes one step of the encoder."""
         real = data[1]
-        wanted, _ = self.judge(real, training=False)
+        real_features, _ = self.judge(real, training=False)
         with tf.GradientTape() as tape:
-            fake = self.restored(real, training=True)
-            found, _ = self.judge(fake, training=False)
+            fake = self.restore(real, training=True)
+            fake_features, _ = self.judge(fake, training=False)
             residual = ops.mean(ops.square(real - fake))
-            feature_residual = ops.mean(ops.square(ops.cast(wanted - found, "float32")))
+            feature_residual = ops.mean(ops.square(ops.cast(real_features - fake_features, "float32")))
             loss = residual + self.kappa * feature_residual
         self.descend(tape, loss, "encoder")
-        return self.noted(self.means, loss, residual, feature_residual)
+        return self.add_to_means(self.means, loss, residual, feature_residual)
 
     def test_step(self, data: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """How well images are restored."""
-        fake = self.restored(data[1])
-        return self.tested(ops.mean(ops.square(data[1] - fake)), data[1], fake)
+        """Measures how well images are restored."""
+        fake = self.restore(data[1])
+        return self.log_test(ops.mean(ops.square(data[1] - fake)), data[1], fake)
 
-    def shown(self, data: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Rows of a montage: title -> images."""
-        return {"real": data[1], "restored": self.restored(data[1])}
+    def montage_rows(self, data: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Returns the rows of a montage: title -> images."""
+        return {"real": data[1], "restored": self.restore(data[1])}
 
 
 class AutoEncoder(Learner):
@@ -79,51 +79,51 @@ class AutoEncoder(Learner):
         super().__init__(network, trained, logs=("loss",), seed=seed)
         self.noise, self.cell = noise, cell
 
-    def restored(self, images: Tensor, training: bool = False) -> Tensor:
-        """What comes through the code."""
+    def restore(self, images: Tensor, training: bool = False) -> Tensor:
+        """Returns the images that encoder and generator make of images."""
         return self.part("generator")(self.part("encoder")(images, training=training), training=training)
 
-    def noisy(self, images: Tensor) -> Tensor:
-        """The images with another draw of the noise."""
+    def add_noise(self, images: Tensor) -> Tensor:
+        """Returns the images with another draw of the noise."""
         shape = tuple(images.shape)
-        coarse = coarse_noise(shape[1:-1], self.cell, (shape[0], shape[-1]), self.luck)
+        coarse = coarse_noise(shape[1:-1], self.cell, (shape[0], shape[-1]), self.seed_generator)
         return images + self.noise * coarse * ops.cast(images != 0, images.dtype)
 
     def train_step(self, data: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """One step: the mean absolute difference from the clean images."""
+        """Takes one step on the mean absolute difference from the clean images."""
         real = data[1]
-        given = self.noisy(real) if self.noise else real
+        inputs = self.add_noise(real) if self.noise else real
         with tf.GradientTape() as tape:
-            loss = ops.mean(ops.abs(self.restored(given, training=True) - real))
+            loss = ops.mean(ops.abs(self.restore(inputs, training=True) - real))
         self.descend(tape, loss, "generator")
-        return self.noted(self.means, loss)
+        return self.add_to_means(self.means, loss)
 
     def test_step(self, data: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """How well clean images are restored."""
-        fake = self.restored(data[1])
-        return self.tested(ops.mean(ops.square(data[1] - fake)), data[1], fake)
+        """Measures how well clean images are restored."""
+        fake = self.restore(data[1])
+        return self.log_test(ops.mean(ops.square(data[1] - fake)), data[1], fake)
 
-    def shown(self, data: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Rows of a montage: title -> images."""
-        rows = {"noisy": self.noisy(data[1])} if self.noise else {}
-        return {"real": data[1], **rows, "restored": self.restored(data[1])}
+    def montage_rows(self, data: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Returns the rows of a montage: title -> images."""
+        rows = {"noisy": self.add_noise(data[1])} if self.noise else {}
+        return {"real": data[1], **rows, "restored": self.restore(data[1])}
 
 
-def coarse_noise(shape: Sequence[int], cell: int, many: tuple[int, int], luck: Any) -> Tensor:
-    """Smooth noise of SD 1 at its nodes, which lie `cell` voxels apart, at random places.
+def coarse_noise(shape: Sequence[int], cell: int, many: tuple[int, int], generator: Any) -> Tensor:
+    """Draws smooth noise of SD 1 at its nodes, which lie `cell` voxels apart, at random places.
 
     Args:
         shape: voxels (x, y, z).
         cell: voxels between two nodes.
         many: (batch, channels).
-        luck: a seed generator.
+        generator: a Keras seed generator.
 
     Returns:
         (batch, x, y, z, channels) float32.
     """
     nodes = [-(-size // cell) + 2 for size in shape]
-    grid = keras.random.normal((*nodes, many[0] * many[1]), seed=luck)
-    shift = keras.random.uniform((3,), seed=luck) * float(cell)
+    grid = keras.random.normal((*nodes, many[0] * many[1]), seed=generator)
+    shift = keras.random.uniform((3,), seed=generator) * float(cell)
     for axis, size in enumerate(shape):
         place = (ops.arange(size, dtype="float32") + shift[axis]) / float(cell)
         weight = ops.relu(1.0 - ops.abs(place[:, None] - ops.arange(nodes[axis], dtype="float32")))

@@ -1,4 +1,4 @@
-"""What the learners share: parts with an optimiser each, seeded luck, means for the log, similarity of fakes."""
+"""What the learners share: parts with an optimiser each, seeded draws, means for the log, similarity of fakes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ class Learner(keras.Model):
         network: what a builder made; its nested models are the parts.
         trained: name of an optimiser -> the parts that it moves; the first is the one whose weights are averaged.
         logs: names of the means that a step reports, "loss" first.
-        seed: of all luck in training; None draws it from Keras' global seed.
+        seed: of all draws in training; None draws it from Keras' global seed.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Learner(keras.Model):
         super().__init__(name=network.name)
         self.network = network
         self.trained = {name: tuple(parts) for name, parts in trained.items()}
-        self.luck = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(seed)
         self.means = [keras.metrics.Mean(name=name) for name in logs]
         self.test_means = [keras.metrics.Mean(name=name) for name in ("psnr", SSIM_REAL, SSIM_FAKE)]
         self.optimizers: dict[str, keras.optimizers.Optimizer] = {}
@@ -53,54 +53,54 @@ class Learner(keras.Model):
             )
         self.compile(optimizer=optimizers[0], jit_compile=jit, auto_scale_loss=False)
         self.optimizers = dict(zip(self.trained, optimizers, strict=True))
-        for name, one in self.optimizers.items():
-            one.build(self.variables_of(name))
+        for name, optimizer in self.optimizers.items():
+            optimizer.build(self.variables_of(name))
         return self
 
     def part(self, name: str) -> keras.Model:
-        """A part of the network."""
+        """Returns a part of the network."""
         return self.network.get_layer(name)
 
     def variables_of(self, name: str) -> list[Any]:
-        """What the optimiser of that name moves."""
+        """Returns the variables that the optimiser of that name moves."""
         return [variable for part in self.trained[name] for variable in self.part(part).trainable_variables]
 
     def descend(self, tape: tf.GradientTape, loss: Tensor, name: str) -> None:
-        """One step of the optimiser of that name."""
+        """Takes one step of the optimiser of that name."""
         variables = self.variables_of(name)
         self.optimizers[name].apply(tape.gradient(loss, variables), variables)
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """The network itself."""
+        """Calls the network itself."""
         return self.network(inputs, training=training)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
-        """Numbers in 0 to 1, float32; another draw at each call."""
-        return keras.random.uniform(shape, seed=self.luck)
+        """Returns numbers in 0 to 1, float32; another draw at each call."""
+        return keras.random.uniform(shape, seed=self.seed_generator)
 
-    def noted(self, means: Sequence[keras.metrics.Mean], *values: Tensor) -> dict[str, Tensor]:
+    def add_to_means(self, means: Sequence[keras.metrics.Mean], *values: Tensor) -> dict[str, Tensor]:
         """Adds values to the means of the epoch and returns these."""
         for mean, value in zip(means, values, strict=True):
             mean.update_state(value)
         return {mean.name: mean.result() for mean in means}
 
-    def tested(self, error: Tensor, real: Tensor, fake: Tensor, apart: int = 1) -> dict[str, Tensor]:
-        """The logs of a test step.
+    def log_test(self, error: Tensor, real: Tensor, fake: Tensor, apart: int = 1) -> dict[str, Tensor]:
+        """Returns the logs of a test step.
 
         Args:
             error: () mean square of what was to be restored.
             real: images (batch, x, y, z, channels).
             fake: images of the same shape.
-            apart: how far two images of a pair are apart in the batch.
+            apart: distance of the two images of a pair in the batch.
         """
         span = ops.maximum(ops.max(real) - ops.min(real), 1e-3)
         psnr = 10.0 / ops.log(10.0) * ops.log(ops.square(span) / ops.maximum(error, 1e-12))
-        among = (ops.mean(ms_ssim(ops.roll(each, apart, axis=0), each, span=span)) for each in (real, fake))
-        return self.noted(self.test_means, psnr, *among)
+        among = (ops.mean(ms_ssim(ops.roll(images, apart, axis=0), images, span=span)) for images in (real, fake))
+        return self.add_to_means(self.test_means, psnr, *among)
 
 
 def split(batch: Tensor, parts: int) -> Iterator[Tensor]:
-    """A batch in equal parts.
+    """Splits a batch into equal parts.
 
     Raises:
         ValueError: it cannot be split so.

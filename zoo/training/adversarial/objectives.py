@@ -1,4 +1,4 @@
-"""What critic and generator want of the critic's logits, and the penalty on a critic's slope."""
+"""Losses of critic and generator, and the penalty on a critic's slope."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -39,10 +39,14 @@ OBJECTIVES = {
 
 
 def objective(name: str) -> Objective:
-    """An objective by name.
+    """Returns an objective by name.
 
     Raises:
         ValueError: there is no such objective; the nearest is named.
+
+    Example:
+        >>> objective("hinge") is OBJECTIVES["hinge"]
+        True
     """
     if name not in OBJECTIVES:
         raise unknown_choice("objective", name, OBJECTIVES)
@@ -50,13 +54,13 @@ def objective(name: str) -> Objective:
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-    """How far the critic's slope is from 1 between real and fake images: `mean (|grad critic(x)| - 1)^2`.
+    """Returns how far the critic's slope is from 1 between real and fake images: `mean (|grad critic(x)| - 1)^2`.
 
     Args:
         critic: from images to logits (batch, 1); a sample's logit depends on that sample alone.
         real: (batch, ...) float32.
         fake: the same shape.
-        mix: (batch, 1, ...) float32 in 0 to 1, how far x lies from the real towards the fake one.
+        mix: (batch, 1, ...) float32 in 0 to 1, 0 for x at the real and 1 at the fake image.
 
     Returns:
         () float32.
@@ -73,7 +77,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
 
 
 def check_precision(critics: list[keras.Model]) -> None:
-    """Refuses critics that compute in less than float32: the slope of a slope drowns in their rounding.
+    """Raises for critics that compute in less than float32: the slope of a slope drowns in their rounding.
 
     Raises:
         ValueError: names the first such layer.

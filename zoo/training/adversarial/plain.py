@@ -47,18 +47,18 @@ class PlainGan(Learner):
             check_precision([self.part("critic")])
 
     def noise(self, count: int) -> Tensor:
-        """Standard normal codes, (count, code_size)."""
-        return keras.random.normal((count, self.part("generator").input_shape[-1]), seed=self.luck)
+        """Draws standard normal codes, (count, code_size)."""
+        return keras.random.normal((count, self.part("generator").input_shape[-1]), seed=self.seed_generator)
 
     def train_step(self, data: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """The critic's steps, then one of the generator."""
+        """Takes the critic's steps, then one of the generator."""
         for real in split(data[1], self.critic_steps):
             critic_loss = self._train_critic(real)
         with tf.GradientTape() as tape:
             fake = self.part("generator")(self.noise(real.shape[0]), training=True)
             loss = self.objective.generator(self.part("critic")(fake))
         self.descend(tape, loss, "generator")
-        return self.noted(self.means, loss, critic_loss)
+        return self.add_to_means(self.means, loss, critic_loss)
 
     def _train_critic(self, real: Tensor) -> Tensor:
         fake = self.part("generator")(self.noise(real.shape[0]), training=True)
@@ -73,12 +73,12 @@ class PlainGan(Learner):
         return loss
 
     def test_step(self, data: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """How far the mean image of the fakes is from that of the real ones (as "psnr"), and how alike fakes are."""
+        """Compares the mean images of fakes and real ones (as "psnr"), and measures how alike fakes are."""
         real = data[1]
         fake = self.part("generator")(self.noise(ops.shape(real)[0]), training=False)
-        apart = ops.mean(ops.square(ops.mean(real, axis=0) - ops.mean(fake, axis=0)))
-        return self.tested(apart, real, fake)
+        error = ops.mean(ops.square(ops.mean(real, axis=0) - ops.mean(fake, axis=0)))
+        return self.log_test(error, real, fake)
 
-    def shown(self, data: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Rows of a montage: title -> images."""
+    def montage_rows(self, data: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Returns the rows of a montage: title -> images."""
         return {"real": data[1], "fake": self.part("generator")(self.noise(data[1].shape[0]), training=False)}

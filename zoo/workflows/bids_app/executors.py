@@ -1,6 +1,6 @@
-"""Who does the work of a cohort: this process, several, or the machines of a Ray cluster.
+"""Runs the cases of a BIDS-App: in this process, in a process pool, or on a Ray cluster.
 
-The crew has no plan of its own: each hands every case to a worker and gives back what becomes of it, in any order.
+Yields outcomes in any order.
 """
 
 import json
@@ -13,49 +13,51 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from typing import Any
 
-from zoo.workflows.bids_app.plan import Work
-from zoo.workflows.bids_app.results import Outcome, Recipe, Worker
+from zoo.workflows.bids_app.plan import PlannedCase
+from zoo.workflows.bids_app.results import CohortRecipe, Outcome, Worker
 
 KILLED = "Its process was killed, as happens when memory runs out. Take fewer --jobs, or a machine with more memory."
-_here: Worker | None = None  # of a process of the crew
+_worker: Worker | None = None  # of a process of the pool
 
 
-def alone(works: Sequence[Work], recipe: Recipe) -> Iterator[Outcome]:
-    """In this process, one after the other."""
-    yield from map(Worker(recipe), works)
+def run_here(cases: Sequence[PlannedCase], recipe: CohortRecipe) -> Iterator[Outcome]:
+    """Runs the cases in this process, one after the other."""
+    yield from map(Worker(recipe), cases)
 
 
-def processes(works: Sequence[Work], recipe: Recipe, jobs: int) -> Iterator[Outcome]:
-    """In several processes, which share the cores; each builds the network once.
+def run_in_processes(cases: Sequence[PlannedCase], recipe: CohortRecipe, jobs: int) -> Iterator[Outcome]:
+    """Runs the cases in several processes, which share the cores; each builds the network once.
 
-    A process that is killed takes all down with it. What was left is then done one by one, so that the case which is
-    too large is found, and the others finish.
+    A process that is killed ends the pool. The rest then runs one by one, so that only the case that is too large
+    fails.
 
     Args:
-        works: what to do.
-        recipe: how.
+        cases: to run.
+        recipe: how to run them.
         jobs: number of processes.
 
     Yields:
-        What became of each, as it is ready.
+        The outcome of each case, when it is ready.
     """
     left = []
-    for work, outcome in _pooled(works, recipe, jobs):
+    for work, outcome in _run_pool(cases, recipe, jobs):
         if outcome is None:
             left.append(work)
         else:
             yield outcome
-    for one in left:
-        for work, outcome in _pooled([one], recipe, 1):
+    for case in left:
+        for work, outcome in _run_pool([case], recipe, 1):
             yield outcome or Outcome(work.name, "failed", error=KILLED)
 
 
-def _pooled(works: Sequence[Work], recipe: Recipe, jobs: int) -> Iterator[tuple[Work, Outcome | None]]:
-    """Outcomes of a pool; None for what was left when a process was killed."""
+def _run_pool(
+    cases: Sequence[PlannedCase], recipe: CohortRecipe, jobs: int
+) -> Iterator[tuple[PlannedCase, Outcome | None]]:
+    """Yields outcomes of a pool; None for the rest when a process was killed."""
     context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
-    pool = ProcessPoolExecutor(jobs, context, initializer=_join, initargs=(recipe, jobs))
+    pool = ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(recipe, jobs))
     try:
-        futures = {pool.submit(_work, work): work for work in works}
+        futures = {pool.submit(_run_case, work): work for work in cases}
         for future in as_completed(futures):
             try:
                 yield futures[future], future.result()
@@ -65,41 +67,41 @@ def _pooled(works: Sequence[Work], recipe: Recipe, jobs: int) -> Iterator[tuple[
         pool.shutdown(cancel_futures=True)
 
 
-def _join(recipe: Recipe, jobs: int) -> None:
-    """Makes a new process one of the crew: with its share of the cores, and gone when the first process is."""
-    global _here
+def _start_worker(recipe: CohortRecipe, jobs: int) -> None:
+    """Sets up a process of the pool: its share of the cores, and its end when the first process ends."""
+    global _worker
     share = str(max(1, (os.cpu_count() or 1) // jobs))
     for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, share)
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    threading.Thread(target=_leave, daemon=True).start()
-    _here = Worker(recipe)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    _worker = Worker(recipe)
 
 
-def _leave() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _work(work: Work) -> Outcome:
-    assert _here is not None
-    return _here(work)
+def _run_case(work: PlannedCase) -> Outcome:
+    assert _worker is not None
+    return _worker(work)
 
 
-def ray_cluster(works: Sequence[Work], recipe: Recipe, jobs: int, address: str) -> Iterator[Outcome]:
-    """On a Ray cluster, by Ray Data; every machine must see the files under the same paths and have zoo.
+def run_on_ray(cases: Sequence[PlannedCase], recipe: CohortRecipe, jobs: int, address: str) -> Iterator[Outcome]:
+    """Runs the cases on a Ray cluster, by Ray Data; every machine needs zoo and the files under the same paths.
 
     Args:
-        works: what to do.
-        recipe: how.
+        cases: to run.
+        recipe: how to run them.
         jobs: number of workers, each a process with the network.
         address: of the cluster ("ray://head:10001", "auto"), or "local" for one on this machine.
 
     Yields:
-        What became of each, as it is ready.
+        The outcome of each case, when it is ready.
 
     Raises:
         ImportError: there is no Ray.
@@ -114,10 +116,10 @@ def ray_cluster(works: Sequence[Work], recipe: Recipe, jobs: int, address: str) 
         ) from error
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
-        items = [{"work": json.dumps(asdict(work))} for work in works]
-        cases = ray.data.from_items(items, override_num_blocks=len(items))
-        made = cases.map(_RayWorker, fn_constructor_args=[recipe], concurrency=(1, jobs))
-        for row in made.iter_rows():
+        items = [{"work": json.dumps(asdict(work))} for work in cases]
+        rows = ray.data.from_items(items, override_num_blocks=len(items))
+        outcomes = rows.map(_RayWorker, fn_constructor_args=[recipe], concurrency=(1, jobs))
+        for row in outcomes.iter_rows():
             yield Outcome(**json.loads(row["outcome"]))
     finally:
         ray.shutdown()
@@ -133,11 +135,11 @@ def _ray() -> Any:
 
 
 class _RayWorker:
-    """A worker that takes and gives rows of a Ray data set."""
+    """Turns rows of a Ray data set into rows of outcomes."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: CohortRecipe) -> None:
         self._worker = Worker(recipe)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        outcome = self._worker(Work(**json.loads(row["work"])))
+        outcome = self._worker(PlannedCase(**json.loads(row["work"])))
         return {"outcome": json.dumps(asdict(outcome))}

@@ -1,4 +1,4 @@
-"""What a BIDS-App works on: which sessions of a data set, and which of their images go together into one result."""
+"""Plans a BIDS-App: which sessions of a data set to run, and which of their images make one result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ _OWN = ("desc", "label", "res", "den")  # entities of a derivative, which a resu
 
 
 @dataclass(frozen=True)
-class Work:
-    """One result to make, in words that any process understands.
+class PlannedCase:
+    """One result to make, in plain values that any process can receive.
 
     Attributes:
         name: of the case ("sub-01_ses-02_run-1").
@@ -36,8 +36,8 @@ class Work:
     tabular: dict[str, Value] = field(default_factory=dict)
 
 
-def described(name: str) -> str:
-    """The label by which the results of a model are told from others: "unet3d.brain_mask" is "zooUnet3dBrainMask"."""
+def make_description(name: str) -> str:
+    """Returns the `desc` entity of a model's results: "zooUnet3dBrainMask" for "unet3d.brain_mask"."""
     return "zoo" + "".join(part.capitalize() for part in name.replace(".", "_").split("_"))
 
 
@@ -48,7 +48,7 @@ def choose(
     sessions: Sequence[str] = (),
     shard: tuple[int, int] = (1, 1),
 ) -> list[Session]:
-    """The sessions that are asked for, sorted.
+    """Returns the requested sessions, sorted.
 
     Args:
         survey: of the data set.
@@ -63,22 +63,22 @@ def choose(
     number, of = shard
     if not 1 <= number <= of:
         raise ValueError(f"A shard is K/N with K from 1 to N, got {number}/{of}.")
-    found = sorted(survey.sessions + survey.bare)
-    subjects = _known("participant", participants, "sub-", {subject for subject, _ in found})
-    wanted = _known("session", sessions, "ses-", {session for _, session in found if session})
-    kept = set(sorted(subjects)[number - 1 :: of])
-    return [one for one in found if one[0] in kept and (not sessions or one[1] in wanted)]
+    known = sorted(survey.sessions + survey.bare)
+    subjects = _check_known("participant", participants, "sub-", {subject for subject, _ in known})
+    selected = _check_known("session", sessions, "ses-", {session for _, session in known if session})
+    shard_subjects = set(sorted(subjects)[number - 1 :: of])
+    return [pair for pair in known if pair[0] in shard_subjects and (not sessions or pair[1] in selected)]
 
 
-def _known(kind: str, labels: Sequence[str], prefix: str, known: set[str]) -> set[str]:
-    chosen = {label.removeprefix(prefix) for label in labels}
-    for label in chosen - known:
+def _check_known(kind: str, labels: Sequence[str], prefix: str, known: set[str]) -> set[str]:
+    requested = {label.removeprefix(prefix) for label in labels}
+    for label in requested - known:
         raise unknown_choice(kind, label, known)
-    return chosen or known
+    return requested or known
 
 
-def patterns_of(survey: Survey, card: Card, given: Mapping[str, str]) -> dict[str, str]:
-    """Channel name -> entities and suffix: as given, or the channel's own name.
+def choose_patterns(survey: Survey, card: Card, given: Mapping[str, str]) -> dict[str, str]:
+    """Returns channel name -> entities and suffix: as given, or the channel's own name.
 
     Args:
         survey: of the data set.
@@ -107,8 +107,8 @@ def patterns_of(survey: Survey, card: Card, given: Mapping[str, str]) -> dict[st
 
 def plan(
     survey: Survey, sessions: Sequence[Session], card: Card, patterns: Mapping[str, str]
-) -> tuple[list[Work], dict[str, str]]:
-    """Every result that is to be made, and why some cannot be.
+) -> tuple[list[PlannedCase], dict[str, str]]:
+    """Lists every result to make, and why some cannot be made.
 
     A model of one channel takes every image that fits, each run by itself; one of several channels takes one image for
     each from a session.
@@ -117,32 +117,32 @@ def plan(
         survey: of the data set.
         sessions: as `choose` returns them.
         card: of the model.
-        patterns: as `patterns_of` returns them.
+        patterns: as `choose_patterns` returns them.
 
     Returns:
-        The work; and name of a case -> what is wrong with it, in one line.
+        The cases; and name of a case -> its fault, in one line.
     """
-    works: dict[str, Work] = {}
+    cases: dict[str, PlannedCase] = {}
     failed: dict[str, str] = {}
     for session in sessions:
         try:
-            for images in _sets(survey, session, patterns):
-                work = _work(survey, session, images, card)
-                if work.target in works:
-                    raise ValueError(_twice(works[work.target], work))
-                works[work.target] = work
+            for images in _group_images(survey, session, patterns):
+                work = _make_case(survey, session, images, card)
+                if work.target in cases:
+                    raise ValueError(_word_clash(cases[work.target], work))
+                cases[work.target] = work
         except ValueError as error:
             failed[session_name(session)] = str(error)
-    return list(works.values()), failed
+    return list(cases.values()), failed
 
 
-def _twice(first: Work, second: Work) -> str:
-    files = [Path(next(iter(one.images.values()))).name for one in (first, second)]
+def _word_clash(first: PlannedCase, second: PlannedCase) -> str:
+    files = [Path(next(iter(case.images.values()))).name for case in (first, second)]
     return f"{files[0]} and {files[1]} would give one result, {second.target}. Choose one: --pattern."
 
 
-def _sets(survey: Survey, session: Session, patterns: Mapping[str, str]) -> list[dict[str, Name]]:
-    """What goes into each result of a session: channel name -> image."""
+def _group_images(survey: Survey, session: Session, patterns: Mapping[str, str]) -> list[dict[str, Name]]:
+    """Groups the images of a session into results: channel name -> image."""
     found = {channel: survey.images(session, pattern) for channel, pattern in patterns.items()}
     missing = [pattern for channel, pattern in patterns.items() if not found[channel]]
     if missing:
@@ -161,7 +161,7 @@ def _sets(survey: Survey, session: Session, patterns: Mapping[str, str]) -> list
     return [{channel: images[0] for channel, images in found.items()}]
 
 
-def _work(survey: Survey, session: Session, images: Mapping[str, Name], card: Card) -> Work:
+def _make_case(survey: Survey, session: Session, images: Mapping[str, Name], card: Card) -> PlannedCase:
     first = next(iter(images.values()))
     shared = {key: value for key, value in first.entities.items() if key not in _OWN}
     for image in images.values():
@@ -170,10 +170,10 @@ def _work(survey: Survey, session: Session, images: Mapping[str, Name], card: Ca
     datatype = first.path.parent.name if first.path.parent.name in DATATYPES else "anat"
     folder = "/".join([*session_name(session).split("_"), datatype])
     row = survey.rows.get(f"sub-{session[0]}", {})
-    return Work(
+    return PlannedCase(
         name=name,
         images={channel: str(image.path) for channel, image in images.items()},
         sources=[f"bids:raw:{image.path.relative_to(survey.root).as_posix()}" for image in images.values()],
-        target=f"{folder}/{name}_desc-{described(card.name)}",
-        tabular={one.name: row[one.name] for one in card.input.tabular if one.name in row},
+        target=f"{folder}/{name}_desc-{make_description(card.name)}",
+        tabular={field.name: row[field.name] for field in card.input.tabular if field.name in row},
     )

@@ -1,4 +1,4 @@
-"""The results of one case among BIDS derivatives: how they are made, and how a finished one is recognised.
+"""Makes the results of one case among BIDS derivatives, and recognises finished ones.
 
 Files are written whole or not at all, and the JSON file comes last: where it is, names the same weights, settings and
 images, and the image beside it can be read to its last byte, the case is finished.
@@ -19,7 +19,7 @@ from zoo import files
 from zoo.hub import card_file
 from zoo.hub.card import Card
 from zoo.volumes import image, nifti
-from zoo.workflows.bids_app.plan import Work
+from zoo.workflows.bids_app.plan import PlannedCase
 
 if TYPE_CHECKING:
     from zoo.inference.predictor import Predictor
@@ -29,8 +29,8 @@ SHOWN = {"brain": "Brain", "lesion": "Lesion", "lacune": "Lesion", "infarct": "L
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What is done with every case, in words that any process understands.
+class CohortRecipe:
+    """How every case is run, in plain values that any process can receive.
 
     Attributes:
         model: folder of the trained model.
@@ -61,12 +61,12 @@ class Recipe:
         """Suffix of the results by BIDS: "probseg", "mask" for one structure, "dseg" for several."""
         return "probseg" if self.probabilities else "mask" if len(self.structures) == 1 else "dseg"
 
-    def target(self, work: Work) -> Path:
+    def target(self, work: PlannedCase) -> Path:
         """File of the image of a case."""
         return Path(self.out) / f"{work.target}_{self.kind}{SUFFIX}"
 
     def model_words(self) -> dict[str, Any]:
-        """What tells one set of weights from another, and one way to predict from another."""
+        """Returns what identifies the weights and the way to predict."""
         card = self.card
         if card.weights is None:
             raise ValueError(f"{card.name} has no weights on its card. Save it by zoo.save, or name another model.")
@@ -76,8 +76,8 @@ class Recipe:
         }
 
 
-def input_words(work: Work) -> dict[str, Any]:
-    """What tells the input of a case from an earlier one: files, their sizes, values beside them.
+def input_words(work: PlannedCase) -> dict[str, Any]:
+    """Returns what identifies the input of a case: files, their sizes, values beside them.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -87,46 +87,47 @@ def input_words(work: Work) -> dict[str, Any]:
 
 
 def sidecar(target: Path) -> Path:
-    """The JSON file beside an image."""
+    """Returns the JSON file beside an image."""
     return target.with_name(target.name.removesuffix(SUFFIX) + ".json")
 
 
-def is_finished(work: Work, recipe: Recipe) -> bool:
-    """Whether a case is there, whole, and made from the images that it has now.
+def is_finished(work: PlannedCase, recipe: CohortRecipe) -> bool:
+    """Returns whether a case is there, whole, and made from the images that it has now.
 
     Raises:
         ValueError: it was made by another version of the model or in another way; what differs is named.
     """
     target = recipe.target(work)
     try:
-        told = json.loads(sidecar(target).read_bytes())
+        stored = json.loads(sidecar(target).read_bytes())
     except (OSError, ValueError):
         return False
-    wanted = recipe.model_words()
-    earlier = {name: told.get(name) for name in wanted}
-    if earlier != wanted:
+    expected = recipe.model_words()
+    earlier = {name: stored.get(name) for name in expected}
+    if earlier != expected:
         raise ValueError(
-            f"{target} was made with {_words(earlier, wanted)}, and {_words(wanted, earlier)} is asked for. Pass "
+            f"{target} was made with {_word_difference(earlier, expected)}, and "
+            f"{_word_difference(expected, earlier)} is asked for. Pass "
             "--overwrite to make it again, or name another folder."
         )
     with contextlib.suppress(OSError, ValueError):
-        wanted = input_words(work)
+        expected = input_words(work)
         nifti.load(target)
-        return {name: told.get(name) for name in wanted} == wanted
+        return {name: stored.get(name) for name in expected} == expected
     return False
 
 
-def _words(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """What of a record differs from another."""
+def _word_difference(record: dict[str, Any], other: dict[str, Any]) -> str:
+    """Returns the entries of a record that differ from another."""
     flat, also = (
-        {name: value for part in record.values() for name, value in (part or {}).items()} for record in (one, other)
+        {name: value for part in record.values() for name, value in (part or {}).items()} for record in (record, other)
     )
     return ", ".join(f"{name} {flat.get(name)}" for name in {**flat, **also} if flat.get(name) != also.get(name))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case: "done", "kept" or "failed", with wall time in seconds, result and error."""
+    """The outcome of a case: "done", "kept" or "failed", with wall time in seconds, result and error."""
 
     case: str
     status: str
@@ -138,7 +139,7 @@ class Outcome:
 class Worker:
     """Makes result after result; the network is built at the first one."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: CohortRecipe) -> None:
         self.recipe = recipe
 
     @cached_property
@@ -149,8 +150,8 @@ class Worker:
         recipe = self.recipe
         return Predictor(recipe.model, settings=Settings(probabilities=recipe.probabilities, mirror=recipe.mirror))
 
-    def __call__(self, work: Work) -> Outcome:
-        """Predicts and writes one case; what is wrong with it is told, not raised."""
+    def __call__(self, work: PlannedCase) -> Outcome:
+        """Predicts and writes one case; its faults are returned in the outcome, not raised."""
         import keras
 
         with keras.device(self.recipe.device) if self.recipe.device else contextlib.nullcontext():
@@ -162,10 +163,10 @@ class Worker:
                 return Outcome(work.name, "failed", error=" ".join(f"{error or type(error).__name__}".split()))
         return Outcome(work.name, "done", round(time.perf_counter() - start, 3), str(target))
 
-    def _write(self, predictor: "Predictor", work: Work, target: Path) -> None:
+    def _write(self, predictor: "Predictor", work: PlannedCase, target: Path) -> None:
         from zoo.inference.structure_volumes import write_volumes
 
-        given = input_words(work)
+        inputs = input_words(work)
         result = predictor(work.images, tabular=work.tabular)
         target.parent.mkdir(parents=True, exist_ok=True)
         sidecar(target).unlink(missing_ok=True)
@@ -173,12 +174,12 @@ class Worker:
         image.write(target, (voxels != 0).astype(np.uint8) if self.recipe.kind == "mask" else voxels, result)
         if self.recipe.kind != "probseg":
             write_volumes(target.with_name(f"{Path(work.target).name}_volumes.tsv"), result, predictor.card)
-        words = _sidecar_words(self.recipe, image.spacing_mm(result.affine).tolist()) | given
+        words = _sidecar_words(self.recipe, image.spacing_mm(result.affine).tolist()) | inputs
         words["SpatialReference"] = work.sources[0]
         files.write_whole(sidecar(target), (json.dumps(words, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _sidecar_words(recipe: Recipe, spacing_mm: Iterable[float]) -> dict[str, Any]:
+def _sidecar_words(recipe: CohortRecipe, spacing_mm: Iterable[float]) -> dict[str, Any]:
     card = recipe.card
     labels = [card.output.labels[index].name for index in sorted(card.output.labels)]
     of_kind: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""The run of a BIDS-App: what is finished is kept, the rest is shared out, and every case ends in the log."""
+"""Runs a BIDS-App: keeps finished cases, hands the rest to an executor, and logs every case."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,76 +8,80 @@ from pathlib import Path
 from zoo.files import write_whole
 from zoo.progress import progress_bar
 from zoo.workflows.bids_app import executors
-from zoo.workflows.bids_app.plan import Work
-from zoo.workflows.bids_app.results import Outcome, Recipe, is_finished
+from zoo.workflows.bids_app.plan import PlannedCase
+from zoo.workflows.bids_app.results import CohortRecipe, Outcome, is_finished
 
 COLUMNS = tuple(item.name for item in fields(Outcome))
 
 
-def finished(works: Sequence[Work], recipe: Recipe) -> list[Work]:
-    """The cases that an earlier run finished; read by several threads, since each file is read to its end.
+def find_finished(cases: Sequence[PlannedCase], recipe: CohortRecipe) -> list[PlannedCase]:
+    """Returns the cases that an earlier run finished; several threads read each file to its end.
 
     Raises:
         ValueError: some were made by other weights or in another way.
     """
     with ThreadPoolExecutor() as pool:
-        kept = list(pool.map(lambda work: is_finished(work, recipe), works))
-    return [work for work, whole in zip(works, kept, strict=True) if whole]
+        kept = list(pool.map(lambda work: is_finished(work, recipe), cases))
+    return [work for work, whole in zip(cases, kept, strict=True) if whole]
 
 
 def run(
-    works: Sequence[Work],
-    recipe: Recipe,
+    cases: Sequence[PlannedCase],
+    recipe: CohortRecipe,
     *,
     log: Path,
-    kept: Sequence[Work] = (),
+    kept: Sequence[PlannedCase] = (),
     failed: Mapping[str, str] | None = None,
     jobs: int = 1,
     address: str = "",
     progress: bool | None = None,
 ) -> list[Outcome]:
-    """Does the work, and writes what becomes of each case into the log at once.
+    """Runs the cases, and writes each outcome into the log at once.
 
     Args:
-        works: what is to be done.
-        recipe: how.
+        cases: to run.
+        recipe: how to run them.
         log: a TSV file, begun anew.
-        kept: what is finished already.
+        kept: cases that are finished already.
         failed: name of a case -> why it cannot be done.
         jobs: processes, or workers of a cluster.
         address: of a Ray cluster; "" for this machine.
         progress: show a bar on stderr; None when that is a terminal.
 
     Returns:
-        What became of all cases, sorted by name.
+        The outcomes of all cases, sorted by name.
 
     Raises:
-        ValueError, OSError, ImportError: what no case can be done with (no such weights, no cluster).
+        ValueError, OSError, ImportError: a fault that stops every case (no such weights, no cluster).
     """
-    known = [Outcome(work.name, "kept", output=str(recipe.target(work))) for work in kept]
-    known += [Outcome(name, "failed", error=error) for name, error in (failed or {}).items()]
-    write_whole(log, "".join([_line(COLUMNS), *map(_row, known)]).encode())
+    earlier = [Outcome(work.name, "kept", output=str(recipe.target(work))) for work in kept]
+    earlier += [Outcome(name, "failed", error=error) for name, error in (failed or {}).items()]
+    write_whole(log, "".join([_join_cells(COLUMNS), *map(_format_row, earlier)]).encode())
     done: list[Outcome] = []
-    with log.open("a", encoding="utf-8") as file, progress_bar(recipe.card.name, shown=progress) as tell:
-        for outcome in _crew(works, recipe, jobs, address):
+    with log.open("a", encoding="utf-8") as file, progress_bar(recipe.card.name, shown=progress) as show:
+        for outcome in _choose_executor(cases, recipe, jobs, address):
             done.append(outcome)
-            file.write(_row(outcome))
+            file.write(_format_row(outcome))
             file.flush()
-            tell(len(done), len(works))
-    return sorted(known + done, key=lambda outcome: outcome.case)
+            show(len(done), len(cases))
+    return sorted(earlier + done, key=lambda outcome: outcome.case)
 
 
-def _crew(works: Sequence[Work], recipe: Recipe, jobs: int, address: str) -> Iterator[Outcome]:
-    if not works:
+def _choose_executor(cases: Sequence[PlannedCase], recipe: CohortRecipe, jobs: int, address: str) -> Iterator[Outcome]:
+    if not cases:
         return iter(())
     if address:
-        return executors.ray_cluster(works, recipe, jobs, address)
-    return executors.alone(works, recipe) if jobs == 1 else executors.processes(works, recipe, min(jobs, len(works)))
+        return executors.run_on_ray(cases, recipe, jobs, address)
+    return (
+        executors.run_here(cases, recipe)
+        if jobs == 1
+        else executors.run_in_processes(cases, recipe, min(jobs, len(cases)))
+    )
 
 
-def _row(outcome: Outcome) -> str:
-    return _line("n/a" if value in ("", None) else str(value) for value in asdict(outcome).values())
+def _format_row(outcome: Outcome) -> str:
+    return _join_cells("n/a" if value in ("", None) else str(value) for value in asdict(outcome).values())
 
 
-def _line(cells: Iterable[str]) -> str:
+def _join_cells(cells: Iterable[str]) -> str:
     return "\t".join(" ".join(cell.split()) for cell in cells) + "\n"

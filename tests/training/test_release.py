@@ -1,0 +1,87 @@
+"""Releases: the card that a run ships with."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from support import toy
+
+import zoo
+from zoo.hub import card_file
+from zoo.training import network
+from zoo.training.run import model_card, run_folder
+from zoo.training.run.release import finite, release, release_card
+
+ROWS = {"held-out cases": {"n": 3, "dice": 0.5, "hd95_mm": math.nan}}
+COMMAND = "zoo train ball --release"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder as training leaves it, with weights that nothing was taught."""
+    out = tmp_path_factory.mktemp("release") / "run"
+    out.mkdir()
+    settings = {"source": "synthetic", "seed": 4, "steps": 60}
+    (out / "config.json").write_text(json.dumps(settings))
+    model_card.publish(network.build(toy.TASK, 1), toy.TASK, out, progress={"seconds": 90.0})
+    return out
+
+
+def test_a_release_is_the_run_with_metrics_commit_and_command(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run_folder, "commit", lambda: "0123456789ab+changes")
+    home = release(run, toy.TASK, ROWS, command=COMMAND, pretrained=tmp_path)
+    assert home == tmp_path / "unet3d.ball"
+    zoo.verify(home)
+    before, card = zoo.card(run / "unet3d.ball"), zoo.card(home)
+    assert card.metrics == {"held-out cases": {"n": 3, "dice": 0.5}}
+    assert card.training.command == COMMAND and card.training.seed == 4 and card.training.minutes == 1.5
+    assert card.training.commit == "0123456789ab"
+    assert card.weights.sha256 == before.weights.sha256
+    assert json.loads(capsys.readouterr().err) == card.metrics
+    assert "0.5" in (home / "README.md").read_text()
+
+
+def test_a_release_replaces_the_one_before(run, tmp_path):
+    for dice in (0.1, 0.2):
+        home = release(run, toy.TASK, {"cases": {"n": 1, "dice": dice}}, command=COMMAND, pretrained=tmp_path)
+    assert zoo.card(home).metrics == {"cases": {"n": 1, "dice": 0.2}}
+    assert [path.name for path in tmp_path.iterdir()] == ["unet3d.ball"]
+
+
+def test_a_release_may_ship_another_network_and_files(run, tmp_path):
+    model = zoo.load(run / "unet3d.ball")
+    model.get_layer("logits").bias.assign([1.0, -2.0])
+    home = release(
+        run,
+        toy.TASK,
+        ROWS,
+        command=COMMAND,
+        pretrained=tmp_path,
+        model=model,
+        attachments={"moments.bin": lambda path: path.write_bytes(b"moments")},
+    )
+    np.testing.assert_array_equal(zoo.load(home).get_layer("logits").bias, [1.0, -2.0])
+    assert [file.file for file in zoo.card(home).attached] == ["moments.bin"]
+    zoo.verify(home)
+
+
+def test_changes_reach_the_card_and_its_training(run):
+    card = card_file.read(run / "unet3d.ball")
+    changes = {"postprocessing": (), "training": {"steps": 90, "minutes": 3.0}}
+    task = toy.TASK.replace(limits=("Balls only.",))
+    changed = release_card(card, task, {}, command=COMMAND, changes=changes)
+    assert changed.limits == ("Balls only.",)
+    assert (changed.training.steps, changed.training.minutes, changed.training.seed) == (90, 3.0, 4)
+    assert changed.training.command == COMMAND and changed.training.data == card.training.data
+
+
+def test_a_run_without_a_model_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no finished unet3d\.ball\. Let the training finish"):
+        release(tmp_path, toy.TASK, ROWS, command=COMMAND, pretrained=tmp_path / "pretrained")
+    assert not (tmp_path / "pretrained").exists()
+
+
+def test_values_that_are_not_finite_are_left_out():
+    rows = {"a": {"n": 2, "dice": math.nan, "far": math.inf}, "b": {"dice": 0.0}}
+    assert finite(rows) == {"a": {"n": 2}, "b": {"dice": 0.0}}

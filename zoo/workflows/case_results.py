@@ -1,0 +1,83 @@
+"""The result that every runner of `zoo predict` returns for a case, and the options that it takes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo.hub.tabular import Value
+from zoo.inference.settings import Settings
+
+
+class OptionError(ValueError):
+    """An option that does not fit the model or the cases; the command line ends with 2."""
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """The result of one case.
+
+    Attributes:
+        case: its name.
+        files: files written, the main one first; none where the case failed.
+        message: one line for people.
+        error: why the case failed, in one line; None where it did not.
+        details: what JSON has beside case and files, by name.
+
+    Example:
+        >>> CaseResult("sub-01", ("mask.nii.gz",), "mask.nii.gz: 2.0 s", details={"seconds": 2.0}).as_dict()
+        {'case': 'sub-01', 'out': 'mask.nii.gz', 'seconds': 2.0}
+    """
+
+    case: str
+    files: tuple[str, ...] = ()
+    message: str = ""
+    error: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def failed(cls, case: str, error: Exception | str) -> "CaseResult":
+        """Returns the result of a case that could not be used."""
+        return cls(case, error=" ".join(f"{error or type(error).__name__}".split()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the result for JSON: "out" is one file, or a list of several."""
+        if self.error is not None:
+            return {"case": self.case, "error": self.error}
+        out = self.files[0] if len(self.files) == 1 else list(self.files)
+        return {"case": self.case, "out": out, **self.details}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of `zoo predict`; each runner reads those that it knows.
+
+    Attributes:
+        out: folder of the results, or a NIfTI file for one scan.
+        settings: how to run the network.
+        overwrite: predict again what is there already.
+        tabular: values beside the images of every case; they pass those of a data set's tables.
+        volumes: write a table of volumes beside each result.
+        table: CSV of the structures of all cases.
+        lesions: CSV of the lesions of all cases.
+        lesion_labels: labels that are lesions; None for all but background, () where the model finds none.
+        regions: label map that names the places of lesions, or "unet3d.brain_structures".
+        unit: of susceptibility maps; "" leaves them as they are.
+        magnitude: image whose brain masks the susceptibility map of the only case.
+        normative: file of a site's own normative model.
+        show_stage: called with the name of each stage.
+    """
+
+    out: Path
+    settings: Settings = field(default_factory=Settings)
+    overwrite: bool = False
+    tabular: Mapping[str, Value] = field(default_factory=dict)
+    volumes: bool = False
+    table: Path | None = None
+    lesions: Path | None = None
+    lesion_labels: tuple[str, ...] | None = None
+    regions: str = ""
+    unit: str = ""
+    magnitude: Path | None = None
+    normative: Path | None = None
+    show_stage: Callable[[str], None] = lambda _: None

@@ -1,0 +1,114 @@
+"""Predicts scans for `zoo predict`: label maps or values on their grids, and the tables made of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import nibabel
+
+from zoo.datasets.cases import Case, stem
+from zoo.hub import card_file
+from zoo.hub.card import Card
+from zoo.inference.cohort import Report, Writer, name_results, predict_many
+from zoo.inference.inputs import Images
+from zoo.inference.structure_volumes import volumes, write_volumes
+from zoo.workflows import lesion_tables, susceptibility_tables
+from zoo.workflows.case_results import CaseResult, OptionError, RunOptions
+
+SHOWN_LABELS = 3
+
+
+def predict_scans(model: Path, cases: Mapping[str, Images | Case], options: RunOptions) -> list[CaseResult]:
+    """Predicts every scan, and writes the tables that the options ask for.
+
+    Args:
+        model: folder of the trained model.
+        cases: name -> images, or a case of a data set.
+        options: of `zoo predict`.
+
+    Returns:
+        A result a case, with `kept`, `seconds` and `volumes_ml`.
+
+    Raises:
+        OptionError: an option that does not fit the model or the cases.
+    """
+    card = card_file.read(model)
+    _check_options(card, cases, options)
+    writer = _make_writer(card, options)
+    tabular = {name: options.tabular for name in cases}
+    with susceptibility_tables.convert_maps(cases, card, unit=options.unit, magnitude=options.magnitude) as maps:
+        report = predict_many(
+            model, maps, options.out, settings=options.settings, tabular=tabular, overwrite=options.overwrite,
+            writer=writer,
+        )  # fmt: skip
+        results = [_make_result(name, report, card, options) for name in cases]
+        _write_tables([result for result in results if result.error is None], maps, card, options)
+    return results
+
+
+def _check_options(card: Card, cases: Mapping[str, Images | Case], options: RunOptions) -> None:
+    if options.lesions and options.settings.probabilities:
+        raise OptionError("--lesions needs labels: leave --probabilities out.")
+    if options.table and card.output.kind != "segmentation":
+        raise OptionError(f"{card.name} gives {card.output.kind}, no labels: leave --table out.")
+    try:
+        name_results(cases, options.out, "")
+    except ValueError as error:
+        raise OptionError(f"--{error}") from error
+
+
+def _make_writer(card: Card, options: RunOptions) -> Writer:
+    """Returns the writer of the image alone, or of the image and its lesions."""
+    if options.lesions is None:
+        if options.regions:
+            raise OptionError(f"--regions {options.regions} names the places of lesions: add --lesions TABLE.csv.")
+        return Writer()
+    if card.output.kind != "segmentation" or options.lesion_labels == ():
+        raise OptionError(f"{card.name} finds no lesions: leave --lesions out, or see --volumes.")
+    try:
+        return lesion_tables.LesionWriter(options.regions or None, options.lesion_labels)
+    except (ValueError, FileNotFoundError) as error:
+        raise OptionError(f"--regions: {error}") from error
+
+
+def _make_result(name: str, report: Report, card: Card, options: RunOptions) -> CaseResult:
+    if name in report.failed:
+        return CaseResult.failed(name, report.failed[name])
+    path, seconds = report.done.get(name) or report.kept[name], report.seconds.get(name)
+    volumes_ml = {} if options.settings.probabilities else measure_volumes_ml(Path(path), card)
+    details = {"kept": seconds is None, "seconds": seconds, "volumes_ml": volumes_ml}
+    return CaseResult(name, (path,), f"{path}: {_describe(volumes_ml, seconds)}", details=details)
+
+
+def _describe(volumes_ml: dict[str, float], seconds: float | None) -> str:
+    """Returns volumes and time in words; many labels are summed, `--json` has each."""
+    if len(volumes_ml) > SHOWN_LABELS:
+        volumes_ml = {f"{len(volumes_ml)} labels,": sum(volumes_ml.values())}
+    words = [f"{name} {volume:,.1f} ml" for name, volume in volumes_ml.items()]
+    words += ["was there already (--overwrite replaces it)"] if seconds is None else [f"{seconds:.1f} s"]
+    return ", ".join(words)
+
+
+def measure_volumes_ml(path: Path, card: Card) -> dict[str, float]:
+    """Returns the volume in ml of each label other than 0 in a label map; nothing where the model gives no labels."""
+    if card.output.kind != "segmentation":
+        return {}
+    rows = volumes(nibabel.nifti1.load(path), card)
+    return {str(row["structure"]): float(row["volume_ml"]) for row in rows}
+
+
+def _write_tables(
+    results: Sequence[CaseResult], cases: Mapping[str, Images | Case], card: Card, options: RunOptions
+) -> None:
+    """Writes volumes beside each result, and one table of all structures and of all lesions."""
+    paths = {result.case: Path(result.files[0]) for result in results}
+    if options.lesions:
+        tables = {case: lesion_tables.read_lesions(lesion_tables.table_of(path)) for case, path in paths.items()}
+        lesion_tables.write_lesions(options.lesions, tables)
+    if options.settings.probabilities:
+        return
+    if options.volumes:
+        for path in paths.values():
+            write_volumes(path.with_name(f"{stem(path)}_volumes.csv"), nibabel.nifti1.load(path), card)
+    if options.table:
+        rows = [(case, susceptibility_tables.measure_case(path, cases[case], card)) for case, path in paths.items()]
+        susceptibility_tables.write_table(options.table, rows)
