@@ -6,9 +6,13 @@ import sys
 import nibabel
 import numpy as np
 import pytest
+from support import toy
 
 from zoo.cli import task_commands
-from zoo.training import local_cluster
+from zoo.datasets.cases import Case
+from zoo.hub import card_file
+from zoo.training import fit, local_cluster, network
+from zoo.training.run import model_card
 
 
 def write_case(folder, labels=True, fill=1.0):
@@ -55,3 +59,35 @@ def test_a_local_cluster_runs_the_command_without_its_own_options(monkeypatch, w
     monkeypatch.setattr(sys, "argv", ["zoo", "train", "ball", *words, "--seed", "3"])
     assert task_commands._launch_cluster(2, len(words) - 1) == 0
     assert asked["command"][-5:] == ["zoo.cli", "train", "ball", "--seed", "3"]
+
+
+@pytest.mark.parametrize("words", [("--folds", "2"), ("--local-workers", "2")])
+def test_a_release_is_of_one_run(zoo_command, words):
+    refused = zoo_command("train", "lacunes", "--release", *words)
+    assert refused.exit_code == 2 and "--release ships one run of one process" in refused.stderr
+
+
+def test_train_with_release_measures_held_out_cases_and_writes_to_pretrained(zoo_command, tmp_path, monkeypatch):
+    def list_cases(folder):
+        for name, fill in (("a", 1.0), ("b", 1.5)):
+            if not (folder / name).exists():
+                write_case(folder / name, fill=fill)
+        files = {name: {"T1w": folder / name / "T1w.nii.gz"} for name in ("a", "b")}
+        return [Case(name, name, channels, folder / name / "labels.nii.gz") for name, channels in files.items()]
+
+    task = toy.TASK.replace(test_cases=list_cases, labels={0: ("background", 0), 1: ("ball", 1)})
+
+    def train(task, source, out, options):
+        out.mkdir()
+        (out / "config.json").write_text(json.dumps({"source": source, "seed": 0, "steps": 1}))
+        model_card.publish(network.build(task, 1), task, out, progress={"seconds": 60.0})
+
+    monkeypatch.setattr(task_commands, "_find_task", lambda name: task)
+    monkeypatch.setattr(fit, "run", train)
+    monkeypatch.chdir(tmp_path)
+    done = zoo_command("train", "ball", "--out", tmp_path / "run", "--release")
+    assert done.exit_code == 0, done.output
+    card = card_file.read(tmp_path / "pretrained" / "unet3d.ball")
+    row = card.metrics["held-out cases, synthetic"]
+    assert row["n"] == 2 and 0 <= row["dice"] <= 1
+    assert card.training.command == "zoo train unet3d.ball --release"

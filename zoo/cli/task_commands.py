@@ -50,6 +50,7 @@ Servers = Annotated[
         metavar="N", help="Parameter servers of that cluster: asynchronous training.", rich_help_panel=CLUSTER
     ),
 ]
+Release = Annotated[bool, typer.Option("--release", help="Measure on held-out cases, then write to pretrained/.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.", rich_help_panel=RUNTIME)]
 
 
@@ -114,6 +115,7 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
     start_from: Annotated[str | None, typer.Option(metavar="MODEL", help="Trained model or run to go on from.")] = None,
     local_workers: Worker = 0,
     parameter_servers: Servers = 0,
+    release: Release = False,
     pattern: Pattern = [],  # noqa: B006 - typer reads it, nothing writes to it
 ) -> None:
     """Train a task, or go on with a run that was stopped.
@@ -121,6 +123,8 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
     Run the same command again after a kill and it goes on at the very step. On a
     cluster that TF_CONFIG describes, start it on every machine.
     """
+    if release and (folds or local_workers or "TF_CONFIG" in os.environ):
+        raise UsageError("--release ships one run of one process: leave out --folds and clusters.")
     if not task:
         tell(tasks.names(), "\n".join(tasks.names()), as_json=False)
         return
@@ -138,7 +142,16 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
             cross_validation.cross_validate(trained, source, folder, folds=folds, options=options)
         else:
             fit.run(trained, source, folder, options)
-    print(folder)
+        home = _release(trained, folder) if release else folder
+    print(home)
+
+
+def _release(task: Any, run: Path) -> Path:
+    """Measures a run on the held-out cases of its task and writes its release into `pretrained`."""
+    from zoo.training.run.release import release
+    from zoo.workflows.held_out import measure_held_out
+
+    return release(run, task, measure_held_out(task, run), command=f"zoo train {task.model_name} --release")
 
 
 def _read_by_pattern(task: Any, patterns: list[str]) -> Any:
