@@ -82,7 +82,7 @@ def anatomies(
     with framework():
         from zoo.synth.anatomy import people, sources
 
-        rows = []
+        rows: list[dict[str, Any]] = []
         there = {name: sources.source_of(name) for split in ("train", "test") for name in people.names(split)}
         for name, source in (sources.SOURCES | there).items():
             volumes = sources.anatomy(name, allow_test=True).volumes_ml

@@ -135,7 +135,7 @@ class Finder:
         z = way.back(_interpolate(coarse, self.normative), _ras_shape(scans[0]))
         z = np.asarray(volumes.from_ras(z, scans[0]), np.float32)
         found = detection.find_clusters(z, scans[0].affine, p=p, top=top)
-        place_z = coarse[tuple(self.normative.find_places.T)]
+        place_z = coarse[tuple(self.normative.places.T)]
         return LesionMap(volumes.on_grid_of(scans[0], z), found, scans[0], float(np.mean(place_z > stats.norm.isf(p))))
 
 

@@ -52,7 +52,7 @@ def load(path: Path) -> nibabel.Nifti1Image:
         header, affine, stored, scaling = _parsed_header(kind, start, path)
         raw = _voxels(_content(start, stream, stored, path), stored, path)
     slope, intercept = scaling
-    voxels = _native(raw) if slope is None or scaling == (1, 0) else _scaled(raw, slope, intercept)
+    voxels = _native(raw) if slope is None or scaling == (1, 0) else _scaled(raw, slope, intercept or 0.0)
     check_affine(affine, str(path))  # before nibabel, which computes with it
     return kind(voxels, affine, header)
 

@@ -4,6 +4,7 @@ A study is a file in `studies/` whose `run(seeds, work)` returns a `StudyResult`
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import statistics
@@ -95,7 +96,7 @@ def measure_settings(
         for name, of_setting in rows.items():
             if seed and name in first_seed_only:
                 continue
-            row = load_or_measure(work / f"{name}_{seed}.json", lambda name=name, seed=seed: measure(name, seed))
+            row = load_or_measure(work / f"{name}_{seed}.json", functools.partial(measure, name, seed))
             print(name, seed, row, file=sys.stderr, flush=True)
             of_setting.append(row)
     return rows

@@ -73,7 +73,7 @@ def release_card(
     card: cards.Card, task: Task, metrics: Rows, *, command: str, changes: Mapping[str, Any]
 ) -> cards.Card:
     """Returns the card of a run with metrics, commit, command and further changes; arguments as in `release`."""
-    training = {"command": command, "commit": run_folder.commit().removesuffix("+changes") or None}
+    training: dict[str, Any] = {"command": command, "commit": run_folder.commit().removesuffix("+changes") or None}
     fields = {"limits": model_card.limits(task), "metrics": finite(metrics)} | dict(changes)
     fields["training"] = dataclasses.replace(card.training, **training | dict(changes.get("training", {})))
     return dataclasses.replace(card, **fields)
