@@ -46,13 +46,25 @@ RANGES_PPM = {
     "scalp": (0.0, 0.0),
     "soft_tissue": (0.0, 0.0),
     "eye": (0.0, 0.0),
+    "third_ventricle": (-0.01, 0.03),
+    "fourth_ventricle": (-0.01, 0.03),
+    "inferior_ventricle": (-0.01, 0.03),
+    "choroid": (-0.02, 0.04),
+    "inferior_choroid": (-0.02, 0.04),
+    "optic_chiasm": (-0.05, -0.01),
+    "vessel": (-0.01, 0.03),
+    "lesion": (-0.03, 0.02),
+    "vein": (0.15, 0.35),
+    "spinal_cord": (-0.03, 0.01),
+    **dict.fromkeys(("cortical_bone", "marrow", "mucosa", "eye_muscle", "optic_nerve", "air", "skin"), (0.0, 0.0)),
 }
+FLUIDS = ("ventricle", "third_ventricle", "fourth_ventricle", "inferior_ventricle")
 IRON_RICH = ("caudate", "putamen", "pallidum", "accumbens", "substantia_nigra", "red_nucleus", "dentate")
 _NAMES = [label.name.removeprefix("left_").removeprefix("right_") for label in labels.LABELS]
 _TABLE = np.array([RANGES_PPM[name] for name in _NAMES], np.float32)
 _AGES = np.array([name in IRON_RICH for name in _NAMES])
 _TISSUE = np.isin(np.arange(labels.NUM_LABELS), (*labels.BRAIN, labels.INDEX["csf"])).astype(np.float32)
-_FLUID = np.array([name == "ventricle" for name in _NAMES], np.float32)
+_FLUID = np.array([name in FLUIDS for name in _NAMES], np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
