@@ -23,10 +23,11 @@ from tensorflow.core.protobuf import saved_model_pb2
 from zoo.errors import unknown_choice
 from zoo.exporters.saved_model import graph_grids, graph_intensity, graph_postprocessing, graph_windows
 from zoo.exporters.weights_on_disk import Network
-from zoo.hub.card import Card, Step
+from zoo.hub.card import Card
 from zoo.inference.left_right import partners
+from zoo.inference.native_grid import source_values
 from zoo.inference.postprocessing import WITHIN_INPUT
-from zoo.inference.preprocessing import split
+from zoo.inference.preprocessing import grid_steps, split
 
 SLAB = 16  # planes of the image whose probabilities are held at once where labels alone are returned
 VOLUMES = ("segmentation", "regression", "reconstruction")
@@ -93,6 +94,7 @@ class VolumeModel(tf.Module):
         super().__init__(name="volume_model")
         self.network = Network(model, weights)
         self._plan = plan = _make_plan(card, patch or card.input.patch, overlap, tuple(mirror_axes))
+        self._source_values = source_values(card.output.labels) if card.output.labels else None
         self.predict = self._signature(self._predict, tf.float32)
         self.predict_int16 = self._signature(self._predict_int16, tf.int16)
         self.patch = tf.function(self._logits, input_signature=self._patch_specs(), autograph=False)
@@ -157,7 +159,7 @@ class VolumeModel(tf.Module):
         def label_slab(index: tf.Tensor) -> tf.Tensor:
             return self._label(graph_grids.planes_back(output.values, output.shape, ratio, index * SLAB, SLAB))
 
-        spec = tf.TensorSpec((SLAB, None, None), self._source_values().dtype)
+        spec = tf.TensorSpec((SLAB, None, None), self._source_values.dtype)
         slabs = tf.map_fn(label_slab, tf.range(num_slabs), fn_output_signature=spec, parallel_iterations=1)
         labels = tf.reshape(slabs, tf.concat([[num_slabs * SLAB], output.shape[1:]], 0))[: output.shape[0]]
         return {"labels": self._postprocess(labels, output)}
@@ -218,19 +220,12 @@ class VolumeModel(tf.Module):
         vector = tf.reshape(tf.stack([scored, tf.cast(missing, tf.float32)], 1), [1, -1])
         return lambda windows: self.network(windows, vector)
 
-    def _source_values(self) -> np.ndarray:
-        """Returns the source value of each class, and last a 0 for voxels of none."""
-        values = [self._plan.card.output.labels[index].value for index in sorted(self._plan.card.output.labels)]
-        low, high = min(0, *values), max(0, *values)
-        fits = next(d for d in ("uint8", "int16", "int32") if np.iinfo(d).min <= low and high <= np.iinfo(d).max)
-        return np.asarray([*values, 0], fits)
-
     def _label(self, values: tf.Tensor) -> tf.Tensor:
         """Returns the source value of each voxel's most probable class."""
         best = tf.argmax(values, -1, output_type=tf.int32)
         if self._plan.card.output.activation == "sigmoid":
             best = tf.where(tf.reduce_max(values, -1) < 0.5, values.shape[-1], best)
-        return tf.gather(tf.constant(self._source_values()), best)
+        return tf.gather(tf.constant(self._source_values), best)
 
     def _postprocess(self, labels: tf.Tensor, output: NetworkOutput) -> tf.Tensor:
         card = self._plan.card
@@ -273,9 +268,7 @@ def _make_plan(card: Card, patch: Sequence[int], overlap: float, axes: tuple[int
         raise ValueError(f"mirror_axes must be some of 0, 1, 2, each once; got {axes}. 0 is left/right in RAS.")
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap must be in [0, 1), the fraction that neighbours share; got {overlap}.")
-    grid, rest = split(card.preprocessing)
-    if card.input.spacing_mm is not None and not any(step.name == "resample" for step in grid):
-        grid = [Step("resample", {"spacing_mm": card.input.spacing_mm}), *grid]
+    grid, (_, rest) = grid_steps(card), split(card.preprocessing)
     return VolumePlan(
         card,
         size,
