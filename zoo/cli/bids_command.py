@@ -46,7 +46,7 @@ class BidsCommand(Verb):
     """Takes several values behind one option, as BIDS-Apps do: `participant --participant-label 01 02`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Repeats the option for each of its values; only behind the level, where no argument can follow."""
+        """Repeats the option for each of its values; only after the level, where no argument can follow."""
         start = args.index(LEVEL) if LEVEL in args else len(args)
         words, option = args[:start], ""
         for word in args[start:]:
@@ -106,26 +106,26 @@ def bids(  # noqa: PLR0913 - the choices of a command, each an option
 
     if level != LEVEL:
         raise UsageError(str(errors.unknown_choice("level of analysis", level, [LEVEL])))
-    recipe = _recipe(model, out_dir, probabilities=probabilities, mirror=mirror, device=device)
+    recipe = _make_recipe(model, out_dir, probabilities=probabilities, mirror=mirror, device=device)
     derivatives = Derivatives(out_dir, bids_dir, recipe.card, zoo.__version__)
-    part = _shard(shard)
+    part = _parse_shard(shard)
     with usage_errors(ValueError):
         derivatives.check()
-        cases, failed = _planned(bids_dir, recipe.card, (participant_label, session_label), pattern, part)
-        kept = [] if overwrite else run.find_finished(cases, recipe)
+        cases, failed = _plan_cases(bids_dir, recipe.card, (participant_label, session_label), pattern, part)
+        finished = [] if overwrite else run.find_finished(cases, recipe)
     derivatives.begin(recipe.structures if recipe.kind == "dseg" else [])
     log = out_dir / LOGS / f"desc-{make_description(recipe.card.name)}_shard-{part[0]}of{part[1]}.tsv"
-    left = [work for work in cases if work not in kept]
-    with framework(device) if left and jobs == 1 and not address else contextlib.nullcontext():
-        outcomes = run.run(left, recipe, log=log, kept=kept, failed=failed, jobs=jobs, address=address)
+    remaining = [case for case in cases if case not in finished]
+    with framework(device) if remaining and jobs == 1 and not address else contextlib.nullcontext():
+        outcomes = run.run(remaining, recipe, log=log, kept=finished, failed=failed, jobs=jobs, address=address)
     derivatives.carry_participants()
     counts = Counter(outcome.status for outcome in outcomes)
-    told = f"{counts['done']} done, {counts['kept']} kept, {counts['failed']} failed: {log}"
-    tell([asdict(outcome) for outcome in outcomes], told, as_json)
+    message = f"{counts['done']} done, {counts['kept']} kept, {counts['failed']} failed: {log}"
+    tell([asdict(outcome) for outcome in outcomes], message, as_json)
     end(f"{outcome.case}: {outcome.error}" for outcome in outcomes if outcome.error)
 
 
-def _recipe(model: str, out: Path, *, probabilities: bool, mirror: bool, device: str) -> "CohortRecipe":
+def _make_recipe(model: str, out: Path, *, probabilities: bool, mirror: bool, device: str) -> "CohortRecipe":
     from zoo.workflows.bids_app.results import CohortRecipe
 
     folder = find_model(model)
@@ -141,14 +141,14 @@ def _recipe(model: str, out: Path, *, probabilities: bool, mirror: bool, device:
     )
 
 
-def _shard(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-    if found is None:
+def _parse_shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if match is None:
         raise UsageError(f"--shard is K/N, as 2/8; got {text!r}.")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
-def _planned(
+def _plan_cases(
     root: Path,
     card: cards.Card,
     labels: tuple[Labels, Labels],
@@ -163,14 +163,16 @@ def _planned(
     if not reader.fits(root):
         raise UsageError(f"{root} is no BIDS data set: {reader.FILE} and sub-*/anat/ were looked for. See zoo predict.")
     survey = reader.survey(root)
-    given = dict(one.partition("=")[::2] for one in patterns)
-    for name, wanted in given.items():
-        if not wanted:
+    channel_patterns = dict(text.partition("=")[::2] for text in patterns)
+    for name, pattern in channel_patterns.items():
+        if not pattern:
             raise UsageError(f"--pattern is CHANNEL=NAME, as T1w=acq-high_T1w; got {name!r}.")
-    chosen = plan.choose(survey, participants=_parts(labels[0]), sessions=_parts(labels[1]), shard=shard)
-    return plan.plan(survey, chosen, card, plan.choose_patterns(survey, card, given))
+    sessions = plan.choose(
+        survey, participants=_split_labels(labels[0]), sessions=_split_labels(labels[1]), shard=shard
+    )
+    return plan.plan(survey, sessions, card, plan.choose_patterns(survey, card, channel_patterns))
 
 
-def _parts(labels: Labels) -> list[str]:
-    """Labels, also where several stand in one word: "01 02", "01,02"."""
+def _split_labels(labels: Labels) -> list[str]:
+    """Splits labels, also where one argument holds several: "01 02", "01,02"."""
     return [part for label in labels for part in re.split(r"[\s,]+", label) if part]

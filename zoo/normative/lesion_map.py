@@ -42,13 +42,13 @@ Tell = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class LesionMap:
-    """The outliers of one person.
+    """Holds the outliers of one person.
 
     Attributes:
         z: normal deviates on the grid of the first channel, 0 where the model has no place.
         clusters: the least likely first, in that image's world coordinates.
         scan: the first channel.
-        out: share of the brain over the threshold; p of it in a healthy one.
+        out: share of the brain above the threshold; about p in a healthy brain.
     """
 
     z: Image
@@ -58,7 +58,7 @@ class LesionMap:
 
     @property
     def message(self) -> str:
-        """The number of clusters, and a warning where most of the brain is unlike the controls."""
+        """Returns the number of clusters, and a warning where most of the brain is unlike the controls."""
         count = f"{len(self.clusters)} cluster{'' if len(self.clusters) == 1 else 's'}"
         if self.out < MOST_OUT:
             return count
@@ -117,10 +117,10 @@ class Finder:
     def __call__(
         self, images: Images, *, p: float = detection.P, top: int | None = None, tell: Tell = lambda _: None
     ) -> LesionMap:
-        """Maps what is unlike the controls in one person.
+        """Maps where one person differs from the controls.
 
         Args:
-            images: T1 and FLAIR on one grid; on the grid of the common space they count as normalised.
+            images: T1 and FLAIR on one grid; on the grid of the common space they are taken as normalised.
             p: share of healthy voxels that pass the threshold.
             top: number of clusters to keep; None for all.
             tell: called with the name of each stage.
@@ -129,14 +129,16 @@ class Finder:
             ValueError: images that cannot be used, or on different grids.
         """
         scans = _read_scans(images, self.card)
-        person, way = to_common_space(scans, self.normative.template, tell=tell)
+        person, normalisation = to_common_space(scans, self.normative.template, tell=tell)
         tell("codes and outliers")
         coarse = self.normative.z_map(self.encode(person))
-        z = way.back(_interpolate(coarse, self.normative), _ras_shape(scans[0]))
+        z = normalisation.back(_interpolate(coarse, self.normative), _ras_shape(scans[0]))
         z = np.asarray(volumes.from_ras(z, scans[0]), np.float32)
-        found = detection.find_clusters(z, scans[0].affine, p=p, top=top)
+        clusters = detection.find_clusters(z, scans[0].affine, p=p, top=top)
         place_z = coarse[tuple(self.normative.places.T)]
-        return LesionMap(volumes.on_grid_of(scans[0], z), found, scans[0], float(np.mean(place_z > stats.norm.isf(p))))
+        return LesionMap(
+            volumes.on_grid_of(scans[0], z), clusters, scans[0], float(np.mean(place_z > stats.norm.isf(p)))
+        )
 
 
 def _read_scans(images: Images, card: Card) -> list[Image]:
@@ -160,7 +162,7 @@ def _interpolate(coarse: np.ndarray, model: NormativeModel) -> np.ndarray:
 def to_common_space(
     scans: Sequence[Image], template: np.ndarray, *, tell: Tell = lambda _: None
 ) -> tuple[np.ndarray, Normalisation]:
-    """Carries one person's images into the common space, with the brain cut out and locally normalised.
+    """Maps one person's images to the common space, with the brain cut out and locally normalised.
 
     Args:
         scans: images on one grid, the T1 first.
@@ -175,7 +177,7 @@ def to_common_space(
     """
     arrays, affines = zip(*(volumes.to_ras(volumes.array(scan), scan.affine) for scan in scans), strict=True)
     if arrays[0].shape == common_space.SHAPE and np.allclose(affines[0], common_space.AFFINE, atol=SAME_MM):
-        way, inside = common_space.by_affine(affines[0]), np.any([array != 0 for array in arrays], axis=0)
+        normalisation, inside = common_space.by_affine(affines[0]), np.any([array != 0 for array in arrays], axis=0)
         if inside.sum() > MOST_OF_TEMPLATE * np.sum(np.asarray(template) > 0):
             raise ValueError(
                 f"Images on the template's grid have their brain cut out, but {inside.sum() / 1000:.0f} ml of these "
@@ -187,14 +189,14 @@ def to_common_space(
         codes, _ = volumes.to_ras(np.asanyarray(parcels.dataobj).astype(np.int32), scans[0].affine)
         tell("normalisation")
         labels = from_freesurfer(codes).astype(np.uint8)
-        way = common_space.normalise(labels, template)
-        inside = way.carry(labels, order=0) > 0
-        arrays = tuple(way.carry(np.asarray(array, np.float32)) for array in arrays)
-    return flatten(np.stack(arrays, axis=-1), inside), way
+        normalisation = common_space.normalise(labels, template)
+        inside = normalisation.carry(labels, order=0) > 0
+        arrays = tuple(normalisation.carry(np.asarray(array, np.float32)) for array in arrays)
+    return flatten(np.stack(arrays, axis=-1), inside), normalisation
 
 
 def check_controls(cases: Sequence[Case], channels: Sequence[str]) -> None:
-    """Raises where cases are no set of controls.
+    """Checks that cases can serve as controls.
 
     Raises:
         ValueError: fewer than ten cases, different spacings, channels on different grids, or a patient among them.
@@ -220,7 +222,7 @@ def check_controls(cases: Sequence[Case], channels: Sequence[str]) -> None:
 
 
 def _check_healthy(case: Case) -> None:
-    """Raises where an outlined lesion, or the case's table, shows that this is a patient."""
+    """Raises ValueError where an outlined lesion, or the case's table, shows a patient."""
     group = next((str(case.tabular[name]) for name in GROUPS if name in case.tabular), HEALTHY[0])
     outlined = case.labels is not None and bool(np.any(np.asanyarray(nibabel.nifti1.load(case.labels).dataobj) != 0))
     if outlined or group.lower() not in HEALTHY:
@@ -244,8 +246,8 @@ def fit_normative(  # noqa: PLR0913 - the choices a caller has, each by name
 ) -> NormativeModel:
     """Fits a site's own normative model.
 
-    The codes of each control and each finished block of voxels stay beside the result: the same call continues where it
-    was stopped.
+    The codes of each control and each finished block of voxels stay beside the result, so that the same call continues
+    where it was stopped.
 
     Args:
         cases: controls with the channels of the model.

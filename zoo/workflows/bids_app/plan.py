@@ -18,13 +18,13 @@ _OWN = ("desc", "label", "res", "den")  # entities of a derivative, which a resu
 
 @dataclass(frozen=True)
 class PlannedCase:
-    """One result to make, in plain values that any process can receive.
+    """Describes one result to make, in plain values that any process can receive.
 
     Attributes:
         name: of the case ("sub-01_ses-02_run-1").
         images: channel name -> file.
         sources: the same files as BIDS URIs.
-        target: file of the result below the derivatives' folder, without its suffix and what stands after it
+        target: path of the result in the derivatives' folder, without BIDS suffix and extension
             ("sub-01/ses-02/anat/sub-01_ses-02_run-1_desc-zooUnet3dBrainMask").
         tabular: values beside the images.
     """
@@ -86,7 +86,8 @@ def choose_patterns(survey: Survey, card: Card, given: Mapping[str, str]) -> dic
         given: channel name -> entities and suffix, for some channels or all.
 
     Raises:
-        ValueError: a channel that the model does not have; or a model of any contrast, and several contrasts there.
+        ValueError: a channel that the model does not have; or a model of any contrast, and not exactly one contrast
+            in the data set.
     """
     names = [channel.name for channel in card.input.channels]
     for name in given:
@@ -110,8 +111,8 @@ def plan(
 ) -> tuple[list[PlannedCase], dict[str, str]]:
     """Lists every result to make, and why some cannot be made.
 
-    A model of one channel takes every image that fits, each run by itself; one of several channels takes one image for
-    each from a session.
+    A model of one channel runs on every image that fits, each by itself; a model of several channels takes one image
+    per channel from a session.
 
     Args:
         survey: of the data set.
@@ -120,17 +121,17 @@ def plan(
         patterns: as `choose_patterns` returns them.
 
     Returns:
-        The cases; and name of a case -> its fault, in one line.
+        The cases; and name of a session -> why it cannot be run, in one line.
     """
     cases: dict[str, PlannedCase] = {}
     failed: dict[str, str] = {}
     for session in sessions:
         try:
             for images in _group_images(survey, session, patterns):
-                work = _make_case(survey, session, images, card)
-                if work.target in cases:
-                    raise ValueError(_word_clash(cases[work.target], work))
-                cases[work.target] = work
+                case = _make_case(survey, session, images, card)
+                if case.target in cases:
+                    raise ValueError(_word_clash(cases[case.target], case))
+                cases[case.target] = case
         except ValueError as error:
             failed[session_name(session)] = str(error)
     return list(cases.values()), failed
@@ -143,22 +144,22 @@ def _word_clash(first: PlannedCase, second: PlannedCase) -> str:
 
 def _group_images(survey: Survey, session: Session, patterns: Mapping[str, str]) -> list[dict[str, Name]]:
     """Groups the images of a session into results: channel name -> image."""
-    found = {channel: survey.images(session, pattern) for channel, pattern in patterns.items()}
-    missing = [pattern for channel, pattern in patterns.items() if not found[channel]]
+    images_by_channel = {channel: survey.images(session, pattern) for channel, pattern in patterns.items()}
+    missing = [pattern for channel, pattern in patterns.items() if not images_by_channel[channel]]
     if missing:
         held = sorted({name.suffix for name in survey.raw if name.session == session})
         raise ValueError(
             f"No {', '.join(missing)} in {session_name(session)}, which holds {', '.join(held) or 'no NIfTI image'}."
         )
-    if len(found) == 1:
-        ((channel, images),) = found.items()
+    if len(images_by_channel) == 1:
+        ((channel, images),) = images_by_channel.items()
         return [{channel: image} for image in images]
-    for channel, images in found.items():
+    for channel, images in images_by_channel.items():
         if len(images) > 1:
             names = ", ".join(image.path.name for image in images)
             advice = ADVICE.format(channel=channel, pattern=patterns[channel])
             raise ValueError(f"{session_name(session)} has {len(images)} images for {channel}: {names}. {advice}")
-    return [{channel: images[0] for channel, images in found.items()}]
+    return [{channel: images[0] for channel, images in images_by_channel.items()}]
 
 
 def _make_case(survey: Survey, session: Session, images: Mapping[str, Name], card: Card) -> PlannedCase:
