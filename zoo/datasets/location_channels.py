@@ -41,14 +41,16 @@ def location_images(
         )
     head, spacing = labels != 0, images.spacing_mm(affine)
     far = edt.edt(~inside, anisotropy=tuple(map(float, spacing))) / DISTANCE_UNIT_MM
-    volumes = [_place(head, inside, axis) for axis in range(3)] + [far]
+    volumes = [_relative_position(head, inside, axis) for axis in range(3)] + [far]
     return {
-        name: images.write(Path(out) / f"{name}.nii.gz", images.from_ras((one * head).astype(np.float32), like), like)
-        for name, one in zip(NAMES, volumes, strict=True)
+        name: images.write(
+            Path(out) / f"{name}.nii.gz", images.from_ras((volume * head).astype(np.float32), like), like
+        )
+        for name, volume in zip(NAMES, volumes, strict=True)
     }
 
 
-def _place(head: np.ndarray, ventricles: np.ndarray, axis: int) -> np.ndarray:
+def _relative_position(head: np.ndarray, ventricles: np.ndarray, axis: int) -> np.ndarray:
     """Voxels from the ventricles' middle over those of the brain, along one axis; broadcasts to the volume."""
     others = tuple({0, 1, 2} - {axis})
     across = np.arange(head.shape[axis])

@@ -78,12 +78,12 @@ def read(path: str | Path) -> list[Split]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file of splits {path}. Write one with zoo.datasets.splits.write.")
     try:
-        return [_split(fold) for fold in json.loads(path.read_text(encoding="utf-8"))["folds"]]
+        return [_parse_split(fold) for fold in json.loads(path.read_text(encoding="utf-8"))["folds"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is not a file of splits ({error!r}). Write one with zoo.datasets.splits.write."
         ) from error
 
 
-def _split(fold: dict[str, Any]) -> Split:
+def _parse_split(fold: dict[str, Any]) -> Split:
     return Split(tuple(fold["train"]), tuple(fold["validation"]))

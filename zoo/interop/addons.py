@@ -56,8 +56,8 @@ def load(path: str | os.PathLike, *, h5_gelu: str = "exact") -> keras.Model:
     saved = keras2.read(path)
     config = copy.deepcopy(saved.config)
     old = config["config"]["layers"]
-    _refuse([one for one in old if not _known(one)], saved)
-    new = [_translate(one, gelu_tanh=h5_gelu == "tanh") for one in old]
+    _refuse([layer for layer in old if not _known(layer)], saved)
+    new = [_translate(layer, gelu_tanh=h5_gelu == "tanh") for layer in old]
     _refuse([before for before, after in zip(old, new, strict=True) if not _builds(after)], saved)
     config["config"]["layers"] = new
     for ends in ("input_layers", "output_layers"):
@@ -71,16 +71,16 @@ def load(path: str | os.PathLike, *, h5_gelu: str = "exact") -> keras.Model:
 
 def _refuse(layers: list[Config], saved: keras2.Saved) -> None:
     if layers:
-        told = ", ".join(f"{one['config'].get('name')} ({one['class_name']})" for one in layers)
+        names = ", ".join(f"{layer['config'].get('name')} ({layer['class_name']})" for layer in layers)
         raise ValueError(
-            f"{saved.path} has layers that cannot be built in Keras 3: {told}. Replace them and save anew."
+            f"{saved.path} has layers that cannot be built in Keras 3: {names}. Replace them and save anew."
         )
 
 
 def _known(layer: Config) -> bool:
     owner, _, name = layer["class_name"].rpartition(">")
     inner = layer["config"].get("layer")
-    if not _meant(layer["config"].get("activation", "linear")) or (inner is not None and not _known(inner)):
+    if not _has_counterpart(layer["config"].get("activation", "linear")) or (inner is not None and not _known(inner)):
         return False
     if owner == "Addons":
         return name in LAYERS
@@ -97,14 +97,14 @@ def _builds(layer: Config) -> bool:
     return True
 
 
-def _name_of(activation: Any) -> Any:
+def _activation_name(activation: Any) -> Any:
     """A function of TensorFlow Addons is a dictionary in an .h5 file and a name in a SavedModel."""
     function = isinstance(activation, dict) and activation.get("class_name") == "function"
     return activation["config"] if function else activation
 
 
-def _meant(activation: Any) -> bool:
-    name = _name_of(activation)
+def _has_counterpart(activation: Any) -> bool:
+    name = _activation_name(activation)
     if not isinstance(name, str):
         return False
     owner, _, plain = name.rpartition(">")
@@ -117,13 +117,13 @@ def _translate(layer: Config, *, gelu_tanh: bool) -> Config:
     """The configuration of one layer in Keras 3's words; who feeds it stays."""
     layer = copy.deepcopy(layer)
     owner, _, name = layer["class_name"].rpartition(">")
-    config = {key: value for key, value in layer["config"].items() if key not in _dropped(name)}
+    config = {key: value for key, value in layer["config"].items() if key not in _unused_arguments(name)}
     if "batch_input_shape" in config:
         shape = config.pop("batch_input_shape")
         config.update({"batch_shape": shape} if name == "InputLayer" else {})
-    config |= _renamed(name, config)
+    config |= _rename_arguments(name, config)
     if "activation" in config:
-        config["activation"] = _activation(_name_of(config["activation"]), gelu_tanh)
+        config["activation"] = _translate_activation(_activation_name(config["activation"]), gelu_tanh)
     if "layer" in config:
         inner = _translate(config["layer"], gelu_tanh=gelu_tanh)
         config["layer"] = {**inner, "module": "keras.layers", "registered_name": None}
@@ -136,7 +136,7 @@ def _translate(layer: Config, *, gelu_tanh: bool) -> Config:
     return layer
 
 
-def _renamed(layer: str, config: Config) -> Config:
+def _rename_arguments(layer: str, config: Config) -> Config:
     """Arguments that have another form in Keras 3."""
     new: Config = {}
     if isinstance(config.get("dtype"), dict):  # a policy of mixed precision
@@ -148,12 +148,12 @@ def _renamed(layer: str, config: Config) -> Config:
     return new
 
 
-def _activation(name: str, gelu_tanh: bool) -> str:
+def _translate_activation(name: str, gelu_tanh: bool) -> str:
     owner, _, plain = name.rpartition(">")
     return ACTIVATIONS[plain] if owner == "Addons" or (gelu_tanh and plain == "gelu") else plain
 
 
-def _dropped(layer: str) -> tuple[str, ...]:
+def _unused_arguments(layer: str) -> tuple[str, ...]:
     """What a layer of Keras 2 inherited, kept in its configuration and never used, and what Keras 3 no longer takes."""
     unused: tuple[str, ...] = ("ragged",)
     if layer.startswith(("DepthwiseConv", "SeparableConv")) or layer.endswith("Transpose"):
@@ -208,7 +208,7 @@ def _carry_over(model: keras.Model, old: list[Config], saved: keras2.Saved) -> N
     place, faults = 0, []
     for config in old:
         name = config["config"]["name"]
-        layer = next((one for one in model.layers if one.name == name), None)
+        layer = next((candidate for candidate in model.layers if candidate.name == name), None)
         if layer is None or not layer.weights:
             continue
         arrays = dict(saved.weights.get(str(place) if saved.path.is_dir() else name, {}))
@@ -325,28 +325,28 @@ def training(path: str | os.PathLike) -> tuple[keras.optimizers.Optimizer, Any]:
     return _optimizer(read["optimizer_config"]), _loss(read.get("loss"))
 
 
-def _optimizer(given: Config) -> keras.optimizers.Optimizer:
-    name, config = given["class_name"].rpartition(">")[2], given["config"]
+def _optimizer(description: Config) -> keras.optimizers.Optimizer:
+    name, config = description["class_name"].rpartition(">")[2], description["config"]
     if name == "MovingAverage" and not config.get("dynamic_decay"):
         inner = _optimizer(config["optimizer"])
         return inner.from_config({**inner.get_config(), "use_ema": True, "ema_momentum": config["average_decay"]})
     known = {"Adam": keras.optimizers.Adam, "AdamW": keras.optimizers.AdamW}
     if name not in known or isinstance(config["learning_rate"], dict) or config.get("exclude_from_weight_decay"):
         raise ValueError(
-            f"The optimiser {given['class_name']} with {config} has no counterpart. Compile with your own."
+            f"The optimiser {description['class_name']} with {config} has no counterpart. Compile with your own."
         )
-    kept = {key: config[key] for key in _RATES if key in config}
+    arguments = {key: config[key] for key in _RATES if key in config}
     if name == "AdamW":
-        kept["weight_decay"] = config["weight_decay"] / config["learning_rate"]
-    return known[name](**kept)
+        arguments["weight_decay"] = config["weight_decay"] / config["learning_rate"]
+    return known[name](**arguments)
 
 
-def _loss(given: Any) -> Any:
-    if not isinstance(given, dict):
-        return given
-    name, config = given["class_name"].rpartition(">")[2], dict(given["config"])
+def _loss(description: Any) -> Any:
+    if not isinstance(description, dict):
+        return description
+    name, config = description["class_name"].rpartition(">")[2], dict(description["config"])
     if name not in LOSSES:
-        return keras.losses.deserialize(given)
+        return keras.losses.deserialize(description)
     if config.get("reduction") == "auto":
         config["reduction"] = "sum_over_batch_size"
     return LOSSES[name].from_config(config)

@@ -53,11 +53,13 @@ def _read_h5(path: Path) -> Saved:
         if "model_config" not in file.attrs:
             raise ValueError(f"{path} holds weights without a network. Save it whole: model.save.")
         training = json.loads(file.attrs.get("training_config", "{}"))
-        weights = {name: _by_last_part(name, _h5_items(group)) for name, group in file["model_weights"].items()}
-        return Saved(path, _plain(json.loads(file.attrs["model_config"])), weights, _plain(training))
+        weights = {
+            name: _key_by_last_part(name, _read_h5_items(group)) for name, group in file["model_weights"].items()
+        }
+        return Saved(path, _to_plain(json.loads(file.attrs["model_config"])), weights, _to_plain(training))
 
 
-def _h5_items(group: Any) -> Iterator[tuple[str, np.ndarray]]:
+def _read_h5_items(group: Any) -> Iterator[tuple[str, np.ndarray]]:
     for name in group.attrs.get("weight_names", ()):
         text = name.decode() if isinstance(name, bytes) else str(name)
         yield text, np.asarray(group[text])
@@ -69,52 +71,54 @@ def _read_folder(path: Path) -> Saved:
     metadata = path / "keras_metadata.pb"
     if not metadata.is_file():
         raise ValueError(f"{path} has no keras_metadata.pb, so no Keras 2 model was saved there. Name another folder.")
-    nodes = [json.loads(text) for text in _metadata(metadata.read_bytes())]
+    nodes = [json.loads(text) for text in _read_metadata(metadata.read_bytes())]
     model = next((node for node in nodes if node.get("class_name") in _MODELS and node.get("config")), None)
     if model is None:
         raise ValueError(f"{path} holds a subclassed model: its graph is code. Only functional and Sequential load.")
-    config = _plain({"class_name": model["class_name"], "config": model["config"]})
+    config = _to_plain({"class_name": model["class_name"], "config": model["config"]})
     checkpoint = tf.train.load_checkpoint(str(path / "variables" / "variables"))
     keys = [key for key in checkpoint.get_variable_to_shape_map() if key.endswith(_VALUE)]
-    found: dict[int, list[tuple[str, np.ndarray]]] = {}
+    layers: dict[int, list[tuple[str, np.ndarray]]] = {}
     for key in sorted(keys):
         owner, _, rest = key.removesuffix(_VALUE).partition("/")
         if owner.startswith("layer_with_weights-"):
-            found.setdefault(int(owner.rpartition("-")[2]), []).append((rest, checkpoint.get_tensor(key)))
-    return Saved(path, config, {str(place): _by_last_part(str(place), items) for place, items in found.items()}, {})
+            layers.setdefault(int(owner.rpartition("-")[2]), []).append((rest, checkpoint.get_tensor(key)))
+    return Saved(
+        path, config, {str(place): _key_by_last_part(str(place), items) for place, items in layers.items()}, {}
+    )
 
 
-def _by_last_part(layer: str, items: Any) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
+def _key_by_last_part(layer: str, items: Any) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
     for name, array in items:
         if "data_dep_init" in name or "_naked_clone_layer" in name:  # copies that weight normalisation keeps
             continue
         last = name.split("/")[-1].split(":")[0]
-        if last in found:
+        if last in arrays:
             raise ValueError(f"Layer {layer} has two weights called {last!r} (a model or cell inside). Take it out.")
-        found[last] = array
-    return found
+        arrays[last] = array
+    return arrays
 
 
-def _metadata(content: bytes) -> Iterator[str]:
+def _read_metadata(content: bytes) -> Iterator[str]:
     """Field 5 (the JSON) of every node (field 1) of keras_metadata.pb."""
-    for number, node in _fields(content):
+    for number, node in _read_fields(content):
         if number == 1:
-            yield from (value.decode() for field, value in _fields(node) if field == 5)
+            yield from (value.decode() for field, value in _read_fields(node) if field == 5)
 
 
-def _fields(content: bytes) -> Iterator[tuple[int, bytes]]:
+def _read_fields(content: bytes) -> Iterator[tuple[int, bytes]]:
     """The length-delimited fields of a protocol buffer; whole numbers are passed over."""
     place = 0
     while place < len(content):
-        tag, place = _varint(content, place)
-        size, place = _varint(content, place)
+        tag, place = _read_varint(content, place)
+        size, place = _read_varint(content, place)
         if tag & 7 == 2:
             yield tag >> 3, content[place : place + size]
             place += size
 
 
-def _varint(content: bytes, place: int) -> tuple[int, int]:
+def _read_varint(content: bytes, place: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = content[place]
@@ -124,12 +128,12 @@ def _varint(content: bytes, place: int) -> tuple[int, int]:
             return value, place
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     """A configuration with Keras 2's written-out tuples as lists."""
     if isinstance(value, dict):
         return (
-            _plain(value["items"])
+            _to_plain(value["items"])
             if value.get("class_name") == "__tuple__"
-            else {k: _plain(v) for k, v in value.items()}
+            else {k: _to_plain(v) for k, v in value.items()}
         )
-    return [_plain(one) for one in value] if isinstance(value, list) else value
+    return [_to_plain(item) for item in value] if isinstance(value, list) else value

@@ -42,10 +42,10 @@ def load_unet(path: str | os.PathLike, *, num_classes: int = 1) -> keras.Model:
         FileNotFoundError: there is no such file.
         ValueError: not HDF5, with batch norms, or with other layers or shapes.
     """
-    found = _convolutions(Path(path))
+    convolutions = _read_convolutions(Path(path))
     model = trained_models.load("unet3d", num_classes=num_classes, filters=FILTERS, norm="none")
     layers = [layer for layer in model.layers if layer.weights]
-    down, rises = found["conv3d"], found["conv3d_transpose"]
+    down, rises = convolutions["conv3d"], convolutions["conv3d_transpose"]
     if (len(down), len(rises)) != (_CONVOLUTIONS, _RISES):
         raise ValueError(
             f"nobrainer's U-Net has {_CONVOLUTIONS} convolutions and {_RISES} up-convolutions, {path} has {len(down)} "
@@ -54,25 +54,25 @@ def load_unet(path: str | os.PathLike, *, num_classes: int = 1) -> keras.Model:
     ordered = down[:8]
     for step, rise in enumerate(rises):
         (kernel, bias), second = down[8 + 2 * step : 10 + 2 * step]
-        ordered += [rise, (_up_first(kernel), bias), second]
+        ordered += [rise, (_reorder_channels(kernel), bias), second]
     ordered.append(down[14])
     for layer, (kernel, bias) in zip(layers, ordered, strict=True):
-        wanted = [tuple(variable.shape) for variable in layer.weights]
-        if wanted != [kernel.shape, bias.shape]:
+        expected = [tuple(variable.shape) for variable in layer.weights]
+        if expected != [kernel.shape, bias.shape]:
             raise ValueError(
-                f"{path} has {kernel.shape} where {layer.name} has {wanted[0]}. Check num_classes={num_classes}."
+                f"{path} has {kernel.shape} where {layer.name} has {expected[0]}. Check num_classes={num_classes}."
             )
         layer.set_weights([kernel, bias])
     return model
 
 
-def _up_first(kernel: np.ndarray) -> np.ndarray:
+def _reorder_channels(kernel: np.ndarray) -> np.ndarray:
     """A kernel over (skip, up-convolved) channels as one over (up-convolved, skip); a skip is as wide as its output."""
     skip = kernel.shape[-1]
     return np.concatenate([kernel[..., skip:, :], kernel[..., :skip, :]], axis=-2)
 
 
-def _convolutions(path: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+def _read_convolutions(path: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
     """Kernel and bias of each convolution, by kind, in the order of the numbers in their names."""
     import h5py
 
@@ -90,4 +90,4 @@ def _convolutions(path: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
             if part:
                 arrays = [np.asarray(root[name][weight]) for weight in root[name].attrs["weight_names"]]
                 kinds[part[1]][int(part[2] or 0)] = tuple(arrays)
-    return {kind: [found[number] for number in sorted(found)] for kind, found in kinds.items()}
+    return {kind: [numbered[number] for number in sorted(numbered)] for kind, numbered in kinds.items()}

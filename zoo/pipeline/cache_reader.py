@@ -30,10 +30,10 @@ class Table:
         self._files = tf.constant([entry.file for entry in entries])
         self._sizes = tf.constant([entry.num_bytes for entry in entries], tf.int64)
         self._shapes = np.array([entry.shape for entry in entries], np.int64)
-        self._lines = np.array([[_numbers(line) for line in entry.lines] for entry in entries], np.float32)
+        self._lines = np.array([[_line_numbers(line) for line in entry.lines] for entry in entries], np.float32)
         self._keep_zero = np.array([[line.keep_zero for line in entry.lines] for entry in entries])
         self._tabular = np.array([entry.tabular for entry in entries], np.float32)
-        self._spans = _spans(entries, cache.counts.shape[1])
+        self._spans = _list_spans(entries, cache.counts.shape[1])
         self.num_channels = len(entries[0].channels)
         self.labelled = entries[0].labels is not None
 
@@ -51,7 +51,7 @@ class Table:
         if self._cache.places is not None:
             flat = self._cache.places[at + rank]
         else:
-            flat = self._decoded(self._read(case, at + 4 * rank, tf.constant(4, tf.int64)), "int32")[0]
+            flat = self._decode(self._read(case, at + 4 * rank, tf.constant(4, tf.int64)), "int32")[0]
         shape = self.shape(case)
         flat = tf.cast(flat, tf.int64)
         return tf.stack([flat // (shape[1] * shape[2]), flat // shape[2] % shape[1], flat % shape[2]])
@@ -60,25 +60,27 @@ class Table:
         """A window of all channels, intensities lined up: (*size, channels) float32."""
         channels = []
         for number in range(self.num_channels):
-            raw = self._window([entry.channels[number] for entry in self._cache.entries], case, start, size, tf.float32)
-            channels.append(self._lined(raw, case, number))
+            raw = self._read_window(
+                [entry.channels[number] for entry in self._cache.entries], case, start, size, tf.float32
+            )
+            channels.append(self._apply_line(raw, case, number))
         return tf.stack(channels, -1)
 
     def labels(self, case: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
         """A window of the class indices: (*size, 1) int32."""
         blocks = [entry.labels for entry in self._cache.entries if entry.labels]
-        return self._window(blocks, case, start, size, tf.int32)[..., None]
+        return self._read_window(blocks, case, start, size, tf.int32)[..., None]
 
-    def _lined(self, raw: tf.Tensor, case: tf.Tensor, number: int) -> tf.Tensor:
+    def _apply_line(self, raw: tf.Tensor, case: tf.Tensor, number: int) -> tf.Tensor:
         low, high, offset, scale = tf.unstack(tf.gather(self._lines[:, number], case))
         bounded = np.isfinite(self._lines[:, number, :2]).any()
         lined = ((tf.clip_by_value(raw, low, high) if bounded else raw) - offset) * scale
         if not self._keep_zero[:, number].any():
             return lined
-        kept = tf.gather(self._keep_zero[:, number], case)
-        return tf.where(tf.logical_and(kept, raw == 0), 0.0, lined)
+        keep_zero = tf.gather(self._keep_zero[:, number], case)
+        return tf.where(tf.logical_and(keep_zero, raw == 0), 0.0, lined)
 
-    def _window(
+    def _read_window(
         self, blocks: Sequence[Block], case: tf.Tensor, start: tf.Tensor, size: tf.Tensor, dtype: tf.DType
     ) -> tf.Tensor:
         """Reads the planes that a window needs, which lie side by side, and cuts the rest off."""
@@ -90,7 +92,7 @@ class Table:
             plane = tf.reduce_prod(self.shape(case)[1:])
             width = np.dtype(name).itemsize
             raw = self._read(case, tf.gather(begins, case) + start[0] * plane * width, size[0] * plane * width)
-            planes = tf.reshape(self._decoded(raw, name), tf.concat([size[:1], self.shape(case)[1:]], 0))
+            planes = tf.reshape(self._decode(raw, name), tf.concat([size[:1], self.shape(case)[1:]], 0))
             window = tf.slice(planes, tf.concat([[tf.constant(0, tf.int64)], start[1:]], 0), size)
             return tf.cast(window, dtype)
 
@@ -107,18 +109,18 @@ class Table:
         file = tf.gather(self._files, case)
         return tf.data.FixedLengthRecordDataset(file, length, at, rest).get_single_element()
 
-    def _decoded(self, raw: tf.Tensor, name: str) -> tf.Tensor:
+    def _decode(self, raw: tf.Tensor, name: str) -> tf.Tensor:
         dtype = tf.as_dtype(name)
         if raw.dtype == tf.string:
             return tf.io.decode_raw(raw, dtype)
         return raw if dtype == tf.uint8 else tf.bitcast(tf.reshape(raw, [-1, dtype.size]), dtype)
 
 
-def _numbers(line: object) -> list[float]:
+def _line_numbers(line: object) -> list[float]:
     return [getattr(line, name) for name in ("low", "high", "offset", "scale")]
 
 
-def _spans(entries: Sequence[Entry], num_classes: int) -> np.ndarray:
+def _list_spans(entries: Sequence[Entry], num_classes: int) -> np.ndarray:
     spans = np.zeros((len(entries), max(num_classes, 1)), np.int64)
     for row, entry in zip(spans, entries, strict=True):
         for index, (at, _) in entry.places.items():

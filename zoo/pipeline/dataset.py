@@ -99,26 +99,26 @@ def dataset(
     stream = stream or Stream()
     if not isinstance(cases, caches.Cache):
         cases = caches.build(stream.part(cases), reading or Reading(), cache)  # read, normalise, keep
-    _check(cases, stream, patch, batch_size)
+    _check_settings(cases, stream, patch, batch_size)
     seed = secrets.randbelow(2**31) if stream.seed is None else stream.seed
     table = Table(cases, portable=stream.service is not None)
     plan = sampler.plan(cases.counts, cases.ids, sampling or Sampling())
-    samples = _numbers(stream, batch_size, None if patch else len(cases.entries))
-    draw = lambda number: (number, *_sample(table, plan, number, seed=seed, patch=patch, stream=stream))  # noqa: E731
-    samples = _mapped(samples, tf.autograph.experimental.do_not_convert(draw), stream)  # quicker to trace
+    samples = _number_samples(stream, batch_size, None if patch else len(cases.entries))
+    draw = lambda number: (number, *_read_sample(table, plan, number, seed=seed, patch=patch, stream=stream))  # noqa: E731
+    samples = _map(samples, tf.autograph.experimental.do_not_convert(draw), stream)  # quicker to trace
     if augment is not None:
         views = 2 if stream.context else 1
-        samples = _mapped(samples, lambda *sample: _augmented(augment, seed, views, *sample), stream)
-    samples = samples.map(lambda number, *sample: _shown(table, *sample))
-    batches = _batched(samples, batch_size, patch, stream.masked)
+        samples = _map(samples, lambda *sample: _augment(augment, seed, views, *sample), stream)
+    samples = samples.map(lambda number, *sample: _model_inputs(table, *sample))
+    batches = _batch(samples, batch_size, patch, stream.masked)
     if stream.service is not None:
-        batches = batches.apply(_distributed(stream.service))
+        batches = batches.apply(_distribute(stream.service))
     if stream.stop is not None:
         batches = batches.apply(tf.data.experimental.assert_cardinality(stream.stop - stream.start))
     return batches.prefetch(stream.prefetch)
 
 
-def _check(cache: caches.Cache, stream: Stream, patch: Patch | None, batch_size: int) -> None:
+def _check_settings(cache: caches.Cache, stream: Stream, patch: Patch | None, batch_size: int) -> None:
     if batch_size < 1 or (patch is not None and (len(patch) != 3 or min(patch) < 1)):
         raise ValueError(
             f"patch must be three sizes of 1 or more and batch_size 1 or more, got {patch} and {batch_size}."
@@ -134,7 +134,7 @@ def _check(cache: caches.Cache, stream: Stream, patch: Patch | None, batch_size:
         )
 
 
-def _numbers(stream: Stream, batch_size: int, num_cases: int | None) -> tf.data.Dataset:
+def _number_samples(stream: Stream, batch_size: int, num_cases: int | None) -> tf.data.Dataset:
     """Numbers of patches, or of volumes up to `num_cases`; a patch is its number.
 
     They are counted out batch by batch, so that a service, which deals out what the first data set holds, gives each
@@ -148,11 +148,11 @@ def _numbers(stream: Stream, batch_size: int, num_cases: int | None) -> tf.data.
     return rounds.flat_map(lambda number: tf.data.Dataset.range(number * batch_size, (number + 1) * batch_size))
 
 
-def _mapped(samples: tf.data.Dataset, function: Callable[..., Any], stream: Stream) -> tf.data.Dataset:
+def _map(samples: tf.data.Dataset, function: Callable[..., Any], stream: Stream) -> tf.data.Dataset:
     return samples.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=stream.seed is not None)
 
 
-def _sample(
+def _read_sample(
     table: Table, plan: sampler.Plan, number: tf.Tensor, *, seed: int, patch: Patch | None, stream: Stream
 ) -> tuple[tf.Tensor, ...]:
     """Case number, image and, where there are any, labels of one patch, or of one whole volume."""
@@ -160,35 +160,35 @@ def _sample(
         case = number % len(plan.counts)
         start, size = tf.zeros([3], tf.int64), table.shape(case)
     else:
-        case, start, size = _placed(table, plan, number, seed=seed, patch=patch)
-    image = _padded(table.image(case, start, size), patch, table.num_channels)
+        case, start, size = _draw_patch(table, plan, number, seed=seed, patch=patch)
+    image = _pad(table.image(case, start, size), patch, table.num_channels)
     if patch is not None and stream.context:
         first = start - (tf.constant(patch, tf.int64) - size) // 2
-        image = tf.concat([image, _surroundings(table, case, first, patch=patch, ratio=stream.context)], -1)
+        image = tf.concat([image, _read_surroundings(table, case, first, patch=patch, ratio=stream.context)], -1)
     if not table.labelled:
         return case, image
     labels = table.labels(case, start, size)
     labels = tf.concat([labels, tf.ones_like(labels)], -1) if stream.masked else labels
-    return case, image, _padded(labels, patch, 1 + stream.masked)
+    return case, image, _pad(labels, patch, 1 + stream.masked)
 
 
-def _placed(
+def _draw_patch(
     table: Table, plan: sampler.Plan, number: tf.Tensor, *, seed: int, patch: Patch
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Case, first voxel and size of a patch, cut down where the volume is smaller."""
     case, kind, rank = plan.draw(number, seed)
-    luck = tf.random.stateless_uniform([6], tf.stack([tf.constant(~seed, tf.int64), number]), dtype=tf.float64)
-    shape, wanted = table.shape(case), tf.constant(patch, tf.int64)
-    size = tf.minimum(shape, wanted)
+    uniform = tf.random.stateless_uniform([6], tf.stack([tf.constant(~seed, tf.int64), number]), dtype=tf.float64)
+    shape, patch_size = table.shape(case), tf.constant(patch, tf.int64)
+    size = tf.minimum(shape, patch_size)
 
     def around(voxel: tf.Tensor) -> tf.Tensor:
         reach = tf.cast(plan.sampling.jitter * tf.cast(size, tf.float64), tf.int64)
         reach = tf.minimum(reach, (size - 1) // 2)
-        shift = tf.cast(luck[3:] * tf.cast(2 * reach + 1, tf.float64), tf.int64) - reach
+        shift = tf.cast(uniform[3:] * tf.cast(2 * reach + 1, tf.float64), tf.int64) - reach
         return tf.clip_by_value(voxel - size // 2 + shift, 0, shape - size)
 
     def anywhere() -> tf.Tensor:
-        return tf.cast(luck[:3] * tf.cast(shape - size + 1, tf.float64), tf.int64)
+        return tf.cast(uniform[:3] * tf.cast(shape - size + 1, tf.float64), tf.int64)
 
     kinds = [(kind >= 0, lambda: around(table.voxel(case, kind, rank)))] if table.labelled else []
     if len(plan.hard):
@@ -196,7 +196,7 @@ def _placed(
     return case, tf.case(kinds, default=anywhere) if kinds else anywhere(), size
 
 
-def _surroundings(table: Table, case: tf.Tensor, first: tf.Tensor, *, patch: Patch, ratio: int) -> tf.Tensor:
+def _read_surroundings(table: Table, case: tf.Tensor, first: tf.Tensor, *, patch: Patch, ratio: int) -> tf.Tensor:
     """As `zoo.volumes.context.around`, of what the cache holds: (*patch, channels) float32.
 
     Args:
@@ -206,22 +206,22 @@ def _surroundings(table: Table, case: tf.Tensor, first: tf.Tensor, *, patch: Pat
         patch: its voxels.
         ratio: how many times as wide.
     """
-    wanted = tf.constant(patch, tf.int64)
-    first = first - (ratio - 1) * wanted // 2
+    patch_size = tf.constant(patch, tf.int64)
+    first = first - (ratio - 1) * patch_size // 2
     low = tf.clip_by_value(first, 0, table.shape(case))
-    high = tf.clip_by_value(first + ratio * wanted, 0, table.shape(case))
+    high = tf.clip_by_value(first + ratio * patch_size, 0, table.shape(case))
     before = (low - first) % ratio  # only whole blocks are averaged; blocks of air are added afterwards
     fine = table.image(case, low, high - low)
     after = -(before + high - low) % ratio
     room = tf.concat([tf.stack([before, after], 1), tf.zeros((1, 2), tf.int64)], 0)
     blocks = tf.nn.avg_pool3d(tf.pad(fine, room)[None], ratio, ratio, "VALID")[0]
     begun = (low - first) // ratio
-    rest = wanted - begun - tf.shape(blocks, tf.int64)[:3]
+    rest = patch_size - begun - tf.shape(blocks, tf.int64)[:3]
     around = tf.pad(blocks, tf.concat([tf.stack([begun, rest], 1), tf.zeros((1, 2), tf.int64)], 0))
     return tf.ensure_shape(around, (*patch, table.num_channels))
 
 
-def _padded(volume: tf.Tensor, patch: Patch | None, num_channels: int) -> tf.Tensor:
+def _pad(volume: tf.Tensor, patch: Patch | None, num_channels: int) -> tf.Tensor:
     if patch is None:
         return tf.ensure_shape(volume, (None, None, None, num_channels))
     room = tf.maximum(tf.constant((*patch, num_channels)) - tf.shape(volume), 0)
@@ -231,27 +231,25 @@ def _padded(volume: tf.Tensor, patch: Patch | None, num_channels: int) -> tf.Ten
     return tf.ensure_shape(padded, (*patch, num_channels))
 
 
-def _augmented(
-    augment: Augment, seed: int, views: int, number: tf.Tensor, case: tf.Tensor, *sample: tf.Tensor
-) -> tuple:
+def _augment(augment: Augment, seed: int, views: int, number: tf.Tensor, case: tf.Tensor, *sample: tf.Tensor) -> tuple:
     image, labels = (*sample, None)[:2]
     key = tf.cast(tf.stack([tf.constant(seed, tf.int64), number]), tf.int32)
     made = [augment(view, labels, key) for view in tf.split(image, views, -1)]
-    kept = list(zip((tf.concat([view for view, _ in made], -1), made[0][1]), sample, strict=False))
-    for new, old in kept:
+    pairs = list(zip((tf.concat([view for view, _ in made], -1), made[0][1]), sample, strict=False))
+    for new, old in pairs:
         if not new.shape.is_compatible_with(old.shape):
             raise ValueError(f"augment turned shape {old.shape} into {new.shape}. Cut or pad back to the same shape.")
-    return (number, case, *(tf.ensure_shape(new, old.shape) for new, old in kept))
+    return (number, case, *(tf.ensure_shape(new, old.shape) for new, old in pairs))
 
 
-def _shown(table: Table, case: tf.Tensor, image: tf.Tensor, *labels: tf.Tensor) -> Any:
+def _model_inputs(table: Table, case: tf.Tensor, image: tf.Tensor, *labels: tf.Tensor) -> Any:
     """What the model is given."""
     tabular = table.tabular(case)
     shown = {"volume": image, "conditioning": tabular} if tabular.shape[-1] else image
     return (shown, *labels) if labels else shown
 
 
-def _batched(samples: tf.data.Dataset, batch_size: int, patch: Patch | None, masked: bool) -> tf.data.Dataset:
+def _batch(samples: tf.data.Dataset, batch_size: int, patch: Patch | None, masked: bool) -> tf.data.Dataset:
     if patch is not None:
         return samples.batch(batch_size, drop_remainder=True)
     if batch_size == 1 or masked or not isinstance(samples.element_spec, tuple):
@@ -259,7 +257,7 @@ def _batched(samples: tf.data.Dataset, batch_size: int, patch: Patch | None, mas
     return samples.map(lambda x, y: (x, y, tf.ones_like(y, tf.float32))).padded_batch(batch_size)
 
 
-def _distributed(address: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+def _distribute(address: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     """Each batch is made once, by one of the workers."""
     policy = tf.data.experimental.service.ShardingPolicy.DYNAMIC
     return tf.data.experimental.service.distribute(policy, service=address)

@@ -28,7 +28,7 @@ def join(files: Sequence[str]) -> tuple[tf.Tensor, np.ndarray]:
     Raises:
         OSError: a file cannot be opened or mapped.
     """
-    sizes = [_size(file) for file in files]
+    sizes = [_file_size(file) for file in files]
     starts = np.cumsum([0, *(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE for size in sizes)])
     # Reserves addresses without memory; closing it, when the last tensor is gone, frees what was mapped over it.
     reserved = mmap.mmap(-1, int(starts[-1]), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
@@ -40,7 +40,7 @@ def join(files: Sequence[str]) -> tuple[tf.Tensor, np.ndarray]:
     return tf.experimental.dlpack.from_dlpack(np.ctypeslib.as_array(block).__dlpack__()), starts[:-1]
 
 
-def _size(file: str) -> int:
+def _file_size(file: str) -> int:
     with open(file, "rb") as opened:
         return opened.seek(0, 2)
 

@@ -76,32 +76,32 @@ class Plan:
         Returns:
             Case number; kind of the place, a class index, `ANYWHERE` or `HARD`; which place of that kind. All int64.
         """
-        luck = tf.random.stateless_uniform([3], seed=tf.stack([tf.cast(seed, tf.int64), number]), dtype=tf.float64)
-        positive, num_positive = _scheduled(number, self.sampling.positive_fraction if self.shares.any() else 0.0)
+        uniform = tf.random.stateless_uniform([3], seed=tf.stack([tf.cast(seed, tf.int64), number]), dtype=tf.float64)
+        positive, num_positive = _schedule(number, self.sampling.positive_fraction if self.shares.any() else 0.0)
         rest = number - num_positive
-        hard, num_hard = _scheduled(rest, self.sampling.hard_fraction)
+        hard, num_hard = _schedule(rest, self.sampling.hard_fraction)
         kinds = [
-            (positive, lambda: self._positive(luck)),
-            (hard, lambda: self._hard(luck)),
+            (positive, lambda: self._draw_positive(uniform)),
+            (hard, lambda: self._draw_hard(uniform)),
         ]
-        return tf.case(kinds, default=lambda: self._background(rest - num_hard, luck, seed))
+        return tf.case(kinds, default=lambda: self._draw_background(rest - num_hard, uniform, seed))
 
-    def _positive(self, luck: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        label = tf.searchsorted(tf.constant(self.shares), luck[:1], side="right", out_type=tf.int64)[0]
-        case = tf.gather_nd(self.carriers, tf.stack([label, _pick(luck[1], tf.gather(self.num_carriers, label))]))
-        return case, label, _pick(luck[2], tf.gather_nd(self.counts, tf.stack([case, label])))
+    def _draw_positive(self, uniform: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        label = tf.searchsorted(tf.constant(self.shares), uniform[:1], side="right", out_type=tf.int64)[0]
+        case = tf.gather_nd(self.carriers, tf.stack([label, _pick(uniform[1], tf.gather(self.num_carriers, label))]))
+        return case, label, _pick(uniform[2], tf.gather_nd(self.counts, tf.stack([case, label])))
 
-    def _hard(self, luck: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        row = _pick(luck[0], tf.constant(len(self.hard), tf.int64))
+    def _draw_hard(self, uniform: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        row = _pick(uniform[0], tf.constant(len(self.hard), tf.int64))
         return tf.gather(self.hard, row)[0], tf.constant(HARD, tf.int64), row
 
-    def _background(self, number: tf.Tensor, luck: tf.Tensor, seed: int) -> tuple[tf.Tensor, ...]:
+    def _draw_background(self, number: tf.Tensor, uniform: tf.Tensor, seed: int) -> tuple[tf.Tensor, ...]:
         num_cases = len(self.counts)
         key = tf.stack([tf.cast(seed, tf.int64) ^ 0x5EED, number // num_cases])
         order = tf.random.experimental.stateless_shuffle(tf.range(num_cases, dtype=tf.int64), key)
         case = order[number % num_cases]
         count = tf.gather(self.counts[:, 0], case)
-        return case, tf.where(count > 0, tf.constant(0, tf.int64), ANYWHERE), _pick(luck[2], count)
+        return case, tf.where(count > 0, tf.constant(0, tf.int64), ANYWHERE), _pick(uniform[2], count)
 
 
 def plan(counts: np.ndarray, ids: Sequence[str], sampling: Sampling) -> Plan:
@@ -125,8 +125,8 @@ def plan(counts: np.ndarray, ids: Sequence[str], sampling: Sampling) -> Plan:
             "Check the label values (Reading(labels=...)), or set positive_fraction=0."
         )
     carriers = np.argsort(counts.T == 0, axis=1, kind="stable")
-    shares = _shares(counts.shape[1], present, sampling.class_weights)
-    return Plan(sampling, counts, carriers, (counts > 0).sum(0), shares, _hard_rows(ids, sampling.hard_places))
+    shares = _cumulate_shares(counts.shape[1], present, sampling.class_weights)
+    return Plan(sampling, counts, carriers, (counts > 0).sum(0), shares, _list_hard_rows(ids, sampling.hard_places))
 
 
 def mine(probability: np.ndarray, labels: np.ndarray, *, num: int, threshold: float = 0.5) -> np.ndarray:
@@ -151,7 +151,7 @@ def mine(probability: np.ndarray, labels: np.ndarray, *, num: int, threshold: fl
     return np.stack(np.unravel_index(wrong[order], labels.shape), -1).astype(np.int64)
 
 
-def _shares(num_classes: int, present: list[int], weights: Mapping[int, float] | None) -> np.ndarray:
+def _cumulate_shares(num_classes: int, present: list[int], weights: Mapping[int, float] | None) -> np.ndarray:
     """Cumulated shares, so that the first one above a number in [0, 1) is the class drawn."""
     shares = np.zeros(num_classes)
     for index, weight in (dict.fromkeys(present, 1.0) if weights is None else weights).items():
@@ -166,7 +166,7 @@ def _shares(num_classes: int, present: list[int], weights: Mapping[int, float] |
     return total / total[-1] if shares.any() else shares
 
 
-def _hard_rows(ids: Sequence[str], places: Mapping[str, Any]) -> np.ndarray:
+def _list_hard_rows(ids: Sequence[str], places: Mapping[str, Any]) -> np.ndarray:
     for key in places:
         if key not in ids:
             raise unknown_choice("case for hard_places:", key, ids)
@@ -174,13 +174,13 @@ def _hard_rows(ids: Sequence[str], places: Mapping[str, Any]) -> np.ndarray:
     return np.asarray(rows, np.int64).reshape(-1, 4)
 
 
-def _scheduled(number: tf.Tensor, share: float) -> tuple[tf.Tensor, tf.Tensor]:
+def _schedule(number: tf.Tensor, share: float) -> tuple[tf.Tensor, tf.Tensor]:
     """Whether the turn `number` is one of a share spread evenly, and how many were so before; exact, on integers."""
     ratio = Fraction(share).limit_denominator(1000)
     before = number * ratio.numerator // ratio.denominator
     return (number + 1) * ratio.numerator // ratio.denominator > before, before
 
 
-def _pick(luck: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+def _pick(uniform: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     """A whole number from 0 to count - 1 from a uniform number in [0, 1)."""
-    return tf.cast(luck * tf.cast(count, tf.float64), tf.int64)
+    return tf.cast(uniform * tf.cast(count, tf.float64), tf.int64)

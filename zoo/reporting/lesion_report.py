@@ -63,30 +63,30 @@ def summary(cases: Sequence[LesionCase]) -> Row:
 def rows(cases: Sequence[LesionCase]) -> list[Row]:
     """One row for each lesion that is there and each false one, for a table of all."""
     return [
-        _row(one, lesion, outcome)
-        for one in cases
+        _lesion_row(case, lesion, outcome)
+        for case in cases
         for outcome in ("found", "missed", "false")
-        for lesion in _of(one, outcome)
+        for lesion in _select_lesions(case, outcome)
     ]
 
 
-def _of(one: LesionCase, outcome: str) -> list[Lesion]:
-    side = one.matching.prediction if outcome == "false" else one.matching.reference
+def _select_lesions(case: LesionCase, outcome: str) -> list[Lesion]:
+    side = case.matching.prediction if outcome == "false" else case.matching.reference
     return [lesion for lesion in side if bool(lesion.matches) == (outcome == "found")]
 
 
-def _row(one: LesionCase, lesion: Lesion, outcome: str) -> Row:
-    x, y, z = one.centre_mm(lesion)
+def _lesion_row(case: LesionCase, lesion: Lesion, outcome: str) -> Row:
+    x, y, z = case.centre_mm(lesion)
     return {
-        "case": one.case,
-        "label": one.label,
+        "case": case.case,
+        "label": case.label,
         "outcome": outcome,
         "x_mm": x,
         "y_mm": y,
         "z_mm": z,
         "diameter_mm": lesion.diameter_mm,
         "volume_mm3": 1000 * lesion.volume_ml,
-        "region": one.region(lesion),
+        "region": case.region(lesion),
         "dice": lesion.dice if outcome == "found" else math.nan,
     }
 
@@ -104,29 +104,29 @@ def sections(cases: Sequence[LesionCase], draw: Draw, *, sizes_mm: Sequence[floa
         "none is false. All lesions count alike, whatever case they are of."
     )
     return [
-        Section(f"Lesions: {cases[0].label}", note, _upright(summary(cases))),
-        *_froc(cases),
+        Section(f"Lesions: {cases[0].label}", note, _as_two_columns(summary(cases))),
+        *_froc_section(cases),
         Section(f"{cases[0].label}: by diameter", "In mm, of the ball of the same volume.", by_size(cases, sizes_mm)),
-        *_by_region(cases),
-        _gallery(cases, "missed", draw),
-        _gallery(cases, "false", draw),
+        *_region_section(cases),
+        _draw_gallery(cases, "missed", draw),
+        _draw_gallery(cases, "false", draw),
     ]
 
 
-def _upright(row: Row) -> list[Row]:
+def _as_two_columns(row: Row) -> list[Row]:
     """One row as a table of two columns, which a narrow screen can show."""
     words = {"fp_per_image": "false positives an image", "f1": "F1", "dice_of_hits": "Dice of hits"}
-    told = {name: words.get(name, name.replace("_", " ")) for name in row}
-    return [{"measure": told[name], "value": value} for name, value in row.items() if name != "label"]
+    measures = {name: words.get(name, name.replace("_", " ")) for name in row}
+    return [{"measure": measures[name], "value": value} for name, value in row.items() if name != "label"]
 
 
 def by_size(cases: Sequence[LesionCase], edges_mm: Sequence[float] = SIZES_MM) -> list[Row]:
     """Sensitivity and false positives in bins of diameter."""
-    found = lesions.sensitivity_by([one.matching for one in cases], lesions.size_bin(edges_mm))
-    return [_group(_bin(row["group"]), row, "diameter, mm") for row in found]
+    groups = lesions.sensitivity_by([case.matching for case in cases], lesions.size_bin(edges_mm))
+    return [_group_row(_name_bin(row["group"]), row, "diameter, mm") for row in groups]
 
 
-def _bin(group: Any) -> str:
+def _name_bin(group: Any) -> str:
     low, high = group
     return f"{low:g} to {high:g}" if high < math.inf else f"from {low:g}"
 
@@ -134,27 +134,27 @@ def _bin(group: Any) -> str:
 def by_region(cases: Sequence[LesionCase]) -> list[Row]:
     """Sensitivity and false positives in each region, by name."""
     totals: dict[str, dict[str, float]] = {}
-    for one in cases:
-        for row in lesions.sensitivity_by([one.matching], one.region):
+    for case in cases:
+        for row in lesions.sensitivity_by([case.matching], case.region):
             total = totals.setdefault(str(row["group"]), dict.fromkeys(("lesions", "found", "false_positives"), 0.0))
             for name in total:
                 total[name] += float(row[name])  # type: ignore[arg-type]
-    return [_group(name.replace("_", " "), row, "region") for name, row in sorted(totals.items())]
+    return [_group_row(name.replace("_", " "), row, "region") for name, row in sorted(totals.items())]
 
 
-def _group(name: str, row: Mapping[str, Any], title: str) -> Row:
-    there, found = int(row["lesions"]), int(row["found"])
-    shares = {"sensitivity": found / there if there else math.nan, "false": int(row["false_positives"])}
-    return {title: name, "lesions": there, "found": found, **shares}
+def _group_row(name: str, row: Mapping[str, Any], title: str) -> Row:
+    num_lesions, hits = int(row["lesions"]), int(row["found"])
+    shares = {"sensitivity": hits / num_lesions if num_lesions else math.nan, "false": int(row["false_positives"])}
+    return {title: name, "lesions": num_lesions, "found": hits, **shares}
 
 
-def _by_region(cases: Sequence[LesionCase]) -> list[Section]:
-    known = any(one.regions for one in cases)
+def _region_section(cases: Sequence[LesionCase]) -> list[Section]:
+    known = any(case.regions for case in cases)
     return [Section(f"{cases[0].label}: by region", "Where the centre lies.", by_region(cases))] if known else []
 
 
-def _froc(cases: Sequence[LesionCase]) -> list[Section]:
-    images = [one.detections for one in cases if one.detections is not None]
+def _froc_section(cases: Sequence[LesionCase]) -> list[Section]:
+    images = [case.detections for case in cases if case.detections is not None]
     if len(images) < len(cases) or not sum(image.num_lesions for image in images):
         return []
     curve = lesions.froc(images)
@@ -165,10 +165,10 @@ def _froc(cases: Sequence[LesionCase]) -> list[Section]:
         "Candidates are pieces of the probability map above a low threshold, before any filter by size or shape; each "
         "is as sure as its surest voxel. Sensitivity is the best that stays within a rate; nothing is interpolated."
     )
-    return [Section(f"{cases[0].label}: FROC", note, table, [draw_froc(curve, _operating(cases))])]
+    return [Section(f"{cases[0].label}: FROC", note, table, [draw_froc(curve, _operating_point(cases))])]
 
 
-def _operating(cases: Sequence[LesionCase]) -> tuple[float, float]:
+def _operating_point(cases: Sequence[LesionCase]) -> tuple[float, float]:
     row = summary(cases)
     return row["fp_per_image"], row["sensitivity"]
 
@@ -201,24 +201,24 @@ def draw_froc(curve: Froc, point: tuple[float, float] | None = None) -> Picture:
     return Picture(png(figure), caption)
 
 
-def _gallery(cases: Sequence[LesionCase], outcome: str, draw: Draw) -> Section:
+def _draw_gallery(cases: Sequence[LesionCase], outcome: str, draw: Draw) -> Section:
     """Thumbnails of all missed or all false lesions, the largest first."""
-    found = [(one, lesion) for one in cases for lesion in _of(one, outcome)]
-    found.sort(key=lambda pair: -pair[1].volume_ml)
-    title = f"{cases[0].label}: {len(found)} {outcome}"
-    if not found:
+    pairs = [(case, lesion) for case in cases for lesion in _select_lesions(case, outcome)]
+    pairs.sort(key=lambda pair: -pair[1].volume_ml)
+    title = f"{cases[0].label}: {len(pairs)} {outcome}"
+    if not pairs:
         return Section(title, "There is none.")
     note = "Sagittal, coronal and axial through its centre, one row a channel. Yellow: reference; blue: prediction. "
     note += "The largest first"
-    note += f"; {len(found) - SHOWN} smaller ones are not shown, lesions.csv has all." if len(found) > SHOWN else "."
-    shown = found[:SHOWN]
+    note += f"; {len(pairs) - SHOWN} smaller ones are not shown, lesions.csv has all." if len(pairs) > SHOWN else "."
+    shown = pairs[:SHOWN]
     # Drawn case by case, so that the volumes of each are read once.
     drawn = {place: draw(*shown[place]) for place in sorted(range(len(shown)), key=lambda place: shown[place][0].case)}
-    pictures = [Picture(drawn[place], _caption(one, lesion)) for place, (one, lesion) in enumerate(shown)]
+    pictures = [Picture(drawn[place], _write_caption(case, lesion)) for place, (case, lesion) in enumerate(shown)]
     return Section(title, note, thumbnails=pictures)
 
 
-def _caption(one: LesionCase, lesion: Lesion) -> str:
-    place = ", ".join(f"{value:.0f}" for value in one.centre_mm(lesion))
-    region = f", {one.region(lesion).replace('_', ' ')}" if one.regions else ""
-    return f"{one.case}: {lesion.diameter_mm:.1f} mm at ({place}) mm{region}"
+def _write_caption(case: LesionCase, lesion: Lesion) -> str:
+    place = ", ".join(f"{value:.0f}" for value in case.centre_mm(lesion))
+    region = f", {case.region(lesion).replace('_', ' ')}" if case.regions else ""
+    return f"{case.case}: {lesion.diameter_mm:.1f} mm at ({place}) mm{region}"

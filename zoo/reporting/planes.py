@@ -98,7 +98,7 @@ def draw_planes(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("A picture needs matplotlib: pip install 'zoo3d[report]'.") from error
-    scene = _scene(image, labels, reference, at_mm)
+    scene = _build_scene(image, labels, reference, at_mm)
     widths = [scene.extent_mm(plane.right) for plane in PLANES]
     height = max(scene.extent_mm(plane.up) for plane in PLANES)
     total = np.array([sum(widths) + GAP_MM * (len(PLANES) + 1), height + TOP_MM + BOTTOM_MM])
@@ -153,38 +153,41 @@ def write_planes(
     return write_whole(path, png(figure))
 
 
-def _scene(image: Image, labels: Image, reference: Image | None, at_mm: Sequence[float] | None) -> _Scene:
-    given = {"image": image, "labels": labels} | ({} if reference is None else {"reference": reference})
-    images.check_same_grid(list(given.values()), list(given))
+def _build_scene(image: Image, labels: Image, reference: Image | None, at_mm: Sequence[float] | None) -> _Scene:
+    inputs = {"image": image, "labels": labels} | ({} if reference is None else {"reference": reference})
+    images.check_same_grid(list(inputs.values()), list(inputs))
     volume, affine = images.to_ras(images.array(image), image.affine)
-    maps = [np.rint(images.to_ras(images.array(one), image.affine)[0]).astype(int) for one in list(given.values())[1:]]
+    maps = [
+        np.rint(images.to_ras(images.array(label_map), image.affine)[0]).astype(int)
+        for label_map in list(inputs.values())[1:]
+    ]
     low, high = np.percentile(volume, (1, 99.8))
     high = high if high > low else low + 1
-    box = _box((volume > low + 0.1 * (high - low)) | (maps[0] != 0), images.spacing_mm(affine))
-    at = _centre(maps[0], box) if at_mm is None else _voxel(at_mm, affine, volume.shape)
+    box = _find_box((volume > low + 0.1 * (high - low)) | (maps[0] != 0), images.spacing_mm(affine))
+    at = _find_centre(maps[0], box) if at_mm is None else _to_voxel(at_mm, affine, volume.shape)
     return _Scene(volume, maps[0], maps[1] if reference is not None else None, affine, at, box, (low, high))
 
 
-def _box(shown: np.ndarray, spacing_mm: np.ndarray) -> tuple[slice, ...]:
+def _find_box(shown: np.ndarray, spacing_mm: np.ndarray) -> tuple[slice, ...]:
     """The part of the volume that holds something, with a margin; all of it where nothing does."""
     box = []
     for axis, size in enumerate(shown.shape):
-        found = np.flatnonzero(shown.any(tuple({0, 1, 2} - {axis})))
+        occupied = np.flatnonzero(shown.any(tuple({0, 1, 2} - {axis})))
         margin = int(np.ceil(MARGIN_MM / spacing_mm[axis]))
-        ends = (found[0] - margin, found[-1] + 1 + margin) if found.size else (0, size)
+        ends = (occupied[0] - margin, occupied[-1] + 1 + margin) if occupied.size else (0, size)
         box.append(slice(max(int(ends[0]), 0), min(int(ends[1]), size)))
     return tuple(box)
 
 
-def _centre(labels: np.ndarray, box: tuple[slice, ...]) -> tuple[int, int, int]:
+def _find_centre(labels: np.ndarray, box: tuple[slice, ...]) -> tuple[int, int, int]:
     """The centre of the labels' box; of the shown box where there are none."""
-    found = np.argwhere(labels)
-    ends = [found.min(0), found.max(0)] if len(found) else [[s.start for s in box], [s.stop - 1 for s in box]]
+    voxels = np.argwhere(labels)
+    ends = [voxels.min(0), voxels.max(0)] if len(voxels) else [[s.start for s in box], [s.stop - 1 for s in box]]
     x, y, z = ((np.asarray(ends[0]) + np.asarray(ends[1])) // 2).tolist()
     return x, y, z
 
 
-def _voxel(at_mm: Sequence[float], affine: np.ndarray, shape: Sequence[int]) -> tuple[int, int, int]:
+def _to_voxel(at_mm: Sequence[float], affine: np.ndarray, shape: Sequence[int]) -> tuple[int, int, int]:
     x, y, z = np.rint(np.linalg.solve(affine, [*at_mm, 1.0])[:3]).astype(int).tolist()
     if not all(0 <= index < size for index, size in zip((x, y, z), shape, strict=True)):
         ends = [(affine @ [*corner, 1])[:3].round(1).tolist() for corner in ((0, 0, 0), np.asarray(shape) - 1)]
@@ -201,21 +204,21 @@ def _draw_plane(axes: "Axes", scene: _Scene, plane: _Plane) -> None:
     axes.imshow(cut, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent, interpolation="bilinear")
     labels = scene.cut(scene.labels, plane)
     for value in np.unique(scene.labels[scene.labels != 0]).tolist():
-        colour = _colour(scene, value)
+        colour = _pick_colour(scene, value)
         tint = np.zeros((*labels.shape, 4))
-        tint[labels == value] = [*_rgb(colour), 0.16]
+        tint[labels == value] = [*_parse_rgb(colour), 0.16]
         axes.imshow(tint, origin="lower", extent=extent, interpolation="nearest")
-        _outline(axes, labels == value, extent, colour, 1.5)
+        _draw_outline(axes, labels == value, extent, colour, 1.5)
     if scene.reference is not None:
         truth = scene.cut(scene.reference, plane)
         for value in np.unique(truth[truth != 0]).tolist():
-            _outline(axes, truth == value, extent, REFERENCE_COLOUR, 0.9)
+            _draw_outline(axes, truth == value, extent, REFERENCE_COLOUR, 0.9)
     axes.set(xlim=extent[:2], ylim=extent[2:])
     axes.set_axis_off()
     _draw_letters(axes, scene, plane)
 
 
-def _outline(
+def _draw_outline(
     axes: "Axes", mask: np.ndarray, extent: tuple[float, float, float, float], colour: str, width: float
 ) -> None:
     """The line half-way between voxels inside and outside; closed at the edge of the picture too."""
@@ -247,8 +250,8 @@ def _draw_legend(figure: "Figure", scene: _Scene, names: Mapping[int, str], midd
     entries: list[Patch | Line2D] = []
     # With more labels than colours a legend would name one colour twice, and not fit.
     for value in shown if len(shown) <= len(COLOURS) else []:
-        colour = _colour(scene, value)
-        entries.append(Patch(facecolor=(*_rgb(colour), 0.35), edgecolor=colour, label=names[value]))
+        colour = _pick_colour(scene, value)
+        entries.append(Patch(facecolor=(*_parse_rgb(colour), 0.35), edgecolor=colour, label=names[value]))
     if scene.reference is not None:
         entries.append(Line2D([], [], color=REFERENCE_COLOUR, linewidth=1.2, label="reference"))
     if entries:
@@ -261,12 +264,12 @@ def _draw_legend(figure: "Figure", scene: _Scene, names: Mapping[int, str], midd
         figure.legend(handles=entries, labelcolor=INK, fontsize=10, **place)
 
 
-def _colour(scene: _Scene, value: int) -> str:
+def _pick_colour(scene: _Scene, value: int) -> str:
     """One colour a label, in the order of the values that the map holds."""
     values = np.unique(scene.labels[scene.labels != 0])
     return COLOURS[int(np.searchsorted(values, value)) % len(COLOURS)]
 
 
-def _rgb(colour: str) -> tuple[float, float, float]:
+def _parse_rgb(colour: str) -> tuple[float, float, float]:
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
     return red, green, blue

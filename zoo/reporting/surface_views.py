@@ -63,40 +63,40 @@ def look(labels: Image, view: str, *, pixel_mm: float = 1.0, around: Image | Non
     """
     if view not in VIEWS:
         raise unknown_choice("view", view, VIEWS)
-    frame = _frame(view)
-    whole = _extent(labels if around is None else around, frame, pixel_mm)
-    own = _extent(labels, frame, pixel_mm)
+    frame = _view_axes(view)
+    whole = _find_extent(labels if around is None else around, frame, pixel_mm)
+    own = _find_extent(labels, frame, pixel_mm)
     own[:, :2] = np.clip(own[:, :2], whole[0, :2], whole[1, :2])
     volume, to_voxel = np.rint(images.array(labels)).astype(int), np.linalg.inv(labels.affine)
     soft = ndimage.gaussian_filter((volume != 0).astype(np.float32), SMOOTH_MM / images.spacing_mm(labels.affine))
-    place, hit = _entered(soft, _rays(own, frame, pixel_mm), to_voxel)
-    normal = _normals(soft, place, to_voxel, frame)
+    place, hit = _find_surface(soft, _cast_rays(own, frame, pixel_mm), to_voxel)
+    normal = _estimate_normals(soft, place, to_voxel, frame)
     light = np.clip(normal @ (LIGHT / np.linalg.norm(LIGHT)), 0, 1) * hit
-    label = _at(_filled(volume), place + frame[2] * pixel_mm, to_voxel, order=0).astype(int) * hit
+    label = _sample(_fill_nearest(volume), place + frame[2] * pixel_mm, to_voxel, order=0).astype(int) * hit
     room = [(int(a), int(b)) for a, b in np.stack([own[0] - whole[0], whole[1] - own[1]], -1)[[1, 0]]]
-    return Seen(*(np.pad(one, room) for one in (label, light, np.clip(1 + normal[..., 2], 0, 1) * hit)))
+    return Seen(*(np.pad(layer, room) for layer in (label, light, np.clip(1 + normal[..., 2], 0, 1) * hit)))
 
 
-def _frame(view: str) -> np.ndarray:
+def _view_axes(view: str) -> np.ndarray:
     """(3, 3): the picture's right, its up, and the way of the eye, as rows in RAS."""
-    forward, up = (np.asarray(one, float) for one in VIEWS[view])
+    forward, up = (np.asarray(direction, float) for direction in VIEWS[view])
     forward /= np.linalg.norm(forward)
     right = np.cross(forward, up)
     right /= np.linalg.norm(right)
     return np.stack([right, np.cross(right, forward), forward])
 
 
-def _extent(labels: Image, frame: np.ndarray, pixel_mm: float) -> np.ndarray:
+def _find_extent(labels: Image, frame: np.ndarray, pixel_mm: float) -> np.ndarray:
     """(2, 3) int, first and last pixel of what is labelled, rightwards, upwards and away, with a margin."""
-    found = np.argwhere(np.rint(images.array(labels)))
-    if not len(found):
+    voxels = np.argwhere(np.rint(images.array(labels)))
+    if not len(voxels):
         raise ValueError("There is nothing to look at: the label map is 0 everywhere. Choose labels that it holds.")
-    seen = (found @ labels.affine[:3, :3].T + labels.affine[:3, 3]) @ frame.T
+    seen = (voxels @ labels.affine[:3, :3].T + labels.affine[:3, 3]) @ frame.T
     ends = np.stack([seen.min(0) - MARGIN_MM, seen.max(0) + MARGIN_MM]) / pixel_mm
     return np.stack([np.floor(ends[0]), np.ceil(ends[1])]).astype(int)
 
 
-def _rays(extent: np.ndarray, frame: np.ndarray, pixel_mm: float) -> np.ndarray:
+def _cast_rays(extent: np.ndarray, frame: np.ndarray, pixel_mm: float) -> np.ndarray:
     """(rows, columns, steps, 3) places in mm."""
     columns, rows = (np.arange(*extent[:, axis], dtype=np.float32) * pixel_mm for axis in (0, 1))
     near, far = (extent[:, 2] * pixel_mm).tolist()
@@ -105,9 +105,9 @@ def _rays(extent: np.ndarray, frame: np.ndarray, pixel_mm: float) -> np.ndarray:
     return grid @ frame.astype(np.float32)
 
 
-def _entered(soft: np.ndarray, rays: np.ndarray, to_voxel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find_surface(soft: np.ndarray, rays: np.ndarray, to_voxel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(rows, columns, 3) mm where each ray enters the mask, between two of its steps, and whether it does."""
-    along = _at(soft, rays, to_voxel)
+    along = _sample(soft, rays, to_voxel)
     inside = along > LEVEL
     first = np.maximum(inside.argmax(-1), 1)[..., None]
     before, after = (np.take_along_axis(along, first - back, -1) for back in (1, 0))
@@ -116,7 +116,7 @@ def _entered(soft: np.ndarray, rays: np.ndarray, to_voxel: np.ndarray) -> tuple[
     return start + share * (end - start), np.asarray(inside.any(-1))
 
 
-def _at(volume: np.ndarray, places_mm: np.ndarray, to_voxel: np.ndarray, order: int = 1) -> np.ndarray:
+def _sample(volume: np.ndarray, places_mm: np.ndarray, to_voxel: np.ndarray, order: int = 1) -> np.ndarray:
     """Values at places; outside of the volume 0, which closes what it cuts, or at order 0 the nearest label."""
     voxels = places_mm @ to_voxel[:3, :3].T.astype(np.float32) + to_voxel[:3, 3].astype(np.float32)
     return ndimage.map_coordinates(
@@ -124,14 +124,14 @@ def _at(volume: np.ndarray, places_mm: np.ndarray, to_voxel: np.ndarray, order: 
     )
 
 
-def _normals(soft: np.ndarray, place: np.ndarray, to_voxel: np.ndarray, frame: np.ndarray) -> np.ndarray:
+def _estimate_normals(soft: np.ndarray, place: np.ndarray, to_voxel: np.ndarray, frame: np.ndarray) -> np.ndarray:
     """(rows, columns, 3): outward normals as right, up, away from the eye."""
-    rises = [_at(soft, place + axis, to_voxel) - _at(soft, place - axis, to_voxel) for axis in frame]
+    rises = [_sample(soft, place + axis, to_voxel) - _sample(soft, place - axis, to_voxel) for axis in frame]
     outward = -np.stack(rises, -1)
     return outward / np.maximum(np.linalg.norm(outward, axis=-1, keepdims=True), 1e-6)
 
 
-def _filled(volume: np.ndarray) -> np.ndarray:
+def _fill_nearest(volume: np.ndarray) -> np.ndarray:
     """Every voxel with the label nearest to it."""
     nearest = ndimage.distance_transform_edt(volume == 0, return_distances=False, return_indices=True)
     return volume[tuple(nearest)]
@@ -165,11 +165,12 @@ def draw_surfaces(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("A picture needs matplotlib: pip install 'zoo3d[report]'.") from error
-    colours = _colours(labels, names or {})
-    drawn = [_painted(labels, shell, view, colours) for view in views]
-    widths, tall = [one.shape[1] for one in drawn], max(len(one) for one in drawn)
+    colours = _assign_colours(labels, names or {})
+    drawn = [_paint(labels, shell, view, colours) for view in views]
+    widths, tall = [surface.shape[1] for surface in drawn], max(len(surface) for surface in drawn)
     drawn = [
-        np.pad(one, (((tall - len(one)) // 2, (tall - len(one) + 1) // 2), (0, 0), (0, 0)), "edge") for one in drawn
+        np.pad(surface, (((tall - len(surface)) // 2, (tall - len(surface) + 1) // 2), (0, 0), (0, 0)), "edge")
+        for surface in drawn
     ]
     figure = Figure(figsize=(sum(widths) / PIXELS_PER_INCH, tall / PIXELS_PER_INCH + 0.9), facecolor=PAPER)
     panels = figure.subplots(1, len(drawn), squeeze=False, width_ratios=widths)[0]
@@ -179,22 +180,22 @@ def draw_surfaces(
         panel.text(0.5, -0.02, view, transform=panel.transAxes, ha="center", va="top", color=INK, fontsize=9)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.13, top=0.92, wspace=0.04)
     figure.suptitle(title, x=0.012, ha="left", color=INK, fontsize=13, fontweight="bold")
-    _legend(figure, labels, names or {}, colours)
+    _draw_legend(figure, labels, names or {}, colours)
     return figure
 
 
-def _bare(name: str) -> str:
+def _without_side(name: str) -> str:
     return name.removeprefix("left_").removeprefix("right_")
 
 
-def _colours(labels: Image, names: Mapping[int, str]) -> dict[int, str]:
+def _assign_colours(labels: Image, names: Mapping[int, str]) -> dict[int, str]:
     """One colour a structure, in the order of the values that the map holds; both sides share it."""
     values = [int(value) for value in np.unique(np.rint(images.array(labels))) if value]
-    kinds = list(dict.fromkeys(_bare(names.get(value, str(value))) for value in values))
-    return {value: COLOURS[kinds.index(_bare(names.get(value, str(value)))) % len(COLOURS)] for value in values}
+    kinds = list(dict.fromkeys(_without_side(names.get(value, str(value))) for value in values))
+    return {value: COLOURS[kinds.index(_without_side(names.get(value, str(value)))) % len(COLOURS)] for value in values}
 
 
-def _painted(labels: Image, shell: Image | None, view: str, colours: Mapping[int, str]) -> np.ndarray:
+def _paint(labels: Image, shell: Image | None, view: str, colours: Mapping[int, str]) -> np.ndarray:
     """(rows, columns, 3) float in 0 to 1."""
     from matplotlib.colors import to_rgb
 
@@ -210,10 +211,12 @@ def _painted(labels: Image, shell: Image | None, view: str, colours: Mapping[int
     return np.clip(picture, 0, 1)
 
 
-def _legend(figure: Any, labels: Image, names: Mapping[int, str], colours: Mapping[int, str]) -> None:
+def _draw_legend(figure: Any, labels: Image, names: Mapping[int, str], colours: Mapping[int, str]) -> None:
     from matplotlib.patches import Patch
 
-    kinds = {_bare(names[value]).replace("_", " "): colour for value, colour in colours.items() if value in names}
+    kinds = {
+        _without_side(names[value]).replace("_", " "): colour for value, colour in colours.items() if value in names
+    }
     if not kinds or len(kinds) > len(COLOURS):
         return
     entries = [Patch(color=colour, label=kind) for kind, colour in kinds.items()]

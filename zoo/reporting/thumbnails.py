@@ -26,10 +26,10 @@ class Thumbnails:
     """
 
     def __init__(self, channels: Sequence[Image], prediction: np.ndarray, reference: np.ndarray) -> None:
-        turned = [images.to_ras(images.array(one), one.affine) for one in channels]
+        turned = [images.to_ras(images.array(channel), channel.affine) for channel in channels]
         self._affine = turned[0][1]
         self._volumes = [volume for volume, _ in turned]
-        self._windows = [_window(volume) for volume in self._volumes]
+        self._windows = [_measure_window(volume) for volume in self._volumes]
         self._masks = [images.to_ras(np.asarray(mask, bool), channels[0].affine)[0] for mask in (reference, prediction)]
 
     def png(self, at_mm: Sequence[float]) -> bytes:
@@ -41,7 +41,7 @@ class Thumbnails:
         from matplotlib.image import imsave
 
         at = np.linalg.solve(self._affine, [*at_mm, 1.0])[:3]
-        tiles = [[self._tile(row, plane.axis, at) for plane in PLANES] for row in range(len(self._volumes))]
+        tiles = [[self._draw_tile(row, plane.axis, at) for plane in PLANES] for row in range(len(self._volumes))]
         height, width = (count * (PIXELS + GAP) + GAP for count in (len(tiles), len(PLANES)))
         sheet = np.full((height, width, 3), GROUND, np.uint8)
         for row, column in np.ndindex(len(tiles), len(PLANES)):
@@ -51,8 +51,8 @@ class Thumbnails:
         imsave(buffer, sheet, format="png")
         return buffer.getvalue()
 
-    def _tile(self, channel: int, axis: int, at: np.ndarray) -> np.ndarray:
-        places = self._places(axis, at)
+    def _draw_tile(self, channel: int, axis: int, at: np.ndarray) -> np.ndarray:
+        places = self._pixel_places(axis, at)
         low, high = self._windows[channel]
         grey = ndimage.map_coordinates(self._volumes[channel], places, order=1, mode="constant", cval=0.0)
         tile = np.repeat(np.clip((grey - low) / (high - low) * 255, 0, 255).astype(np.uint8)[..., None], 3, -1)
@@ -62,7 +62,7 @@ class Thumbnails:
             tile[ndimage.binary_dilation(inside) & ~inside] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         return tile
 
-    def _places(self, axis: int, at: np.ndarray) -> np.ndarray:
+    def _pixel_places(self, axis: int, at: np.ndarray) -> np.ndarray:
         """Voxel coordinates of every pixel, (3, rows, columns), the first row at the top; pixels are square in mm."""
         plane = next(plane for plane in PLANES if plane.axis == axis)
         spacing = images.spacing_mm(self._affine)
@@ -74,7 +74,7 @@ class Thumbnails:
         return places
 
 
-def _window(volume: np.ndarray) -> tuple[float, float]:
+def _measure_window(volume: np.ndarray) -> tuple[float, float]:
     inside = volume[volume != 0]
     if not inside.size:
         return 0.0, 1.0

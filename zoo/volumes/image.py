@@ -83,7 +83,7 @@ def check(image: Image, name: str = "The image", *, ndim: int = 3) -> Image:
             f"{name} is {type(image).__name__}, not a NIfTI image. Convert it: "
             "nibabel.Nifti1Image(image.get_fdata(), image.affine)."
         )
-    shape = _shape(image.shape, name, ndim)
+    shape = _check_shape(image.shape, name, ndim)
     nifti.check_affine(image.affine, name)
     _check_values(image, name)
     if shape == image.shape:
@@ -159,8 +159,8 @@ def on_grid_of(
             f"{name} would hold shape {array.shape} on a grid of {like.shape[:3]}. "
             "Bring it to that grid first (from_ras, resample_like)."
         )
-    data = _stored(array, dtype, name)
-    return type(like)(data, like.affine, _header(like, data))
+    data = _to_dtype(array, dtype, name)
+    return type(like)(data, like.affine, _make_header(like, data))
 
 
 def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -215,15 +215,15 @@ def check_same_grid(images: Sequence[Image], names: Sequence[str], *, tolerance_
                 f"{first.shape[:3]}. {advice}"
             )
         corners = np.stack(np.meshgrid(*[(0, n - 1) for n in first.shape[:3]], [1]), -1).reshape(-1, 4)
-        apart = np.linalg.norm(corners @ (image.affine - first.affine)[:3].T, axis=1).max()
-        if not apart <= tolerance_mm:
+        distance_mm = np.linalg.norm(corners @ (image.affine - first.affine)[:3].T, axis=1).max()
+        if not distance_mm <= tolerance_mm:
             raise ValueError(
-                f"{name!r} and {first_name!r} lie on different grids: the same voxel is up to {apart:.2f} mm "
+                f"{name!r} and {first_name!r} lie on different grids: the same voxel is up to {distance_mm:.2f} mm "
                 f"apart, at most {tolerance_mm:g} mm is accepted. {advice}"
             )
 
 
-def _shape(shape: tuple[int, ...], name: str, ndim: int) -> tuple[int, ...]:
+def _check_shape(shape: tuple[int, ...], name: str, ndim: int) -> tuple[int, ...]:
     if ndim not in (3, 4):
         raise ValueError(f"ndim must be 3 (one volume) or 4 (volumes last), got {ndim!r}.")
     while len(shape) > ndim and shape[-1] == 1:
@@ -234,18 +234,18 @@ def _shape(shape: tuple[int, ...], name: str, ndim: int) -> tuple[int, ...]:
         return (*shape, 1)
     if len(shape) > ndim:
         if len(shape) > 4:
-            found = f"axes of {shape[3:]} beyond x, y, z"
+            content = f"axes of {shape[3:]} beyond x, y, z"
         else:
-            found = f"{shape[3]} volumes (" + ", ".join(f"[..., {i}]" for i in _ends(shape[3])) + ")"
-        wanted = "one volume" if ndim == 3 else "one axis of volumes"
+            content = f"{shape[3]} volumes (" + ", ".join(f"[..., {i}]" for i in _list_ends(shape[3])) + ")"
+        expected = "one volume" if ndim == 3 else "one axis of volumes"
         raise ValueError(
-            f"{name} is {len(shape)}D with shape {shape}: it holds {found} where {wanted} is "
+            f"{name} is {len(shape)}D with shape {shape}: it holds {content} where {expected} is "
             "expected. Save the one you mean: nibabel.save(nibabel.load(path).slicer[..., 0], new_path)."
         )
     return shape
 
 
-def _ends(num: int) -> list[int | str]:
+def _list_ends(num: int) -> list[int | str]:
     """Every index of a short list, the ends of a long one."""
     return list(range(num)) if num <= 4 else [0, 1, "...", num - 1]
 
@@ -262,7 +262,7 @@ def _check_values(image: Image, name: str) -> None:
         raise ValueError(f"{name} holds nothing but zeros. Check the file it was made from.")
 
 
-def _stored(values: np.ndarray, dtype: np.dtype | type | str | None, name: str) -> np.ndarray:
+def _to_dtype(values: np.ndarray, dtype: np.dtype | type | str | None, name: str) -> np.ndarray:
     if dtype is None:
         narrow = {"bool": "uint8", "float16": "float32", "int64": "int32", "uint64": "int32"}
         dtype = narrow.get(values.dtype.name, values.dtype)
@@ -279,7 +279,7 @@ def _stored(values: np.ndarray, dtype: np.dtype | type | str | None, name: str) 
     return data
 
 
-def _header(like: Image, data: np.ndarray) -> nibabel.Nifti1Header:
+def _make_header(like: Image, data: np.ndarray) -> nibabel.Nifti1Header:
     header = like.header.copy()
     header.extensions.clear()
     header.set_data_dtype(data.dtype)

@@ -43,8 +43,8 @@ Step = Mapping[str, Any]
 
 def of_channel(steps: Sequence[Step], name: str) -> list[Step]:
     """The steps that a channel goes through: those that name it in `channels`, and those that name none."""
-    kept = [step for step in steps if name in step.get("channels", (name,))]
-    return [{key: value for key, value in step.items() if key != "channels"} for step in kept]
+    selected = [step for step in steps if name in step.get("channels", (name,))]
+    return [{key: value for key, value in step.items() if key != "channels"} for step in selected]
 
 
 def measure(array: np.ndarray, steps: Sequence[Step]) -> Line:
@@ -67,17 +67,17 @@ def measure(array: np.ndarray, steps: Sequence[Step]) -> Line:
     line = Line()
     for step in steps:
         settings = {key: value for key, value in step.items() if key != "name"}
-        line = _measure(step.get("name"))(array, line, **_known(step.get("name"), settings))
+        line = _step_function(step.get("name"))(array, line, **_check_settings(step.get("name"), settings))
     return line
 
 
-def _measure(name: Any) -> Callable[..., Line]:
+def _step_function(name: Any) -> Callable[..., Line]:
     if name not in _STEPS:
         raise unknown_choice("intensity step", name, _STEPS)
     return _STEPS[name][0]
 
 
-def _known(name: Any, settings: dict[str, Any]) -> dict[str, Any]:
+def _check_settings(name: Any, settings: dict[str, Any]) -> dict[str, Any]:
     for key in settings:
         if key not in _STEPS[name][1]:
             raise unknown_choice(f"setting of the intensity step {name!r}:", key, _STEPS[name][1])
@@ -98,17 +98,17 @@ def _clip_percentiles(
 def _z_score(array: np.ndarray, line: Line, mask: str | None = None) -> Line:
     """Two passes a slice at a time: float64 sums, and no second volume in memory."""
     num, total, squares = 0, 0.0, 0.0
-    for plane in _planes(array, line, mask):
+    for plane in _iterate_planes(array, line, mask):
         num, total = num + plane.size, total + float(plane.sum(dtype=np.float64))
     mean = total / max(num, 1)
-    for plane in _planes(array, line, mask):
-        apart = plane.ravel() - np.float32(mean)
-        squares += float(np.dot(apart, apart))
+    for plane in _iterate_planes(array, line, mask):
+        residual = plane.ravel() - np.float32(mean)
+        squares += float(np.dot(residual, residual))
     deviation = np.sqrt(squares / max(num, 1))
     return Line(line.low, line.high, mean, 1.0 / deviation if deviation > 0 else 1.0, mask is not None)
 
 
-def _planes(array: np.ndarray, line: Line, mask: str | None) -> Any:
+def _iterate_planes(array: np.ndarray, line: Line, mask: str | None) -> Any:
     clipped = np.isfinite(line.low) or np.isfinite(line.high)
     for plane in array:
         values = plane.astype(np.float32)

@@ -44,20 +44,20 @@ def load(path: Path) -> nibabel.Nifti1Image:
     Warns:
         zoo.volumes.header.GeometryWarning: units were converted, or left and right are in doubt.
     """
-    with _opened(path) as stream:
+    with _open(path) as stream:
         start = _read(stream, path, HEADER_BYTES)
         if start[:4] == MGH_VERSION:
             return _load_mgh(start, stream, path)
-        kind = _header_class(start, path)
-        header, affine, stored, scaling = _parsed_header(kind, start, path)
-        raw = _voxels(_content(start, stream, stored, path), stored, path)
+        kind = _detect_class(start, path)
+        header, affine, stored, scaling = _parse_header(kind, start, path)
+        raw = _view_voxels(_read_content(start, stream, stored, path), stored, path)
     slope, intercept = scaling
-    voxels = _native(raw) if slope is None or scaling == (1, 0) else _scaled(raw, slope, intercept or 0.0)
+    voxels = _to_native(raw) if slope is None or scaling == (1, 0) else _scale(raw, slope, intercept or 0.0)
     check_affine(affine, str(path))  # before nibabel, which computes with it
     return kind(voxels, affine, header)
 
 
-def _parsed_header(
+def _parse_header(
     kind: type[nibabel.Nifti1Image], start: bytes, path: Path
 ) -> tuple[Any, np.ndarray | None, Stored, tuple[float | None, float | None]]:
     """Returns the header in mm, its affine, how voxels are stored, slope and intercept."""
@@ -86,7 +86,7 @@ def _load_mgh(start: bytes, stream: IO[bytes], path: Path) -> nibabel.Nifti1Imag
     except Exception as error:  # arbitrary bytes, as above
         raise ValueError(f"{path} has a corrupt MGH header ({error}). Copy or convert the file again.") from error
     check_affine(affine, str(path))
-    voxels = _native(_voxels(_content(start, stream, stored, path), stored, path))
+    voxels = _to_native(_view_voxels(_read_content(start, stream, stored, path), stored, path))
     image = nibabel.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
     return image
@@ -131,7 +131,7 @@ def save(image: nibabel.Nifti1Image, path: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _open(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file for reading, through gzip when it is compressed."""
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}. Check the path; a .nii or .nii.gz file is expected.")
@@ -152,7 +152,7 @@ def _read(stream: IO[bytes], path: Path, count: int) -> bytes:
         ) from error
 
 
-def _content(start: bytes, stream: IO[bytes], stored: Stored, path: Path) -> bytes:
+def _read_content(start: bytes, stream: IO[bytes], stored: Stored, path: Path) -> bytes:
     """Returns what the header asks for; reads to the end, where gzip has its checksum, unless much more follows."""
     shape, dtype, offset = stored
     needed = max(offset + math.prod(int(n) for n in shape) * dtype.itemsize, len(start))
@@ -166,7 +166,7 @@ def _content(start: bytes, stream: IO[bytes], stored: Stored, path: Path) -> byt
     return content
 
 
-def _header_class(content: bytes, path: Path) -> type[nibabel.Nifti1Image]:
+def _detect_class(content: bytes, path: Path) -> type[nibabel.Nifti1Image]:
     for kind, size, magic_at in ((nibabel.Nifti1Image, 348, 344), (nibabel.Nifti2Image, 540, 4)):
         magic = content[magic_at : magic_at + 2]
         if size in (int.from_bytes(content[:4], "little"), int.from_bytes(content[:4], "big")):
@@ -187,7 +187,7 @@ def _header_class(content: bytes, path: Path) -> type[nibabel.Nifti1Image]:
     raise ValueError(f"{path} is not a NIfTI file: {what}. Convert it to .nii or .nii.gz.")
 
 
-def _voxels(content: bytes, stored: tuple[tuple[int, ...], np.dtype, int], path: Path) -> np.ndarray:
+def _view_voxels(content: bytes, stored: tuple[tuple[int, ...], np.dtype, int], path: Path) -> np.ndarray:
     """A view of the stored numbers behind a header, in the axis order of the file."""
     shape, dtype, offset = stored
     if dtype.kind not in "iuf":
@@ -207,7 +207,7 @@ def _voxels(content: bytes, stored: tuple[tuple[int, ...], np.dtype, int], path:
     return np.frombuffer(content, dtype, count, offset).reshape(shape, order="F")
 
 
-def _native(raw: np.ndarray) -> np.ndarray:
+def _to_native(raw: np.ndarray) -> np.ndarray:
     """C order and this machine's bytes. Files lie the other way round: blocks that fit the cache halve the time."""
     dtype = raw.dtype.newbyteorder("=")
     if raw.ndim != 3 or raw.flags.c_contiguous:
@@ -220,7 +220,7 @@ def _native(raw: np.ndarray) -> np.ndarray:
     return turned
 
 
-def _scaled(raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+def _scale(raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     """Slope and intercept in float64, a slice at a time: exact to float32, and no second volume in memory."""
     scaled = np.empty(raw.shape, np.float32)
     with np.errstate(all="ignore"):

@@ -82,7 +82,7 @@ def pulled(volumes: np.ndarray, displacement: np.ndarray, *, order: int = 1) -> 
 def pulled_at(volumes: np.ndarray, places: np.ndarray, *, order: int = 1) -> np.ndarray:
     """Volumes (n, x, y, z) at places (3, ...) in voxels, as `pulled` interpolates: (n, ...)."""
     kind = volumes.dtype if order == 0 else np.float32
-    return np.stack([ndimage.map_coordinates(one, places, kind, order=order, mode="nearest") for one in volumes])
+    return np.stack([ndimage.map_coordinates(volume, places, kind, order=order, mode="nearest") for volume in volumes])
 
 
 def register(fixed: np.ndarray, moving: np.ndarray, settings: Settings = DEFAULT) -> Warp:
@@ -110,38 +110,38 @@ def register(fixed: np.ndarray, moving: np.ndarray, settings: Settings = DEFAULT
             f"Registration takes two stacks of maps (channels, x, y, z) of one shape, got {fixed.shape} and "
             f"{moving.shape}. Resample the moving maps to the fixed grid first."
         )
-    velocity = np.zeros((3, *_shape(fixed.shape[1:], settings.shrink[0])), np.float32)
+    velocity = np.zeros((3, *_shrink_shape(fixed.shape[1:], settings.shrink[0])), np.float32)
     for shrink, rounds in zip(settings.shrink, settings.rounds, strict=True):
-        one, other = (_shrunk(maps, shrink) for maps in (fixed, moving))
-        velocity = resized(velocity, one.shape[1:])
+        fixed_maps, moving_maps = (_shrink(maps, shrink) for maps in (fixed, moving))
+        velocity = resized(velocity, fixed_maps.shape[1:])
         for _ in range(rounds):
-            velocity = _updated(velocity, one, other, settings)
+            velocity = _update(velocity, fixed_maps, moving_maps, settings)
     return Warp(resized(velocity, fixed.shape[1:]))
 
 
-def _updated(velocity: np.ndarray, fixed: np.ndarray, moving: np.ndarray, settings: Settings) -> np.ndarray:
+def _update(velocity: np.ndarray, fixed: np.ndarray, moving: np.ndarray, settings: Settings) -> np.ndarray:
     warped = pulled(moving, integrated(velocity))
     difference = fixed - warped
     push, size = np.zeros_like(velocity), np.zeros(fixed.shape[1:], np.float32)
-    for one, other, apart in zip(fixed, warped, difference, strict=True):
-        slope = np.stack(np.gradient((one + other) / 2))
-        push += apart * slope
-        size += np.sum(slope * slope, axis=0) + apart * apart / (4 * settings.step**2)
-    push = _smoothed(push / np.maximum(size, 1e-4), settings.smooth[0])
+    for target, image, residual in zip(fixed, warped, difference, strict=True):
+        slope = np.stack(np.gradient((target + image) / 2))
+        push += residual * slope
+        size += np.sum(slope * slope, axis=0) + residual * residual / (4 * settings.step**2)
+    push = _smooth(push / np.maximum(size, 1e-4), settings.smooth[0])
     longest = np.sqrt(np.max(np.sum(push * push, axis=0)))
     push *= min(1.0, 2 * settings.step / max(longest, 1e-6))
-    return _smoothed(velocity + push, settings.smooth[1])
+    return _smooth(velocity + push, settings.smooth[1])
 
 
-def _smoothed(field: np.ndarray, sigma: float) -> np.ndarray:
-    return np.stack([ndimage.gaussian_filter(one, sigma, mode="nearest", truncate=3) for one in field])
+def _smooth(field: np.ndarray, sigma: float) -> np.ndarray:
+    return np.stack([ndimage.gaussian_filter(component, sigma, mode="nearest", truncate=3) for component in field])
 
 
-def _shape(shape: Sequence[int], shrink: int) -> tuple[int, ...]:
+def _shrink_shape(shape: Sequence[int], shrink: int) -> tuple[int, ...]:
     return tuple(-(-size // shrink) for size in shape)
 
 
-def _shrunk(maps: np.ndarray, shrink: int) -> np.ndarray:
+def _shrink(maps: np.ndarray, shrink: int) -> np.ndarray:
     """Means over blocks, the last ones filled up by the border."""
     if shrink == 1:
         return maps.astype(np.float32)
@@ -167,6 +167,6 @@ def resized(velocity: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         indexing="ij",
     )
     return np.stack(
-        [r * ndimage.map_coordinates(one, places, np.float32, order=1, mode="nearest")
-         for one, r in zip(velocity, ratio, strict=True)]
+        [r * ndimage.map_coordinates(component, places, np.float32, order=1, mode="nearest")
+         for component, r in zip(velocity, ratio, strict=True)]
     )  # fmt: skip

@@ -25,7 +25,7 @@ def resampled_shape(shape: Sequence[int], spacing_in: Spacing, spacing_out: Spac
     Returns:
         Three counts, each at least 1.
     """
-    extent = np.asarray(shape[:3]) / _ratio(spacing_in, spacing_out)
+    extent = np.asarray(shape[:3]) / _spacing_ratio(spacing_in, spacing_out)
     counts = np.floor(extent + 0.5 + 1e-6).astype(int).clip(1)
     return int(counts[0]), int(counts[1]), int(counts[2])
 
@@ -53,7 +53,7 @@ def resample_affine(
     if new_shape is None:
         new_shape = resampled_shape(shape, spacing_in, spacing_out)
     result = affine.copy()
-    result[:3, :3] = affine[:3, :3] * _ratio(spacing_in, spacing_out)
+    result[:3, :3] = affine[:3, :3] * _spacing_ratio(spacing_in, spacing_out)
     old_centre, new_centre = (np.asarray(shape[:3]) - 1) / 2, (np.asarray(new_shape[:3]) - 1) / 2
     result[:3, 3] += affine[:3, :3] @ old_centre - result[:3, :3] @ new_centre
     return result
@@ -91,12 +91,12 @@ def resample(
     Raises:
         ValueError: a spacing that is not positive, an order other than 0 and 1, or an array not 3D or 4D.
     """
-    array = _checked(array, order)
-    ratio = _ratio(spacing_in, spacing_out)
+    array = _check_array(array, order)
+    ratio = _spacing_ratio(spacing_in, spacing_out)
     shape = resampled_shape(array.shape, spacing_in, spacing_out) if shape is None else shape
     widths = np.maximum(ratio, 1.0) if antialias else np.ones(3)
-    positions = [_positions(n, m, r) for n, m, r in zip(array.shape, shape, ratio, strict=False)]
-    return _separable(array, positions, order, widths)
+    positions = [_sample_positions(n, m, r) for n, m, r in zip(array.shape, shape, ratio, strict=False)]
+    return _resample_separable(array, positions, order, widths)
 
 
 def resample_labels(
@@ -118,10 +118,10 @@ def resample_labels(
     shape = resampled_shape(labels.shape, spacing_in, spacing_out) if shape is None else tuple(shape[:3])
     best, share = np.zeros(shape, labels.dtype), np.zeros(shape, np.float32)
     for label in np.unique(labels):
-        one = (labels == label).astype(np.float32)
-        one = resample(one, spacing_in, spacing_out, shape=shape, antialias=True)
-        larger = one > share + 1e-6
-        best[larger], share[larger] = label, one[larger]
+        fraction = (labels == label).astype(np.float32)
+        fraction = resample(fraction, spacing_in, spacing_out, shape=shape, antialias=True)
+        larger = fraction > share + 1e-6
+        best[larger], share[larger] = label, fraction[larger]
     return best
 
 
@@ -151,7 +151,7 @@ def resample_like(
     Raises:
         ValueError: an order other than 0 and 1, or an array not 3D or 4D.
     """
-    array = _checked(array, order)
+    array = _check_array(array, order)
     matrix = np.linalg.solve(np.asarray(affine, np.float64), np.asarray(target_affine, np.float64))
     axes = np.abs(matrix[:3, :3]).argmax(0)  # for each target axis the axis of `array` that it runs along
     aligned = matrix[axes, range(3)]
@@ -159,16 +159,16 @@ def resample_like(
     rest[axes, range(3)] = 0
     # Parallel when no target voxel would move by a thousandth of a voxel for it.
     if len(set(axes)) < 3 or np.abs(rest).sum(0) @ np.asarray(shape[:3]) > 1e-3:
-        return _oblique(array, matrix, tuple(shape[:3]), order)
+        return _resample_oblique(array, matrix, tuple(shape[:3]), order)
     moved = array.transpose(*axes, *range(3, array.ndim))
     positions = [
         np.round(step * np.arange(m) + start, AFFINE_DECIMALS)
         for step, m, start in zip(aligned, shape, matrix[axes, 3], strict=False)
     ]
-    return _framed(_separable(moved, positions, order, np.ones(3)), positions, moved.shape)
+    return _zero_outside(_resample_separable(moved, positions, order, np.ones(3)), positions, moved.shape)
 
 
-def _framed(result: np.ndarray, positions: Sequence[np.ndarray], source_shape: Sequence[int]) -> np.ndarray:
+def _zero_outside(result: np.ndarray, positions: Sequence[np.ndarray], source_shape: Sequence[int]) -> np.ndarray:
     """Sets to 0 what was sampled more than half a voxel outside the source."""
     inside = [(x >= -0.5) & (x <= n - 0.5) for x, n in zip(positions, source_shape, strict=False)]
     if all(each.all() for each in inside):
@@ -179,7 +179,7 @@ def _framed(result: np.ndarray, positions: Sequence[np.ndarray], source_shape: S
     return framed
 
 
-def _checked(array: np.ndarray, order: int) -> np.ndarray:
+def _check_array(array: np.ndarray, order: int) -> np.ndarray:
     if order not in (0, 1):
         raise ValueError(f"order must be 0 (nearest, label maps) or 1 (linear, images), got {order!r}.")
     array = np.asarray(array)
@@ -191,7 +191,7 @@ def _checked(array: np.ndarray, order: int) -> np.ndarray:
     return array
 
 
-def _ratio(spacing_in: Spacing, spacing_out: Spacing) -> np.ndarray:
+def _spacing_ratio(spacing_in: Spacing, spacing_out: Spacing) -> np.ndarray:
     both = np.stack([np.broadcast_to(np.asarray(s, np.float64), 3) for s in (spacing_in, spacing_out)])
     if not (np.isfinite(both).all() and (both > 0).all()):
         raise ValueError(
@@ -201,12 +201,14 @@ def _ratio(spacing_in: Spacing, spacing_out: Spacing) -> np.ndarray:
     return both[1] / both[0]
 
 
-def _positions(num_in: int, num_out: int, ratio: float) -> np.ndarray:
+def _sample_positions(num_in: int, num_out: int, ratio: float) -> np.ndarray:
     """Where the output voxels lie along one input axis, symmetric about the common centre."""
     return np.round((np.arange(num_out) - (num_out - 1) / 2) * ratio, SPACING_DECIMALS) + (num_in - 1) / 2
 
 
-def _separable(array: np.ndarray, positions: Sequence[np.ndarray], order: int, widths: np.ndarray) -> np.ndarray:
+def _resample_separable(
+    array: np.ndarray, positions: Sequence[np.ndarray], order: int, widths: np.ndarray
+) -> np.ndarray:
     """Samples at the outer product of three lists of positions, the axis that shrinks most first."""
     if order == 1:
         array = array.astype(np.float32, copy=False)
@@ -215,26 +217,26 @@ def _separable(array: np.ndarray, positions: Sequence[np.ndarray], order: int, w
         if len(x) == num and (x == np.arange(num)).all():
             continue
         if order == 0:
-            array = array.take(_nearest(x, num), axis)
+            array = array.take(_nearest_index(x, num), axis)
         else:
-            array = _matmul(_weights(x, num, widths[axis]), array, axis)
+            array = _multiply_axis(_triangle_weights(x, num, widths[axis]), array, axis)
     return np.ascontiguousarray(array)
 
 
-def _nearest(x: np.ndarray, num: int) -> np.ndarray:
+def _nearest_index(x: np.ndarray, num: int) -> np.ndarray:
     """Nearest index; halves go towards the centre, so mirrored volumes give mirrored results."""
     index = np.where(x < (num - 1) / 2, np.floor(x + 0.5), np.ceil(x - 0.5))
     return index.clip(0, num - 1).astype(int)
 
 
-def _weights(x: np.ndarray, num: int, width: float) -> np.ndarray:
+def _triangle_weights(x: np.ndarray, num: int, width: float) -> np.ndarray:
     """Row i weighs the input voxels for position x[i] with a triangle of half-width `width` voxels."""
     distance = np.abs(x.clip(0, num - 1)[:, None] - np.arange(num))
     weights = (1 - distance / width).clip(0)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _matmul(matrix: np.ndarray, array: np.ndarray, axis: int) -> np.ndarray:
+def _multiply_axis(matrix: np.ndarray, array: np.ndarray, axis: int) -> np.ndarray:
     """Multiplies `matrix` (m, n) onto one axis of length n, moving no axes: that would copy the volume."""
     before, after = array.shape[:axis], array.shape[axis + 1 :]
     if not after:
@@ -245,11 +247,11 @@ def _matmul(matrix: np.ndarray, array: np.ndarray, axis: int) -> np.ndarray:
     return result.reshape(*before, len(matrix), *after)
 
 
-def _oblique(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], order: int) -> np.ndarray:
+def _resample_oblique(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], order: int) -> np.ndarray:
     dtype = np.dtype(np.float32) if order == 1 else array.dtype
     result = np.empty((*shape, *array.shape[3:]), dtype)
     source, target = (a[..., None] if a.ndim == 3 else a for a in (array, result))
-    outside = _outside(matrix, shape, array.shape)
+    outside = _find_outside(matrix, shape, array.shape)
     for channel in range(source.shape[3]):
         volume = source[..., channel].astype(np.uint8 if dtype.kind == "b" else dtype, copy=False)
         sampled = ndimage.affine_transform(
@@ -260,7 +262,7 @@ def _oblique(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], orde
     return result
 
 
-def _outside(matrix: np.ndarray, shape: Sequence[int], source_shape: Sequence[int]) -> np.ndarray:
+def _find_outside(matrix: np.ndarray, shape: Sequence[int], source_shape: Sequence[int]) -> np.ndarray:
     """Which target voxels lie more than half a voxel outside the source."""
     outside = np.zeros(tuple(shape), bool)
     i, j, k = np.ogrid[tuple(slice(n) for n in shape)]

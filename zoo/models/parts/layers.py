@@ -65,9 +65,9 @@ class CropLike(keras.layers.Layer):
     def call(self, pair):
         """Crops the first of two (batch, x, y, z, channels) to the size of the second."""
         volume, like = pair
-        sizes, wanted = ops.shape(volume)[1:-1], ops.shape(like)[1:-1]
-        starts = [(a - b) // 2 if self.keep == "center" else 0 for a, b in zip(sizes, wanted, strict=True)]
-        x, y, z = (slice(start, start + size) for start, size in zip(starts, wanted, strict=True))
+        sizes, target_sizes = ops.shape(volume)[1:-1], ops.shape(like)[1:-1]
+        starts = [(a - b) // 2 if self.keep == "center" else 0 for a, b in zip(sizes, target_sizes, strict=True)]
+        x, y, z = (slice(start, start + size) for start, size in zip(starts, target_sizes, strict=True))
         return volume[:, x, y, z]
 
     def compute_output_shape(self, input_shape):

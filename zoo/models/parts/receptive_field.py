@@ -26,23 +26,23 @@ def receptive_field(model: keras.Model, layer: str | None = None) -> tuple[int, 
     Raises:
         ValueError: the model has no such layer.
     """
-    wanted = model.layers[-1].name if layer is None else layer
-    model.get_layer(wanted)
+    target = model.layers[-1].name if layer is None else layer
+    model.get_layer(target)
     fields: dict[str, list[Field]] = {}
-    sources = {entry["config"]["name"]: list(source_layers(entry["inbound_nodes"])) for entry in _entries(model)}
+    sources = {entry["config"]["name"]: list(source_layers(entry["inbound_nodes"])) for entry in _layer_configs(model)}
     for each in model.layers:  # in the order of the graph
         seen = [fields[name] for name in sources[each.name]] or [[(1.0, 1.0)] * 3]
         widest = [max(options) for options in zip(*seen, strict=True)]
-        fields[each.name] = [_through(each, axis, *widest[axis]) for axis in range(3)]
-    x, y, z = (round(edge) for edge, _ in fields[wanted])
+        fields[each.name] = [_propagate(each, axis, *widest[axis]) for axis in range(3)]
+    x, y, z = (round(edge) for edge, _ in fields[target])
     return x, y, z
 
 
-def _entries(model: keras.Model) -> list[dict[str, Any]]:
+def _layer_configs(model: keras.Model) -> list[dict[str, Any]]:
     return model.get_config()["layers"]
 
 
-def _through(layer: keras.layers.Layer, axis: int, edge: float, distance: float) -> Field:
+def _propagate(layer: keras.layers.Layer, axis: int, edge: float, distance: float) -> Field:
     if isinstance(layer, Fold):
         return edge + (layer.factor - 1) * distance, distance * layer.factor
     if isinstance(layer, Unfold):

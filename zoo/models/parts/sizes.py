@@ -50,16 +50,16 @@ def level_strides(strides: Sequence[int | Sequence[int]] | None, halvings: int) 
     Raises:
         ValueError: the number of entries is not the number of steps down, or an entry is no stride.
     """
-    given = (2,) * halvings if strides is None else tuple(strides)
-    if len(given) != halvings:
+    entries = (2,) * halvings if strides is None else tuple(strides)
+    if len(entries) != halvings:
         raise ValueError(
             f'{halvings + 1} levels step down {TIMES[min(halvings, 6)]}: "strides" needs {halvings} '
-            f"entries, got {len(given)}. Pass one int or (x, y, z) for each step down."
+            f"entries, got {len(entries)}. Pass one int or (x, y, z) for each step down."
         )
-    return tuple(_triple(entry) for entry in given)
+    return tuple(_parse_stride(entry) for entry in entries)
 
 
-def _triple(entry: int | Sequence[int]) -> Triple:
+def _parse_stride(entry: int | Sequence[int]) -> Triple:
     triple = (entry,) * 3 if isinstance(entry, int) else tuple(entry)
     if len(triple) != 3 or not all(isinstance(step, int) and step > 0 for step in triple):
         raise ValueError(
@@ -101,8 +101,8 @@ def same_sizes(name: str, strides: Sequence[Triple], levels: int | None = None) 
         levels: number of levels to name; None for one more than steps down.
     """
     steps = divisor(strides)
-    rule = f"{_steps_in_words(name, strides, levels)}: every size must be a multiple of "
-    return Sizes(steps, steps, rule + _voxels(steps))
+    rule = f"{_describe_steps(name, strides, levels)}: every size must be a multiple of "
+    return Sizes(steps, steps, rule + _format_voxels(steps))
 
 
 def folded_sizes(name: str, fold: int, strides: Sequence[Triple]) -> Sizes:
@@ -122,7 +122,7 @@ def folded_sizes(name: str, fold: int, strides: Sequence[Triple]) -> Sizes:
         return same_sizes(name, strides)
     steps = divisor([(fold,) * 3, *strides])
     rule = f"{name} folds {fold} voxels of each axis into channels before its {len(strides) + 1} levels"
-    return Sizes(steps, steps, f"{rule}: every size must be a multiple of {_voxels(steps)}")
+    return Sizes(steps, steps, f"{rule}: every size must be a multiple of {_format_voxels(steps)}")
 
 
 def level_of_context(context: int, strides: Sequence[Triple]) -> int:
@@ -154,7 +154,9 @@ def context_sizes(name: str, context: int, sizes: Sizes) -> Sizes:
         sizes: without them.
     """
     x, y, z = (math.lcm(by, 2 * context) for by in sizes.multiple)
-    rule = f"{name} with a context {context} times as wide: every size must be a multiple of {_voxels((x, y, z))}"
+    rule = (
+        f"{name} with a context {context} times as wide: every size must be a multiple of {_format_voxels((x, y, z))}"
+    )
     return Sizes((x, y, z), (x, y, z), rule)
 
 
@@ -170,11 +172,11 @@ def valid_sizes(
         up: voxels that each level of the decoder takes from an axis, the top first.
         between: voxels that a step down takes before it strides.
     """
-    smallest = [_smallest([s[axis] for s in strides], down, up, between) for axis in range(3)]
+    smallest = [_smallest_size([s[axis] for s in strides], down, up, between) for axis in range(3)]
     minimum = (smallest[0], smallest[1], smallest[2])
     steps = divisor(strides)
-    rule = f"{_steps_in_words(name, strides)} without padding: every size must be {_voxels(minimum)}"
-    return Sizes(minimum, steps, f"{rule} or a multiple of {_voxels(steps)} more")
+    rule = f"{_describe_steps(name, strides)} without padding: every size must be {_format_voxels(minimum)}"
+    return Sizes(minimum, steps, f"{rule} or a multiple of {_format_voxels(steps)} more")
 
 
 def any_sizes() -> Sizes:
@@ -182,7 +184,7 @@ def any_sizes() -> Sizes:
     return Sizes((1, 1, 1), (1, 1, 1), "every size must be at least 1")
 
 
-def _smallest(strides: Sequence[int], down: Sequence[int], up: Sequence[int], between: int) -> int:
+def _smallest_size(strides: Sequence[int], down: Sequence[int], up: Sequence[int], between: int) -> int:
     size = 1  # at the output; walk back through the decoder to the bottom, then up the encoder
     for taken, stride in zip(up, strides, strict=True):
         size = math.ceil((size + taken) / stride)
@@ -192,12 +194,12 @@ def _smallest(strides: Sequence[int], down: Sequence[int], up: Sequence[int], be
     return size
 
 
-def _steps_in_words(name: str, strides: Sequence[Triple], levels: int | None = None) -> str:
+def _describe_steps(name: str, strides: Sequence[Triple], levels: int | None = None) -> str:
     subject = f"{name} with {levels or len(strides) + 1} levels"
     if all(step == (2, 2, 2) for step in strides) and len(strides) < len(TIMES):
         return f"{subject} halves each axis {TIMES[len(strides)]}"
     return f"{subject} divides the axes by {divisor(strides)}"
 
 
-def _voxels(triple: Triple) -> str:
+def _format_voxels(triple: Triple) -> str:
     return str(triple[0]) if len(set(triple)) == 1 else str(triple)

@@ -20,13 +20,13 @@ CONFIG, LAST = "config.json", "last.safetensors"
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide the numbers, of Python and of the system."""
-    found = {"python": platform.python_version(), "system": platform.platform()}
+    version_of = {"python": platform.python_version(), "system": platform.platform()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            version_of[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return version_of
 
 
 def commit() -> str:
@@ -77,8 +77,10 @@ def _check_same_run(path: pathlib.Path, config: Mapping[str, Any]) -> None:
         before = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}). Put the file back, or choose a new folder.") from error
-    kept, now = ({key: value for key, value in each.items() if key not in NOT_COMPARED} for each in (before, config))
-    phrases = differences(kept, now)
+    stored, current = (
+        {key: value for key, value in each.items() if key not in NOT_COMPARED} for each in (before, config)
+    )
+    phrases = differences(stored, current)
     if phrases:
         raise ValueError(
             f"{path.parent} holds another run: {'; '.join(phrases)}. Repeat its settings to resume it, or choose a new "
@@ -89,11 +91,11 @@ def _check_same_run(path: pathlib.Path, config: Mapping[str, Any]) -> None:
 def write_log(path: pathlib.Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Writes the whole log as CSV; rewritten at each checkpoint, so it never runs ahead of the weights."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [",".join(columns), *(",".join(_cell(row.get(key)) for key in columns) for row in rows)]
+    lines = [",".join(columns), *(",".join(_format_cell(row.get(key)) for key in columns) for row in rows)]
     write_whole(path, ("\n".join(lines) + "\n").encode())
 
 
-def _cell(value: float | None) -> str:
+def _format_cell(value: float | None) -> str:
     return "" if value is None else f"{value:.8g}"
 
 
