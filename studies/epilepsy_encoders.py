@@ -66,7 +66,7 @@ def trained(seed: int, **loss: float) -> Any:
     for patches, wanted in batches(seed):
         model.train_on_batch(patches, wanted)
     model.optimizer.finalize_variable_values(model.trainable_variables)
-    return networks.network(model)
+    return networks.trained_part(model)
 
 
 def codes(network: Any) -> Encode:

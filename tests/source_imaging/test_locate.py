@@ -43,7 +43,7 @@ def fake(monkeypatch):
 
     monkeypatch.setattr(locate, "_load_network", lambda folder: logits)
     monkeypatch.setattr(locate, "_read_settings", lambda folder: locate.SourceImagingSettings())
-    monkeypatch.setattr(locate, "weights", types.SimpleNamespace(find=str))
+    monkeypatch.setattr(locate, "trained_models", types.SimpleNamespace(find=str))
 
 
 def dipole(field, place, moment_nam=(10.0, -20.0, 5.0)):

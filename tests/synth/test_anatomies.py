@@ -1,6 +1,7 @@
 """Anatomies: the scheme, what each source maps to, what may train, plausible volumes, the cache, heads."""
 
 import importlib.metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -261,13 +262,15 @@ def test_cache_is_compressed_whole_and_used(monkeypatch, tmp_path):
 
 def test_a_failed_write_leaves_nothing_behind(monkeypatch, tmp_path):
     def fail(file, **arrays):
-        file.write(b"half")
+        Path(file).write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(np, "savez_compressed", fail)
+    monkeypatch.setattr(sources, "_derive", lambda name: (np.zeros((2, 2, 2), np.int16), np.eye(4)))
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
     with pytest.raises(OSError, match="disk full"):
-        sources._write(tmp_path / "cache" / "a.npz", np.zeros((2, 2, 2), np.int16), np.eye(4))
-    assert list((tmp_path / "cache").iterdir()) == []
+        sources.anatomy("nibabies")
+    assert list((tmp_path / "anatomies").iterdir()) == []
 
 
 def test_a_head_grows_around_the_brain_without_touching_it():

@@ -140,7 +140,7 @@ def test_the_public_name():
     ],
 )
 def test_ranges(field, text, values):
-    assert whatif_command.values_of(field, text) == pytest.approx(values) if field is TIME else values
+    assert whatif_command.parse_values(field, text) == pytest.approx(values) if field is TIME else values
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_ranges(field, text, values):
 )
 def test_bad_ranges_are_told_with_an_example(field, text):
     with pytest.raises(whatif_command.UsageError, match=f"--{field.name}") as caught:
-        whatif_command.values_of(field, text)
+        whatif_command.parse_values(field, text)
     assert repr(text) in str(caught.value)
 
 
