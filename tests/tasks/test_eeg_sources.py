@@ -17,7 +17,7 @@ def small():
     """Two montages on the sphere, whose lead field takes a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(task, "members", lambda: made)
-        made = bank._made(2, 3, (("sphere", None, None),))
+        made = bank._build(2, 3, (("sphere", None, None),))
         yield made
 
 
@@ -44,16 +44,16 @@ def test_montages_are_well_spread_and_lose_channels():
         places = head_surfaces.head().electrodes_mm[rows]
         apart = np.linalg.norm(places[:, None] - places[None], axis=-1) + 1e3 * np.eye(count)
         assert len(set(names)) == count and apart.min() > 150 / np.sqrt(count) / 2
-    sizes = [len(bank._names(draw, 0, 1)) for _ in range(30)]
+    sizes = [len(bank._draw_names(draw, 0, 1)) for _ in range(30)]
     assert min(sizes) < 64 == max(sizes) and min(sizes) >= 58
     assert len(bank.montage_names("standard_1020")) == 19
 
 
 def test_a_bank_comes_back_from_the_cache(monkeypatch, tmp_path, small):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
-    monkeypatch.setattr(bank, "_made", lambda *_: small)
+    monkeypatch.setattr(bank, "_build", lambda *_: small)
     bank.bank(2, seed=3)
-    monkeypatch.setattr(bank, "_made", None)
+    monkeypatch.setattr(bank, "_build", None)
     again = bank.bank(2, seed=3)
     assert np.array_equal(again.field, small.field) and np.array_equal(again.blocks, small.blocks)
 

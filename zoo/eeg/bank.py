@@ -39,7 +39,7 @@ STANDARD = ("biosemi64", "biosemi64", "biosemi32", "standard_1020")
 
 @dataclasses.dataclass(frozen=True)
 class Bank:
-    """Arrays of every member, missing channels 0.
+    """Holds the arrays of every member (a montage on a head); missing channels are 0.
 
     Attributes:
         eloreta: (members, 3 * 5215, 128) float16.
@@ -65,32 +65,32 @@ class Bank:
 
     @property
     def members(self) -> int:
-        """The number of members."""
+        """Returns the number of members."""
         return len(self.present)
 
 
 def bank(each: int = 4, *, seed: int = 0, which: Sequence[tuple] = HEADS) -> Bank:
     """Returns a bank of heads, each with several montages of 19 to 128 channels.
 
-    The first montage of a head is a BioSemi-64, the next one of the usual caps, the others as many positions as it
-    happens, well spread; all but the first lose up to a tenth of their channels, as recordings do.
+    The first montage of a head is a BioSemi-64, the second is one of the usual caps, the others are a random number of
+    well-spread positions. All but the first lose up to a tenth of their channels, as recordings do.
 
     Args:
-        each: montages a head.
+        each: montages per head.
         seed: of the montages.
         which: (head, ratio of the truth, ratio of the kernels) each.
 
     Returns:
-        `len(which) * each` members; from the cache of lead fields where they were made before.
+        `len(which) * each` members; from the cache of lead fields where they are stored.
     """
-    told = repr((_VERSION, each, seed, tuple(which), CHANNELS, ELORETA_LAMBDA2, SLORETA_LAMBDA2, RANK))
-    folder = cache_folder() / f"bank-{hashlib.sha256(told.encode()).hexdigest()[:20]}"
+    key = repr((_VERSION, each, seed, tuple(which), CHANNELS, ELORETA_LAMBDA2, SLORETA_LAMBDA2, RANK))
+    folder = cache_folder() / f"bank-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
     if (stored := _read(folder)) is not None:
         return stored
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{folder}.lock"):
         if (stored := _read(folder)) is None:
-            stored = _made(each, seed, which)
+            stored = _build(each, seed, which)
             with files.replacing_folder(folder, overwrite=True) as temporary:
                 for field in dataclasses.fields(Bank):
                     np.save(temporary / f"{field.name}.npy", getattr(stored, field.name))
@@ -105,20 +105,20 @@ def _read(folder: pathlib.Path) -> Bank | None:
         return None
 
 
-def _made(each: int, seed: int, which: Sequence[tuple]) -> Bank:
+def _build(each: int, seed: int, which: Sequence[tuple]) -> Bank:
     random = np.random.default_rng([seed, 64])
     parts = []
     for number, (head, ratio, believed) in enumerate(which):
         true = lead_field(head, skull_ratio=ratio)
         assumed = true if believed is None and head != "fsaverage" else lead_field(head, skull_ratio=believed)
         for turn in range(each):
-            names = _names(random, number, turn)
-            member = _member(true.montage(names), kernels(assumed.montage(names)))
+            names = _draw_names(random, number, turn)
+            member = _make_member(true.montage(names), kernels(assumed.montage(names)))
             parts.append((*member, spread_weights(head_surfaces.head(head), names)))
     return Bank(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _names(random: np.random.Generator, number: int, turn: int) -> list[str]:
+def _draw_names(random: np.random.Generator, number: int, turn: int) -> list[str]:
     if turn == 0:
         return montage_names("biosemi64")
     if turn == 1:
@@ -126,12 +126,12 @@ def _names(random: np.random.Generator, number: int, turn: int) -> list[str]:
     else:
         names = scattered(int(random.integers(SMALLEST, CHANNELS + 1)), random)
     lost = int(random.integers(0, 1 + int(DROPOUT * len(names))))
-    kept = random.permutation(len(names))[: max(len(names) - lost, SMALLEST)]
-    return [names[index] for index in sorted(kept)]
+    indices = random.permutation(len(names))[: max(len(names) - lost, SMALLEST)]
+    return [names[index] for index in sorted(indices)]
 
 
 def montage_names(name: str) -> list[str]:
-    """Returns the channels of one of mne's montages that the 10-05 system has; the 19 of the 10-20 system for that."""
+    """Returns the channels of an mne montage that are in the 10-05 system; 19 for "standard_1020"."""
     if name == "standard_1020":
         return list(TEN_TWENTY)
     known = {own.lower() for own in head_surfaces.electrode_names()}
@@ -140,30 +140,30 @@ def montage_names(name: str) -> list[str]:
 
 
 def scattered(count: int, random: np.random.Generator) -> list[str]:
-    """Draws some of the 335 positions: a random first, then each time the farthest of 40 tries."""
+    """Draws `count` of the 335 positions, well spread: a random first, then each the farthest of 40 tries."""
     names, places = head_surfaces.electrode_names(), head_surfaces.head().electrodes_mm
-    apart = cdist(places, places)
-    chosen = [int(random.integers(len(names)))]
+    distances = cdist(places, places)
+    indices = [int(random.integers(len(names)))]
     for _ in range(count - 1):
-        free = np.setdiff1d(np.arange(len(names)), chosen)
+        free = np.setdiff1d(np.arange(len(names)), indices)
         tries = random.choice(free, min(40, len(free)), replace=False)
-        chosen.append(int(tries[apart[tries][:, chosen].min(1).argmax()]))
-    return [names[index] for index in chosen]
+        indices.append(int(tries[distances[tries][:, indices].min(1).argmax()]))
+    return [names[index] for index in indices]
 
 
 def spread_weights(head: head_surfaces.Head, names: Sequence[str]) -> np.ndarray:
     """Returns Gaussian weights (SD 25 mm) of electrodes at places, (5215, 128) float32, summing to 1.
 
-    Multiplied with potentials they fill the volume from its rim, without any physics.
+    Multiplying potentials by them fills the volume from its rim, without any physics.
     """
     rows = [head_surfaces.electrode_names().index(name) for name in names]
-    apart = cdist(head.places(grid.grid()[0]), head.electrodes_mm[rows])
-    nearest = apart.min(1, keepdims=True)
-    weights = np.exp(-0.5 * (apart**2 - nearest**2) / SPREAD_MM**2)
+    distances = cdist(head.places(grid.grid()[0]), head.electrodes_mm[rows])
+    nearest = distances.min(1, keepdims=True)
+    weights = np.exp(-0.5 * (distances**2 - nearest**2) / SPREAD_MM**2)
     return np.pad(weights / weights.sum(1, keepdims=True), ((0, 0), (0, CHANNELS - len(names)))).astype(np.float32)
 
 
-def _member(true: LeadField, seen: Kernels) -> tuple[np.ndarray, ...]:
+def _make_member(true: LeadField, seen: Kernels) -> tuple[np.ndarray, ...]:
     count = len(true.names)
     room = CHANNELS - count
     columns = true.columns / np.abs(true.matrix).max()

@@ -18,12 +18,12 @@ _SWEEPS = 20
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A lead field as MNE-Python wants it.
+    """Holds a lead field in the form that MNE-Python takes.
 
     Attributes:
         head: whose head.
         field: of the montage, at places of that head.
-        forward: the same as an `mne.Forward`; its columns are along mne's head coordinates.
+        forward: the same field as an `mne.Forward`; its columns are along mne's head coordinates.
         info: `mne.Info` of the channels.
     """
 
@@ -34,7 +34,7 @@ class Problem:
 
 
 def problem(field: LeadField, head: head_surfaces.Head) -> Problem:
-    """Wraps a lead field for MNE-Python; seconds, for the elements are not solved again.
+    """Wraps a lead field for MNE-Python; takes seconds, because the boundary elements are not solved again.
 
     Args:
         field: of channels of the 10-05 system on that head.
@@ -78,18 +78,18 @@ def linear(problem: Problem, topographies: np.ndarray, method: str, *, lambda2: 
     if method not in LINEAR:
         raise unknown_choice("linear inverse", method, LINEAR)
     mne = head_surfaces.require_mne()
-    evoked = _evoked(problem, topographies.T)
+    evoked = _make_evoked(problem, topographies.T)
     operator = mne.minimum_norm.make_inverse_operator(
         evoked.info,
         problem.forward,
-        _noise(problem, 1.0),
+        _noise_covariance(problem, 1.0),
         loose=1.0,
         depth=LINEAR[method],
         rank="info",
         verbose="ERROR",
     )
-    found = mne.minimum_norm.apply_inverse(evoked, operator, lambda2, method, verbose="ERROR")
-    return np.square(found.data).T
+    estimate = mne.minimum_norm.apply_inverse(evoked, operator, lambda2, method, verbose="ERROR")
+    return np.square(estimate.data).T
 
 
 def sparse(problem: Problem, topography: np.ndarray, noise_sd: float, method: str) -> np.ndarray:
@@ -100,7 +100,7 @@ def sparse(problem: Problem, topography: np.ndarray, noise_sd: float, method: st
         topography: (channels,) or (channels, samples), V.
         noise_sd: of a channel, V.
         method: `"MxNE"` (alpha 30 % of the smallest that gives nothing), `"irMxNE"` (ten reweightings of it) or
-            `"gamma-MAP"` (one variance a place, alpha 1).
+            `"gamma-MAP"` (one variance per place, alpha 1).
 
     Returns:
         (places,), mostly 0.
@@ -108,15 +108,15 @@ def sparse(problem: Problem, topography: np.ndarray, noise_sd: float, method: st
     if method not in SPARSE:
         raise unknown_choice("sparse inverse", method, SPARSE)
     inverse = head_surfaces.require_mne().inverse_sparse
-    evoked = _evoked(problem, np.reshape(topography, (len(problem.field.names), -1)))
+    evoked = _make_evoked(problem, np.reshape(topography, (len(problem.field.names), -1)))
     common = {"loose": 1.0, "depth": 0.8, "pick_ori": "vector", "verbose": "ERROR"}
-    covariance = _noise(problem, noise_sd)
+    covariance = _noise_covariance(problem, noise_sd)
     try:
         if method == "gamma-MAP":
-            found = inverse.gamma_map(evoked, problem.forward, covariance, alpha=1.0, xyz_same_gamma=True, **common)
+            estimate = inverse.gamma_map(evoked, problem.forward, covariance, alpha=1.0, xyz_same_gamma=True, **common)
         else:
             count = 10 if method == "irMxNE" else 1
-            found = inverse.mixed_norm(
+            estimate = inverse.mixed_norm(
                 evoked, problem.forward, covariance, alpha=30.0, n_mxne_iter=count, dgap_freq=10, debias=False, **common
             )
     except Exception as error:  # mne raises a bare Exception where no place stays active
@@ -124,7 +124,7 @@ def sparse(problem: Problem, topography: np.ndarray, noise_sd: float, method: st
             raise
         return np.zeros(len(problem.field.positions_mm))
     power = np.zeros(len(problem.field.positions_mm))
-    power[np.concatenate(found.vertices)] = np.square(found.data).sum((1, 2))
+    power[np.concatenate(estimate.vertices)] = np.square(estimate.data).sum((1, 2))
     return power
 
 
@@ -133,7 +133,7 @@ def lcmv(problem: Problem, segment: np.ndarray, noise_sd: float) -> np.ndarray:
 
     Args:
         problem: from `problem`.
-        segment: (channels, samples), V; a covariance is needed, so more than one sample.
+        segment: (channels, samples), V; 2 or more samples, because a covariance is needed.
         noise_sd: of a channel, V.
 
     Raises:
@@ -142,7 +142,7 @@ def lcmv(problem: Problem, segment: np.ndarray, noise_sd: float) -> np.ndarray:
     if np.ndim(segment) != 2 or np.shape(segment)[1] < 2:
         raise ValueError(f"LCMV needs a segment (channels, samples) with 2 or more samples, got {np.shape(segment)}.")
     mne = head_surfaces.require_mne()
-    evoked = _evoked(problem, segment)
+    evoked = _make_evoked(problem, segment)
     covariance = mne.Covariance(
         segment @ segment.T / segment.shape[1], list(problem.field.names), [], [], segment.shape[1]
     )
@@ -151,7 +151,7 @@ def lcmv(problem: Problem, segment: np.ndarray, noise_sd: float) -> np.ndarray:
         problem.forward,
         covariance,
         reg=0.05,
-        noise_cov=_noise(problem, noise_sd),
+        noise_cov=_noise_covariance(problem, noise_sd),
         pick_ori=None,
         weight_norm="unit-noise-gain-invariant",
         rank="info",
@@ -170,9 +170,9 @@ def rap_music(problem: Problem, segment: np.ndarray, noise_sd: float, num: int) 
         num: number of sources.
     """
     music = head_surfaces.require_mne().beamformer.rap_music
-    evoked = _evoked(problem, segment)
-    dipoles = music(evoked, problem.forward, _noise(problem, noise_sd), n_dipoles=num, verbose="ERROR")
-    return _mri_mm(problem, np.stack([dipole.pos[0] for dipole in dipoles]))
+    evoked = _make_evoked(problem, segment)
+    dipoles = music(evoked, problem.forward, _noise_covariance(problem, noise_sd), n_dipoles=num, verbose="ERROR")
+    return _to_mri_mm(problem, np.stack([dipole.pos[0] for dipole in dipoles]))
 
 
 def dipole_fit(problem: Problem, topographies: np.ndarray, noise_sd: float, *, model: Any = None) -> np.ndarray:
@@ -182,19 +182,19 @@ def dipole_fit(problem: Problem, topographies: np.ndarray, noise_sd: float, *, m
         problem: from `problem`.
         topographies: (n, channels), V.
         noise_sd: of a channel, V.
-        model: mne's conductor model; that of the head without, which is solved again.
+        model: mne's head model; None solves that of the head again.
     """
     mne = head_surfaces.require_mne()
-    evoked = _evoked(problem, topographies.T)
+    evoked = _make_evoked(problem, topographies.T)
     bem = conductor(problem.head) if model is None else model
-    found, _ = mne.fit_dipole(
-        evoked, _noise(problem, noise_sd), bem, trans=transform(problem.head), rank="info", verbose="ERROR"
+    dipoles, _ = mne.fit_dipole(
+        evoked, _noise_covariance(problem, noise_sd), bem, trans=transform(problem.head), rank="info", verbose="ERROR"
     )
-    return _mri_mm(problem, found.pos)
+    return _to_mri_mm(problem, dipoles.pos)
 
 
 def alternating_projections(field: LeadField, topography: np.ndarray, num: int) -> np.ndarray:
-    """Places of `num` free dipoles that together explain most, each in turn moved to its best place.
+    """Finds the places of `num` free dipoles that together explain most, by moving each in turn to its best place.
 
     Ziskind and Wax, IEEE Trans ASSP 1988, doi 10.1109/29.7543; for EEG and MEG Adler, Wax and Pantazis, IEEE Trans
     Med Imaging 2022.
@@ -202,29 +202,29 @@ def alternating_projections(field: LeadField, topography: np.ndarray, num: int) 
     Args:
         field: of the montage.
         topography: (channels,) or (channels, samples), average reference.
-        num: number of sources, told; 1 is a dipole scan.
+        num: number of sources, known beforehand; 1 is a dipole scan.
 
     Returns:
-        (num,) numbers of places.
+        (num,) indices of places.
     """
     data = np.reshape(topography, (len(field.names), -1))
     basis = normalised(field)[1]
     columns = (basis @ field.columns).reshape(len(basis), -1, 3)
     data = basis @ data
-    chosen: list[int] = []
-    while len(chosen) < num:
-        chosen.append(_best(columns, data, chosen))
+    places: list[int] = []
+    while len(places) < num:
+        places.append(_find_best_place(columns, data, places))
     for _ in range(_SWEEPS if num > 1 else 0):
-        before = list(chosen)
+        before = list(places)
         for source in range(num):
-            chosen[source] = _best(columns, data, chosen[:source] + chosen[source + 1 :])
-        if chosen == before:
+            places[source] = _find_best_place(columns, data, places[:source] + places[source + 1 :])
+        if places == before:
             break
-    return np.array(chosen)
+    return np.array(places)
 
 
-def _best(columns: np.ndarray, data: np.ndarray, others: list[int]) -> int:
-    """The place whose dipole explains most of what the others leave: max over i of b' M^-1 b, M = L_i' P L_i."""
+def _find_best_place(columns: np.ndarray, data: np.ndarray, others: list[int]) -> int:
+    """Returns the place whose dipole best explains the others' residual: max over i of b' M^-1 b, M = L_i' P L_i."""
     known = columns[:, others].reshape(len(columns), -1)
     span = np.linalg.qr(known)[0] if others else known
     flat = columns.reshape(len(columns), -1)
@@ -238,7 +238,7 @@ def _best(columns: np.ndarray, data: np.ndarray, others: list[int]) -> int:
 
 
 def sparse_bayes(field: LeadField, topography: np.ndarray, noise_sd: float, *, steps: int = 40) -> np.ndarray:
-    """Power map of sparse Bayesian learning with MacKay's updates, one variance a place.
+    """Computes the power map of sparse Bayesian learning with MacKay's updates, one variance per place.
 
     Wipf and Nagarajan, NeuroImage 2009, doi 10.1016/j.neuroimage.2008.02.059.
 
@@ -262,16 +262,16 @@ def sparse_bayes(field: LeadField, topography: np.ndarray, noise_sd: float, *, s
     return np.square(current).sum(1)
 
 
-def _evoked(problem: Problem, data: np.ndarray) -> Any:
-    """Topographies (channels, n) as an `mne.Evoked` with the average reference that inverses ask for."""
+def _make_evoked(problem: Problem, data: np.ndarray) -> Any:
+    """Wraps topographies (channels, n) as an `mne.Evoked` with the average reference that inverses need."""
     evoked = head_surfaces.require_mne().EvokedArray(np.asarray(data, float), problem.info, verbose="ERROR")
     return evoked.set_eeg_reference("average", projection=True, verbose="ERROR")
 
 
-def _noise(problem: Problem, noise_sd: float) -> Any:
+def _noise_covariance(problem: Problem, noise_sd: float) -> Any:
     return head_surfaces.require_mne().make_ad_hoc_cov(problem.info, {"eeg": float(noise_sd)}, verbose="ERROR")
 
 
-def _mri_mm(problem: Problem, points_m: np.ndarray) -> np.ndarray:
+def _to_mri_mm(problem: Problem, points_m: np.ndarray) -> np.ndarray:
     matrix = np.linalg.inv(problem.head.head_from_mri)
     return points_m * 1e3 @ matrix[:3, :3].T + matrix[:3, 3]

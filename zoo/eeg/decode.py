@@ -19,13 +19,13 @@ _PARAMETERS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Dipoles and how well they explain a topography.
+    """Holds dipoles and how well they explain a topography.
 
     Attributes:
-        places: (sources,) numbers of places of the grid.
+        places: (sources,) indices of places of the grid.
         moments: (sources, 3) A m along x, y, z of the head's MRI, where the topography was in V.
         explained: goodness of fit, the share of the topography's power that all sources explain together, 0 to 1.
-        own: (sources,) what of it would be lost without this source and with the others fitted anew.
+        own: (sources,) the part of it that is lost without this source, with the moments of the others fitted again.
     """
 
     places: np.ndarray
@@ -52,8 +52,8 @@ def count_probabilities(logits: np.ndarray) -> np.ndarray:
 def mixed(probability: np.ndarray, current: np.ndarray, share: float) -> np.ndarray:
     """Averages a posterior (..., 5215) with a map of the current's length, which gets this share.
 
-    The network knows where sources can be and how far to trust the data; steps of sparse Bayes keep a second source
-    apart from the tail of a first. Each finds places that the other misses.
+    The network learned where sources can be and how far to trust the data; steps of sparse Bayes separate a second
+    source from the tail of the first. Each finds places that the other misses.
     """
     lengths = np.asarray(current, np.float64)
     return (1 - share) * probability + share * lengths / lengths.sum(-1, keepdims=True)
@@ -68,7 +68,7 @@ def peaks(probability: np.ndarray, count: int, *, ball_mm: float = BALL_MM) -> t
         ball_mm: radius; 0 takes the largest single places, as for maps that are no posterior.
 
     Returns:
-        Numbers of places (count,) and the mass of each ball when it was taken (count,).
+        Indices of places (count,) and the mass of each ball when it was taken (count,).
 
     Raises:
         ValueError: another count.
@@ -91,7 +91,7 @@ def refine(places: np.ndarray, topography: np.ndarray, field: np.ndarray, *, rea
     """Moves each source in turn to the place nearby where dipoles explain most, until none moves.
 
     Args:
-        places: (sources,) numbers of places to start from.
+        places: (sources,) indices of places to start from.
         topography: (channels,) V against the average of these channels.
         field: (channels, 5215, 3) of the same channels and reference, V / (A m).
         reach_mm: how far a source may move from its start; 0 keeps it there.
@@ -106,7 +106,7 @@ def refine(places: np.ndarray, topography: np.ndarray, field: np.ndarray, *, rea
         before = best.copy()
         for source in range(len(best)):
             others = _orthonormal(basis, np.delete(best, source))
-            best[source] = near[source][_scores(data, basis[:, near[source]], others).argmax()]
+            best[source] = near[source][_score_candidates(data, basis[:, near[source]], others).argmax()]
         if (best == before).all():
             break
     return _fit(best, data, basis)
@@ -118,8 +118,8 @@ def count_by_fit(
     """Returns the probabilities of 1 to 5 sources (5,), from how much each further dipole explains.
 
     Schwarz's criterion (Annals of Statistics 1978, doi 10.1214/aos/1176344136), n log(1 - explained) + 4 k log(n) for n
-    channels and k dipoles: three numbers of a moment, and one for the choice of a place among correlated ones. No more
-    than one dipole for each nine channels: 19 channels tell one or two.
+    channels and k dipoles: each counts three numbers for its moment and one for the choice of its place among
+    correlated ones. At most one dipole for every nine channels: 19 channels give one or two.
 
     Args:
         probability: (5215,) of the places.
@@ -129,14 +129,14 @@ def count_by_fit(
     """
     number = len(topography)
     most = min(MAX_SOURCES, max(1, (number - 1) // CHANNELS_A_SOURCE))
-    places, some = peaks(probability, most)[0], np.arange(1, most + 1)
-    left = [1 - refine(places[:k], topography, field, reach_mm=reach_mm).explained for k in some]
-    criterion = number * np.log(np.maximum(left, 1e-9)) + _PARAMETERS * some * np.log(number)
+    places, counts = peaks(probability, most)[0], np.arange(1, most + 1)
+    unexplained = [1 - refine(places[:k], topography, field, reach_mm=reach_mm).explained for k in counts]
+    criterion = number * np.log(np.maximum(unexplained, 1e-9)) + _PARAMETERS * counts * np.log(number)
     weights = np.pad(np.exp(-0.5 * (criterion - criterion.min())), (0, MAX_SOURCES - most))
     return weights / weights.sum()
 
 
-def _scores(data: np.ndarray, candidates: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _score_candidates(data: np.ndarray, candidates: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Returns the power that a free dipole at each candidate (channels, n, 3) adds to the others (channels, m)."""
     left = data - others @ (others.T @ data)
     columns = candidates - np.einsum("cm,mnd->cnd", others, np.einsum("cm,cnd->mnd", others, candidates))
@@ -151,14 +151,14 @@ def _orthonormal(basis: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 def _fit(places: np.ndarray, data: np.ndarray, basis: np.ndarray) -> Fit:
     power = max(float(data @ data), 1e-300)
-    explained = [np.square(_orthonormal(basis, kept).T @ data).sum() / power for kept in _leaving_out(places)]
+    explained = [np.square(_orthonormal(basis, subset).T @ data).sum() / power for subset in _leave_one_out(places)]
     columns = basis[:, places].reshape(len(basis), -1)
     moments = np.linalg.lstsq(columns, data, rcond=None)[0] if columns.size else np.zeros(0)
     return Fit(places, moments.reshape(-1, 3), float(explained[0]), explained[0] - np.array(explained[1:]))
 
 
-def _leaving_out(places: np.ndarray) -> list[np.ndarray]:
-    """Returns all places, then all but each one."""
+def _leave_one_out(places: np.ndarray) -> list[np.ndarray]:
+    """Returns all places, then the places without each source in turn."""
     return [places, *(np.delete(places, source) for source in range(len(places)))]
 
 

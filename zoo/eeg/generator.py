@@ -1,7 +1,7 @@
 """Makes test sets of topographies without inverse crime: other elements, other places, noise of unknown size.
 
-The truth comes from boundary elements of grade 4 at places anywhere between those of the grid; whatever is tested
-inverts with grade 3 on the grid.
+The truth comes from boundary elements of grade 4 at places anywhere between those of the grid; the methods
+under test invert with grade 3 on the grid.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ CLOUD_MM, CLOUD_DEPTH_MM = 5.0, 7.0
 
 @dataclasses.dataclass(frozen=True)
 class TestSet:
-    """Topographies with what made them.
+    """Holds topographies and the sources that made them.
 
     Attributes:
         topographies: (n, channels) float64, V for moments in A m, average reference, noise included; with time
@@ -55,24 +55,24 @@ class TestSet:
 
     @property
     def num_sources(self) -> np.ndarray:
-        """The number of sources of each case, (n,)."""
+        """Returns the number of sources of each case, (n,)."""
         return np.isfinite(self.positions_mm[..., 0]).sum(1)
 
     @property
     def sources_mm(self) -> list[np.ndarray]:
-        """The positions of each case, (k, 3), without the empty rows."""
+        """Returns the positions of each case, (k, 3), without the empty rows."""
         return [case[np.isfinite(case[:, 0])] for case in self.positions_mm]
 
     @property
     def noise_sd(self) -> np.ndarray:
-        """The standard deviation of a channel's noise before the average reference, V, (n,)."""
+        """Returns the standard deviation of a channel's noise before the average reference, V, (n,)."""
         power = np.square(self.clean.reshape(len(self.clean), len(self.names), -1)).sum(1).mean(1)
         return np.sqrt(power / (len(self.names) - 1) / 10 ** (self.snr_db / 10))
 
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """Where true sources can be: a lead field off the grid, and the depth of its places.
+    """Holds the places where true sources can be: a lead field off the grid, and the depth of its places.
 
     Attributes:
         field: of all 335 positions at the places of a head.
@@ -109,9 +109,9 @@ def truth(
     """Returns the lead field that test sets are made with; takes minutes the first time, then reads the cache.
 
     Args:
-        head: as in `heads.head`.
+        head: as in `head_surfaces.head`.
         split: `"test"` or `"validation"`; the two share no place.
-        skull_ratio: another one than the head's, to test what a wrong skull does.
+        skull_ratio: a ratio other than the head's, to test the effect of a wrong skull.
         grade: of the boundary elements.
     """
     if split not in SEEDS:
@@ -124,12 +124,12 @@ def truth(
 def make_set(
     name: str, truth: Truth, montage: Sequence[str], *, seed: int, size: int = 200, samples: int = 1
 ) -> TestSet:
-    """Draws one of the sets.
+    """Draws one of the test sets of `SETS`.
 
-    Dipoles at places of the cloud or patches (Gaussian weights of SD 5 to 12 mm around them, one direction), 30 mm or
-    more apart, directions uniform on the sphere; the strongest has a topography of norm 1 nV, the others of
-    0.5 to 1 of that; white noise against the average reference at 5 to 20 dB. With `samples`, each source has its own
-    Gaussian course of time of unit power.
+    Sources are dipoles at places of the cloud, or patches (Gaussian weights of SD 5 to 12 mm around them, one
+    direction), 30 mm or more apart, with directions uniform on the sphere. The strongest has a topography of norm 1 nV,
+    the others of 0.5 to 1 of that; white noise is added against the average reference at 5 to 20 dB. With `samples`,
+    each source has its own Gaussian time course of unit power.
 
     Args:
         name: `"D1"`, `"D2"`, `"D3"` (1, 2, 3 dipoles) or `"P13"` (1 to 3 patches).
@@ -137,7 +137,7 @@ def make_set(
         montage: names of the channels.
         seed: >= 0; the same seed draws the same places and moments on any head of the same split.
         size: number of cases.
-        samples: points in time; above 1 the topographies have a third axis.
+        samples: time points; above 1 the topographies have a third axis.
 
     Raises:
         ValueError: an unknown set or channel.
@@ -146,35 +146,35 @@ def make_set(
         raise unknown_choice("set", name, SETS)
     field = truth.field.montage(montage)
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    cases = [_case(name, truth, field, random) for _ in range(size)]
-    topographies, places, moments, extents = (_padded([case[part] for case in cases]) for part in range(4))
+    cases = [_draw_case(name, truth, field, random) for _ in range(size)]
+    topographies, places, moments, extents = (_stack_padded([case[part] for case in cases]) for part in range(4))
     snr_db = random.uniform(*SNR_DB, size)
     courses = random.standard_normal((size, MAX_SOURCES, samples)) if samples > 1 else np.ones((size, MAX_SOURCES, 1))
     clean = np.nan_to_num(topographies).transpose(0, 2, 1) @ courses
-    quiet = TestSet(
+    noiseless = TestSet(
         clean,
         clean,
         snr_db,
-        _rows(field.positions_mm, places),
+        _take_rows(field.positions_mm, places),
         moments,
         extents,
-        _rows(truth.depth_mm, places),
+        _take_rows(truth.depth_mm, places),
         field.names,
     )
-    noise = quiet.noise_sd[:, None, None] * random.standard_normal(clean.shape)
+    noise = noiseless.noise_sd[:, None, None] * random.standard_normal(clean.shape)
     noisy = clean + noise - noise.mean(1, keepdims=True)
     if samples == 1:
         noisy, clean = noisy[..., 0], clean[..., 0]
-    return dataclasses.replace(quiet, topographies=noisy, clean=clean)
+    return dataclasses.replace(noiseless, topographies=noisy, clean=clean)
 
 
-def _case(
+def _draw_case(
     name: str, truth: Truth, field: LeadField, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draws one case: topographies (k, channels) in V, places (k,), moments (k, 3) in A m, extents (k,)."""
     fewest, most, patches = SETS[name]
     num = int(random.integers(fewest, most + 1))
-    places = _apart(num, truth.template_mm, random)
+    places = _draw_places(num, truth.template_mm, random)
     extents = random.uniform(*PATCH_SD_MM, num) if patches else np.zeros(num)
     moments = random.standard_normal((num, 3))
     moments /= np.linalg.norm(moments, axis=1, keepdims=True)
@@ -186,7 +186,7 @@ def _case(
     return seen * factor[:, None], places, moments * factor[:, None], extents
 
 
-def _apart(num: int, points_mm: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _draw_places(num: int, points_mm: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Draws `num` places that lie 30 mm or more from each other."""
     while True:
         places = random.integers(len(points_mm), size=num)
@@ -205,16 +205,16 @@ def _gain(field: LeadField, place: int, sd_mm: float) -> np.ndarray:
     return np.einsum("cnd,n->cd", field.matrix[:, near], weights / weights.sum())
 
 
-def _padded(rows: list[np.ndarray]) -> np.ndarray:
-    """Stacks arrays (k, ...) to one (n, 3, ...), NaN below the k-th row."""
+def _stack_padded(rows: list[np.ndarray]) -> np.ndarray:
+    """Stacks arrays (k, ...) into one (n, 3, ...), NaN after the k-th row."""
     filled = np.full((len(rows), MAX_SOURCES, *rows[0].shape[1:]), np.nan)
     for target, row in zip(filled, rows, strict=True):
         target[: len(row)] = row
     return filled
 
 
-def _rows(table: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Returns rows of a table by number; NaN where the number is NaN."""
-    found = np.asarray(table, float)[np.nan_to_num(places).astype(int)]
-    found[np.isnan(places)] = np.nan
-    return found
+def _take_rows(table: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Returns rows of a table by index; NaN where the index is NaN."""
+    values = np.asarray(table, float)[np.nan_to_num(places).astype(int)]
+    values[np.isnan(places)] = np.nan
+    return values

@@ -19,8 +19,8 @@ def grid() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the grid that every network and every kernel uses; `Head.places` moves it into another head.
 
     The box 23 x 28 x 24 covers fsaverage's inner skull and shares its middle; the first axis is padded by one plane,
-    so that three halvings fit. Kept are the 5,215 deepest points, which lie 5 mm or more below the inner skull: nearer,
-    the boundary element method is no longer accurate.
+    so that three halvings fit. The grid keeps the 5,215 deepest points, which lie 5 mm or more below the inner
+    skull: nearer to it, the boundary element method is inaccurate.
 
     Returns:
         Positions (5215, 3) in mm, MRI coordinates of the template, in C order of the box; mask (24, 28, 24), true
@@ -28,11 +28,11 @@ def grid() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     points = np.stack(np.meshgrid(*axes_mm(), indexing="ij"), -1).reshape(-1, 3)
     depth = depth_mm(points)
-    kept = np.sort(np.argsort(-depth, kind="stable")[:NUM_PLACES])
-    index = np.stack(np.unravel_index(kept, SHAPE), 1)
+    deepest = np.sort(np.argsort(-depth, kind="stable")[:NUM_PLACES])
+    index = np.stack(np.unravel_index(deepest, SHAPE), 1)
     mask = np.zeros(SHAPE, bool)
     mask[tuple(index.T)] = True
-    positions = points[kept].astype(np.float32)
+    positions = points[deepest].astype(np.float32)
     for array in (positions, mask, index):
         array.flags.writeable = False
     return positions, mask, index
@@ -69,9 +69,9 @@ def flat_index() -> np.ndarray:
 
 
 def slots() -> np.ndarray:
-    """Returns for each voxel of the padded box the index of its place, (16128,) int32; 5215 where there is none.
+    """Returns the index of the place in each voxel of the padded box, (16128,) int32; 5215 where there is none.
 
-    Append one zero to values of places and gather with it: that fills the box in any array library.
+    To fill the box in any array library, append one zero to the values of the places and index them with the slots.
     """
     filled = np.full(int(np.prod(SHAPE)), NUM_PLACES, np.int32)
     filled[flat_index()] = np.arange(NUM_PLACES, dtype=np.int32)
