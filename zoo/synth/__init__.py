@@ -1,1 +1,1 @@
-"""Synthesis: anatomies, geometry, contrast, acquisition and lesions, drawn first and applied second."""
+"""Synthesises images: draws anatomies, geometry, contrast, acquisition and lesions, then applies them."""

@@ -1,4 +1,4 @@
-"""Simulates a scanner: bias, slices, blur, ghosts, noise, and the preparation that follows."""
+"""Simulates a scanner: bias, slices, blur, ghosts, noise, and the preprocessing that follows."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ class Acquisition:
     """Ranges of the acquisition; the defaults are those of the released SynthSeg where it has them.
 
     Attributes:
-        bias_scale: control points of the bias grid a voxel.
-        bias_sd: the log of the bias' own SD is drawn up to this.
-        isotropic_mm: least and largest resolution when it is the same along all axes.
+        bias_scale: control points of the bias grid per voxel.
+        bias_sd: largest SD of the logarithm of the bias; each sample draws its own.
+        isotropic_mm: least and largest resolution when it is equal along all axes.
         anisotropic_mm: least and largest slice spacing when one axis is worse than the others.
         anisotropic: probability of the latter.
         blur: SD of the blur over the resolution in voxels; varied by a factor in `blur_range`.
@@ -76,7 +76,7 @@ def draw(seed: Tensor, shape: Shape, acquisition: Acquisition = Acquisition()) -
     """
     grid = fields.coarse_shape(shape, acquisition.bias_scale)
     sd = acquisition.bias_sd * seeds.uniform(seed, (), 41)
-    resolution = _resolution(seed, acquisition)
+    resolution = _draw_resolution(seed, acquisition)
     factor = acquisition.blur_range ** seeds.uniform(seed, (3,), 45, low=-1.0)
     axis = ops.cast(ops.floor(3 * seeds.uniform(seed, (), 46)), "int32")
     ghosted = ops.cast(seeds.uniform(seed, (), 47) < acquisition.ghost, "float32")
@@ -92,13 +92,13 @@ def draw(seed: Tensor, shape: Shape, acquisition: Acquisition = Acquisition()) -
         "log_gamma": acquisition.gamma_sd * seeds.normal(seed, (), 52),
         "strip": ops.cast(seeds.uniform(seed, (), 53) < acquisition.skull_strip, "float32"),
         "strip_field": acquisition.strip_error * seeds.uniform(seed, (6, 6, 6), 54, low=-1.0),
-        "cut": _cuts(seed, acquisition),
+        "cut": _draw_cuts(seed, acquisition),
         "seed": seeds.fold(seed, 55),
     }
 
 
-def _resolution(seed: Tensor, acquisition: Acquisition) -> Tensor:
-    """(3,) mm: one number for all axes, or a worse one along a single axis."""
+def _draw_resolution(seed: Tensor, acquisition: Acquisition) -> Tensor:
+    """Draws the resolution in mm, (3,): equal along all axes, or coarser along one axis."""
     low, high = acquisition.isotropic_mm
     same = ops.ones((3,)) * seeds.uniform(seed, (), 42, low=low, high=high)
     axis = ops.cast(ops.floor(3 * seeds.uniform(seed, (), 43)), "int32")
@@ -108,13 +108,13 @@ def _resolution(seed: Tensor, acquisition: Acquisition) -> Tensor:
     return ops.where(seeds.uniform(seed, (), 56) < acquisition.anisotropic, one_axis, same)
 
 
-def _cuts(seed: Tensor, acquisition: Acquisition) -> Tensor:
+def _draw_cuts(seed: Tensor, acquisition: Acquisition) -> Tensor:
     parts = acquisition.cut_part * seeds.uniform(seed, (2, 3), 57)
     return parts * ops.cast(seeds.uniform(seed, (2, 3), 58) < acquisition.cut, "float32")
 
 
 def field_of_view(cut: Tensor, shape: Shape) -> Tensor:
-    """What of a volume was scanned.
+    """Marks the voxels of a volume that were scanned.
 
     Args:
         cut: (2, 3), part of each axis that is cut off at its start and at its end.
@@ -126,20 +126,20 @@ def field_of_view(cut: Tensor, shape: Shape) -> Tensor:
     inside: Tensor = True
     for axis, size in enumerate(shape):
         place = (ops.arange(size, dtype="float32") + 0.5) / size
-        kept = (place > cut[0, axis]) & (place < 1 - cut[1, axis])
-        inside = ops.reshape(kept, [-1 if axis == k else 1 for k in range(3)]) & inside
+        scanned = (place > cut[0, axis]) & (place < 1 - cut[1, axis])
+        inside = ops.reshape(scanned, [-1 if axis == k else 1 for k in range(3)]) & inside
     return inside
 
 
 def apply(
     image: Tensor, params: Mapping[str, Tensor], *, brain: Tensor | None = None, spacing_mm: float = 1.0
 ) -> Tensor:
-    """Acquires an image: bias, blur and slices and ghost, noise, strip, range, gamma.
+    """Acquires an image: applies bias, blur with slices and ghost, noise, skull strip, range and gamma.
 
     Args:
         image: (x, y, z) float32, any range.
         params: what `draw` returned.
-        brain: (x, y, z) float32, 1 in the brain; skull stripping is left out without it.
+        brain: (x, y, z) float32, 1 in the brain; without it there is no skull stripping.
         spacing_mm: voxel size.
 
     Returns:
@@ -154,12 +154,12 @@ def apply(
 
 
 def bias_field(log_bias: Tensor, shape: Shape) -> Tensor:
-    """Exponential of a smooth field, `shape` float32, positive."""
+    """Returns the exponential of a smooth field, `shape` float32, positive."""
     return ops.exp(fields.upsample(log_bias, shape))
 
 
 def blurred(image: Tensor, params: Mapping[str, Tensor], spacing_mm: float = 1.0) -> Tensor:
-    """Blur, slice profile, sampling at the drawn resolution, interpolation back, and ghost: one matrix an axis.
+    """Applies blur, slice profile, sampling at the drawn resolution, interpolation back and ghost: one matrix an axis.
 
     Args:
         image: (x, y, z) float32.
@@ -177,7 +177,7 @@ def blurred(image: Tensor, params: Mapping[str, Tensor], spacing_mm: float = 1.0
 
 
 def slices(size: int, ratio: Tensor, sigma: Tensor) -> Tensor:
-    """One axis as a scanner samples it: Gaussian slices `ratio` voxels apart, linear between their centres.
+    """Returns the matrix that samples an axis by Gaussian slices `ratio` voxels apart, linear between their centres.
 
     Args:
         size: voxels along the axis.
@@ -196,13 +196,13 @@ def slices(size: int, ratio: Tensor, sigma: Tensor) -> Tensor:
     sharp = ops.maximum(0.0, 1.0 - ops.abs(place - voxel))
     profile = ops.where(sigma > 0.25, wide, sharp)
     profile = profile / ops.sum(profile, axis=1, keepdims=True)
-    wanted = (middle + (voxel - middle) / ratio)[:, None]
-    back = ops.maximum(0.0, 1.0 - ops.abs(wanted - voxel))
+    position = (middle + (voxel - middle) / ratio)[:, None]
+    back = ops.maximum(0.0, 1.0 - ops.abs(position - voxel))
     return ops.matmul(back / ops.maximum(ops.sum(back, axis=1, keepdims=True), 1e-6), profile)
 
 
 def _shift(size: int, part: Tensor) -> Tensor:
-    """(size, size): moves along the axis by a part of the field of view, around its end."""
+    """Returns the matrix (size, size) that shifts an axis by a part of the field of view, around its end."""
     voxel = ops.arange(size, dtype="float32")
     source = ops.floor(voxel + part * size)
     source = source - ops.where(source >= size, float(size), 0.0)
@@ -210,7 +210,7 @@ def _shift(size: int, part: Tensor) -> Tensor:
 
 
 def rician(image: Tensor, sd: Tensor, seed: Tensor) -> Tensor:
-    """Magnitude of a signal with Gaussian noise in both channels.
+    """Returns the magnitude of a signal with Gaussian noise in both channels.
 
     Args:
         image: (x, y, z) float32, not negative.
@@ -227,7 +227,7 @@ def rician(image: Tensor, sd: Tensor, seed: Tensor) -> Tensor:
 
 
 def stripped(image: Tensor, brain: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-    """Removes all but the brain, with a border that errs smoothly inwards and outwards.
+    """Removes everything outside the brain, with a border that errs smoothly inwards and outwards.
 
     Args:
         image: (x, y, z) float32.
@@ -237,19 +237,19 @@ def stripped(image: Tensor, brain: Tensor, params: Mapping[str, Tensor]) -> Tens
     Returns:
         (x, y, z) float32.
     """
-    one = ops.ones(())
-    smooth = fields.separable(brain, [slices(size, one, 2.5 * one) for size in brain.shape])
+    unit = ops.ones(())
+    smooth = fields.separable(brain, [slices(size, unit, 2.5 * unit) for size in brain.shape])
     keep = smooth > 0.5 + fields.upsample(params["strip_field"], brain.shape)
     return ops.where((params["strip"] > 0.5) & ops.logical_not(keep), 0.0, image)
 
 
 def unit_range(image: Tensor) -> Tensor:
-    """Linear to 0 to 1 by the least and the largest value; an even image becomes 0."""
+    """Scales the least and the largest value linearly to 0 and 1; a constant image becomes 0."""
     low, high = ops.min(image), ops.max(image)
     return (image - low) / ops.maximum(high - low, 1e-6)
 
 
 def gamma(image: Tensor, log_gamma: Tensor) -> Tensor:
-    """`image ** exp(log_gamma)` of an image in 0 to 1."""
+    """Returns `image ** exp(log_gamma)` of an image in 0 to 1."""
     power = ops.exp(ops.exp(log_gamma) * ops.log(ops.maximum(image, 1e-7)))
-    return ops.where(image > 0, power, 0.0)  # not 1e-7 to a power, which a small one lifts into view
+    return ops.where(image > 0, power, 0.0)  # keeps 0 at 0: a small power would make 1e-7 visible

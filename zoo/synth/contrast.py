@@ -1,4 +1,4 @@
-"""Draws the intensity of each structure: a Gaussian per label, with random means or means from relaxation physics."""
+"""Draws the intensity of each structure: a Gaussian per label, with random or physical (relaxation) means."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,15 +20,15 @@ class Contrast:
     """Ranges of the contrast; the defaults are those of the released SynthSeg.
 
     Attributes:
-        kind: "random", or "t1", "t2", "flair", "pd" for means from a signal equation; "mixed" draws one of these.
+        kind: "random", or "t1", "t2", "flair", "pd" for means from a signal equation; "mixed" draws one of them.
         mixture: of "mixed", each kind with its probability.
-        physical_sds: least and largest SD of a class with means from a signal equation, in a mixture: what is measured
-            is smoother than what is drawn at random.
+        physical_sds: least and largest SD of a class with means from a signal equation, in a mixture: measured images
+            are smoother than random ones.
         means: least and largest mean of a class.
         sds: least and largest SD of a class.
         dark_background: probability that the background is dark (mean up to 15, SD up to 5).
-        texture: SD of a smooth texture over the SD of its class, drawn up to this.
-        partial_volume: weight of a voxel's neighbours along each axis, drawn up to this (1/4 is a triangle).
+        texture: largest SD of a smooth texture, over the SD of its class.
+        partial_volume: largest weight of a voxel's neighbours along each axis (1/4 is a triangle).
         spread: relative SD of every relaxation time and density about its published value.
 
     Source: Billot et al., SynthSeg, Medical Image Analysis 2023, doi:10.1016/j.media.2023.102789.
@@ -118,7 +118,7 @@ def draw(seed: Tensor, contrast: Contrast = Contrast(), classes: np.ndarray = la
     Raises:
         ValueError: there is no contrast of that kind, or it knows no relaxation times for these classes.
     """
-    means, sds = _means_and_sds(seed, contrast, int(classes.max()) + 1)
+    means, sds = _draw_means_and_sds(seed, contrast, int(classes.max()) + 1)
     num = len(means)
     dark = (seeds.uniform(seed, (), 23) < contrast.dark_background) & (ops.arange(num) == 0)
     return {
@@ -130,8 +130,8 @@ def draw(seed: Tensor, contrast: Contrast = Contrast(), classes: np.ndarray = la
     }
 
 
-def _means_and_sds(seed: Tensor, contrast: Contrast, num: int) -> tuple[Tensor, Tensor]:
-    """(classes,) each: of the one kind, or of all kinds of a mixture and the drawn one taken."""
+def _draw_means_and_sds(seed: Tensor, contrast: Contrast, num: int) -> tuple[Tensor, Tensor]:
+    """Draws mean and SD of each class, (classes,) each, of the kind or of a kind drawn from the mixture."""
     mixed = contrast.kind == MIXED
     kinds = [kind for kind, _ in contrast.mixture] if mixed else [contrast.kind]
     for kind in kinds:
@@ -143,15 +143,15 @@ def _means_and_sds(seed: Tensor, contrast: Contrast, num: int) -> tuple[Tensor, 
     spreads = [contrast.physical_sds if mixed and kind != "random" else contrast.sds for kind in kinds]
     sds = [low + (high - low) * uniform for low, high in spreads]
     random = seeds.uniform(seed, (num,), 21, low=contrast.means[0], high=contrast.means[1])
-    means = [random if kind == "random" else _physical(seed, contrast, kind) for kind in kinds]
+    means = [random if kind == "random" else _physical_means(seed, contrast, kind) for kind in kinds]
     if not mixed:
         return means[0], sds[0]
     limits = np.cumsum([share for _, share in contrast.mixture]) / sum(share for _, share in contrast.mixture)
-    chosen = ops.sum(ops.cast(seeds.uniform(seed, (), 31) >= limits[:-1].astype(np.float32), "int32"))
-    return ops.take(ops.stack(means), chosen, axis=0), ops.take(ops.stack(sds), chosen, axis=0)
+    kind_index = ops.sum(ops.cast(seeds.uniform(seed, (), 31) >= limits[:-1].astype(np.float32), "int32"))
+    return ops.take(ops.stack(means), kind_index, axis=0), ops.take(ops.stack(sds), kind_index, axis=0)
 
 
-def _physical(seed: Tensor, contrast: Contrast, kind: str) -> Tensor:
+def _physical_means(seed: Tensor, contrast: Contrast, kind: str) -> Tensor:
     ranges = np.array(PROTOCOLS[kind], np.float32)
     tr, te, ti = ops.unstack(seeds.uniform(seed, (3,), 29, low=ranges[:, 0], high=ranges[:, 1]), 3)
     t1, t2, density = ops.unstack(TISSUES * ops.exp(contrast.spread * seeds.normal(seed, TISSUES.shape, 30)), 3, axis=1)
@@ -160,7 +160,7 @@ def _physical(seed: Tensor, contrast: Contrast, kind: str) -> Tensor:
 
 
 def signal_of(kind: str, t1: Tensor, t2: Tensor, density: Tensor, times: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Signal of a tissue in a sequence.
+    """Returns the signal of a tissue in a sequence.
 
     Spin echo, `density (1 - exp(-TR/T1)) exp(-TE/T2)`, for "t2" and "pd"; with an inversion before it,
     `density |1 - 2 exp(-TI/T1) + exp(-TR/T1)| exp(-TE/T2)`, for "flair" and "t1" (as MPRAGE inverts).
@@ -205,7 +205,7 @@ def apply(label_map: Tensor, params: Mapping[str, Tensor], classes: np.ndarray =
 
 
 def partial_volume(volume: Tensor, weight: Tensor) -> Tensor:
-    """Lets each voxel see its neighbours: (weight, 1 - 2 weight, weight) along each axis, the border held.
+    """Mixes each voxel with its neighbours by (weight, 1 - 2 weight, weight) along each axis; border voxels repeat.
 
     Args:
         volume: (x, y, z) float32.

@@ -32,11 +32,11 @@ def coarse_shape(shape: Sequence[int], scale: float) -> tuple[int, int, int]:
 
 
 def upsample(coarse: Tensor, shape: Sequence[int]) -> Tensor:
-    """Evaluates a cubic B-spline of a coarse grid of control points: smooth, and never beyond their range.
+    """Evaluates a cubic B-spline of a coarse grid of control points; the result is smooth and stays in their range.
 
     Args:
         coarse: (..., x, y, z) float32.
-        shape: wanted voxels along x, y, z; the outer control points sit on the outer voxels.
+        shape: voxels of the result along x, y, z; the outer control points sit on the outer voxels.
 
     Returns:
         `shape` after the leading axes, float32.
@@ -45,7 +45,7 @@ def upsample(coarse: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _spline(old: int, new: int) -> Tensor:
-    """Returns the weights (new, old) of the cubic B-spline, the ends held."""
+    """Returns the weights (new, old) of the cubic B-spline, with the end points repeated outwards."""
     where = np.linspace(0, old - 1, new)[:, None, None]
     nodes = np.arange(-1, old + 1)[None, :, None]
     distance = np.abs(where - nodes)[..., 0]
@@ -57,11 +57,11 @@ def _spline(old: int, new: int) -> Tensor:
 
 
 def upsample_linear(field: Tensor, shape: Sequence[int]) -> Tensor:
-    """Interpolates a grid linearly to a finer one whose outer voxels coincide with its own.
+    """Interpolates a grid linearly to a finer one with the same outer voxels.
 
     Args:
         field: (..., x, y, z) float32.
-        shape: wanted voxels along x, y, z.
+        shape: voxels of the result along x, y, z.
 
     Returns:
         `shape` after the leading axes, float32.

@@ -26,8 +26,8 @@ class Geometry:
         scaling: least and largest factor along each axis.
         shear: largest shear between two axes.
         translation_mm: largest shift along each axis.
-        velocity_scale: control points of the velocity grid a voxel of the sample.
-        velocity_sd: the velocity's own SD is drawn up to this, in mm.
+        velocity_scale: control points of the velocity grid per voxel of the sample.
+        velocity_sd: largest SD of the velocity, in mm; each sample draws its own.
         flip: probability of a left-right mirror.
         crop: "random" centres the sample anywhere it stays inside, "centre" in the middle.
         spacing_mm: voxel size of the sample.
@@ -79,7 +79,7 @@ def draw(seed: Tensor, shape: Shape, geometry: Geometry = Geometry()) -> Params:
 
 
 def affine(params: Mapping[str, Tensor]) -> Tensor:
-    """Returns mirror, then rotation, shear and scaling, from sample to source, in mm, (3, 3) float32."""
+    """Returns the matrix of mirror, rotation, shear and scaling, from sample to source, in mm, (3, 3) float32."""
     angles = params["rotation_deg"] * (math.pi / 180)
     c, s = ops.cos(angles), ops.sin(angles)
     one, zero = ops.ones_like(c[0]), ops.zeros_like(c[0])
@@ -117,11 +117,11 @@ def displacement(velocity: Tensor, shape: Shape) -> Tensor:
     stretch = stretch[:, None, None, None]
     field = fields.upsample(velocity * (stretch / 2**SQUARINGS), half)
     # A loop, not five calls: XLA would fuse each squaring into the next and compute it again for every corner.
-    field = ops.fori_loop(0, SQUARINGS, lambda _, inner: inner + _composed(inner), field)
+    field = ops.fori_loop(0, SQUARINGS, lambda _, inner: inner + _compose(inner), field)
     return fields.upsample_linear(field / stretch, shape)
 
 
-def _composed(field: Tensor) -> Tensor:
+def _compose(field: Tensor) -> Tensor:
     where = [axis + moved for axis, moved in zip(_grid(field.shape[1:]), ops.unstack(field, 3), strict=True)]
     return ops.stack([linear(component, where) for component in ops.unstack(field, 3)])
 
@@ -170,7 +170,7 @@ def nearest(volume: Tensor, where: Where, outside: int = 0) -> Tensor:
 
 
 def linear(volume: Tensor, where: Where) -> Tensor:
-    """Samples trilinearly, the border held beyond the volume.
+    """Samples trilinearly; beyond the volume the border values repeat.
 
     Args:
         volume: (x, y, z) float32.

@@ -1,4 +1,4 @@
-"""Writes whole scans of an anatomy in fixed contrasts, to test networks on brains that trained none."""
+"""Writes whole scans of an anatomy in fixed contrasts, to test networks on brains that were never trained on."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ class Scan:
     """How an anatomy is scanned.
 
     Attributes:
-        kind: "t1", "t2", "flair", "pd", or "inverted", a T1 whose head is turned from bright to dark.
+        kind: "t1", "t2", "flair", "pd", or "inverted", a T1 with bright and dark exchanged in the head.
         slices_mm: thickness of axial slices, a whole number of mm; 1 for isotropic voxels.
         seed: of noise, bias and tissue values.
     """
@@ -45,14 +45,14 @@ class Scan:
 
     @property
     def name(self) -> str:
-        """The name for files: "t1", "t1_5mm"."""
+        """Returns the name for files: "t1", "t1_5mm"."""
         return self.kind if self.slices_mm == 1 else f"{self.kind}_{self.slices_mm}mm"
 
 
 def scanned(labels: np.ndarray, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
-    """Simulates an image of an anatomy, and its labels on the image's grid.
+    """Simulates an image of an anatomy, and returns it with the labels on its grid.
 
-    Thick slices are means of the millimetres that they span; their labels are those of the middle one.
+    Thick slices are means over the millimetres that they span, with the labels of the middle millimetre.
 
     Args:
         labels: (x, y, z) of the scheme, RAS, 1 mm, with a head around the brain.
@@ -62,7 +62,9 @@ def scanned(labels: np.ndarray, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
         Image (x, y, z / slices_mm) float32 in 0 to 1, and labels of that shape.
     """
     kind = "t1" if scan.kind == "inverted" else scan.kind
-    volume, _ = _painter(labels.shape, kind)(labels.astype(np.int32), np.array([scan.seed, KINDS.index(scan.kind)]))
+    volume, _ = _make_painter(labels.shape, kind)(
+        labels.astype(np.int32), np.array([scan.seed, KINDS.index(scan.kind)])
+    )
     volume = np.array(volume)[..., 0]
     if scan.kind == "inverted":
         head = labels > INDEX["background"]
@@ -73,8 +75,8 @@ def scanned(labels: np.ndarray, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=8)
-def _painter(shape: tuple[int, int, int], kind: str):
-    """Returns the synthesis of one grid and contrast, without movement."""
+def _make_painter(shape: tuple[int, int, int], kind: str):
+    """Returns a function that paints label maps of one shape in one contrast, without movement."""
     recipe = Recipe(
         shape=shape, geometry=geometry.IDENTITY, contrast=Contrast(kind=kind, sds=(2, 8)), acquisition=SCANNER
     )
@@ -84,15 +86,15 @@ def _painter(shape: tuple[int, int, int], kind: str):
 def write(
     folder: Path, stem: str, labels: np.ndarray, affine: np.ndarray, *, scan: Scan, values: np.ndarray
 ) -> tuple[Path, Path]:
-    """Writes a scan and its labels as NIfTI, unless they are there.
+    """Writes a scan and its labels as NIfTI, unless both files exist.
 
     Args:
-        folder: where to.
+        folder: destination.
         stem: first part of both names.
         labels: (x, y, z) of the scheme, RAS, 1 mm.
         affine: (4, 4) of `labels`.
         scan: how it is scanned.
-        values: (labels of the scheme,), what each is called in the written map.
+        values: (labels of the scheme,), the value of each in the written map.
 
     Returns:
         `STEM_KIND.nii.gz` and `STEM_KIND_labels.nii.gz`.

@@ -1,4 +1,4 @@
-"""One synthetic sample from an anatomy and a seed; the same pieces augment real images."""
+"""Paints a synthetic sample from an anatomy and a seed, and augments real images by the same steps."""
 
 import dataclasses
 from typing import Any
@@ -23,9 +23,9 @@ class Recipe:
 
     Attributes:
         shape: voxels (x, y, z) of a sample.
-        geometry: where voxels come from.
-        contrast: what structures look like.
-        acquisition: what the scanner does.
+        geometry: ranges of shape and place.
+        contrast: ranges of the intensities of structures.
+        acquisition: ranges of the scanner.
     """
 
     shape: tuple[int, int, int] = (96, 96, 96)
@@ -55,10 +55,14 @@ def synthesise(labels: Tensor, seed: Tensor, recipe: Recipe = DEFAULT) -> tuple[
     """
     if len(labels.shape) != 3:
         raise ValueError(f"A label map is 3D (x, y, z), got shape {tuple(labels.shape)}. Map over the batch.")
-    moved, _ = _moved(labels, seed, recipe)
-    image = _acquired(contrasts.apply(moved, _contrast(seed, recipe)), moved, seed, recipe)
-    inside = _field_of_view(seed, recipe)
-    return (image, moved[..., None]) if inside is None else (ops.where(inside, image, 0.0), _kept(moved, inside))
+    moved, _ = _move(labels, seed, recipe)
+    image = _acquire(contrasts.apply(moved, _draw_contrast(seed, recipe)), moved, seed, recipe)
+    inside = _draw_field_of_view(seed, recipe)
+    return (
+        (image, moved[..., None])
+        if inside is None
+        else (ops.where(inside, image, 0.0), _clear_unscanned(moved, inside))
+    )
 
 
 def synthesise_lesions(
@@ -77,22 +81,22 @@ def synthesise_lesions(
         allowed: (x, y, z) bool, where centres of lesions may lie: `zoo.synth.lesion_shapes.placement`.
         seed: an int or an integer tensor of any shape.
         lesions: ranges of the lesions.
-        recipe: ranges of all else.
-        territory: (x, y, z) integers, territories that lesions of that shape stay within; None for no such bounds.
+        recipe: ranges of everything else.
+        territory: (x, y, z) integers, territories that lesions of that shape stay within; None for no bounds.
 
     Returns:
         Image (x, y, z, 1) float32 in 0 to 1, labels (x, y, z, 1) int32, and the union of the lesions
         (x, y, z, 1) float32 in 0 to 1.
     """
-    moved, where = _moved(labels, seed, recipe)
+    moved, where = _move(labels, seed, recipe)
     params = lesion_shapes.draw(seeds.fold(seed, 104), lesions)
     zones = None if territory is None else geometries.nearest(territory, where)
     masks = lesion_shapes.apply(geometries.nearest(allowed, where), params, lesions, zones)
-    image = lesion_shapes.paint(contrasts.apply(moved, _contrast(seed, recipe)), masks, params["intensity"])
-    return _acquired(image, moved, seed, recipe), moved[..., None], ops.max(masks, axis=0)[..., None]
+    image = lesion_shapes.paint(contrasts.apply(moved, _draw_contrast(seed, recipe)), masks, params["intensity"])
+    return _acquire(image, moved, seed, recipe), moved[..., None], ops.max(masks, axis=0)[..., None]
 
 
-def _moved(labels: Tensor, seed: Tensor, recipe: Recipe) -> tuple[Tensor, geometries.Where]:
+def _move(labels: Tensor, seed: Tensor, recipe: Recipe) -> tuple[Tensor, geometries.Where]:
     if len(labels.shape) != 3:
         raise ValueError(f"A label map is 3D (x, y, z), got shape {tuple(labels.shape)}. Map over the batch.")
     geometry = geometries.draw(seeds.fold(seed, 101), recipe.shape, recipe.geometry)
@@ -100,27 +104,27 @@ def _moved(labels: Tensor, seed: Tensor, recipe: Recipe) -> tuple[Tensor, geomet
     return geometries.swap_sides(geometries.nearest(labels, where), geometry["flip"]), where
 
 
-def _contrast(seed: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+def _draw_contrast(seed: Tensor, recipe: Recipe) -> dict[str, Tensor]:
     return contrasts.draw(seeds.fold(seed, 102), recipe.contrast)
 
 
-def _acquired(image: Tensor, moved: Tensor, seed: Tensor, recipe: Recipe) -> Tensor:
-    """(x, y, z, 1) float32."""
+def _acquire(image: Tensor, moved: Tensor, seed: Tensor, recipe: Recipe) -> Tensor:
+    """Acquires the image, (x, y, z, 1) float32."""
     brain = ops.take(ops.convert_to_tensor(_BRAIN), moved, axis=0) if recipe.acquisition.skull_strip > 0 else None
     params = acquisitions.draw(seeds.fold(seed, 103), recipe.shape, recipe.acquisition)
     return acquisitions.apply(image, params, brain=brain, spacing_mm=recipe.acquisition.spacing_mm)[..., None]
 
 
-def _field_of_view(seed: Tensor, recipe: Recipe) -> Tensor | None:
-    """(x, y, z, 1) bool, or None where nothing is ever cut off."""
+def _draw_field_of_view(seed: Tensor, recipe: Recipe) -> Tensor | None:
+    """Draws the voxels that were scanned, (x, y, z, 1) bool, or None where nothing is ever cut off."""
     if not recipe.acquisition.cut:
         return None
     params = acquisitions.draw(seeds.fold(seed, 103), recipe.shape, recipe.acquisition)
     return acquisitions.field_of_view(params["cut"], recipe.shape)[..., None]
 
 
-def _kept(moved: Tensor, inside: Tensor) -> Tensor:
-    """(x, y, z, 1) int32: what was not scanned is background."""
+def _clear_unscanned(moved: Tensor, inside: Tensor) -> Tensor:
+    """Sets what was not scanned to background, (x, y, z, 1) int32."""
     return ops.where(inside, moved[..., None], scheme.INDEX["background"])
 
 
@@ -132,10 +136,10 @@ def augment(
     *,
     partners: np.ndarray = scheme.PARTNERS,
 ) -> tuple[Tensor, Tensor]:
-    """Moves and degrades a real image with its labels by the same pieces.
+    """Moves and degrades a real image with its labels by the steps of the synthesis.
 
     Args:
-        image: (x, y, z, channels) float32; channels move together and are acquired apart.
+        image: (x, y, z, channels) float32; channels move together and are acquired separately.
         labels: (x, y, z, 1) integers.
         seed: an int or an integer tensor of any shape.
         recipe: the ranges; its contrast is not used, its shape is that of the result.

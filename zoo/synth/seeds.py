@@ -1,4 +1,4 @@
-"""Draws random numbers as a function of a seed and a position: no state, the same eager, compiled and in any order.
+"""Draws random numbers as a function of seed and position: no state; the same numbers eager, compiled, in any order.
 
 A 32-bit integer hash of (seed, stream, position) gives uniform bits; XLA turns it into a handful of vector
 instructions that fuse with whatever uses the number, where its own generators fill a buffer first.

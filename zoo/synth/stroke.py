@@ -1,13 +1,13 @@
 """Simulates acute perfusion and diffusion maps of a stroke, and its final lesion.
 
-An artery is blocked somewhere in its territory. Blood arrives there late, the later the nearer to the middle; the
-middle itself, the core, has lost its diffusion already. Which of the rest is lost follows from how late its blood
-arrives and from the treatment: tissue survives delays up to a threshold that falls with the time to reperfusion and
-rises with its grade. So the maps alone do not tell the outcome, and the maps with the treatment do.
+An artery is blocked somewhere in its territory. Blood arrives there late, and latest in the middle; the middle
+itself, the core, has already lost its diffusion. Delay and treatment decide which of the rest is lost: tissue survives
+delays up to a threshold that falls with the time to reperfusion and rises with its grade. So the maps alone do not
+determine the outcome; the maps and the treatment do.
 
 Source: delays and diffusion of penumbra and core as in Olivot et al., Stroke 2009, doi:10.1161/STROKEAHA.108.526822
 and Purushotham et al., JCBFM 2015, doi:10.1038/jcbfm.2014.251; tissue values as in Leenders et al., Brain 1990,
-doi:10.1093/brain/113.1.27 (flow, blood volume) and Helenius et al., AJNR 2002 (diffusion). The law of survival is ours.
+doi:10.1093/brain/113.1.27 (flow, blood volume) and Helenius et al., AJNR 2002 (diffusion). The survival law is ours.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ _NORMAL = np.array(
     [[0, 0, 0, 0], [2700, 0.5, 5, 2.2], [850, 4.6, 55, 1.2], [750, 2.3, 22, 1.8], [770, 4.0, 48, 1.0]], np.float32
 )
 LATE_S = 4.0  # Tmax at the border of what is cut off
-SAVED_S = 8.0  # how much longer a delay is survived after full and immediate reperfusion
+SAVED_S = 8.0  # added to the delay that tissue survives, after full and immediate reperfusion
 DECAY_H = 10.0  # time in which that falls to 1/e
 LONGEST_S = 20.0  # MTT and Tmax are not measured beyond it
 LATTICE_MM = 12.0  # between control points of what makes an outline ragged
@@ -83,11 +83,11 @@ class Perfusion:
 def survival_s(time_h: Tensor, recanalised: Tensor) -> Tensor:
     """Returns the Tmax up to which tissue outside the core survives, in s.
 
-    `4 + 8 r exp(-t / 10 h)`: without reperfusion (r = 0) all that is late is lost, whatever the time.
+    `4 + 8 r exp(-t / 10 h)`: without reperfusion (r = 0) all late tissue is lost, whatever the time.
 
     Args:
         time_h: t, from onset to reperfusion.
-        recanalised: r, 0 to 1, the share of the territory that is reached again.
+        recanalised: r, 0 to 1, the share of the territory that blood reaches again.
     """
     return LATE_S + SAVED_S * recanalised * ops.exp(-time_h / DECAY_H)
 
@@ -101,13 +101,13 @@ def draw(seed: Tensor, perfusion: Perfusion = Perfusion(), *, grades: Sequence[f
         grades: shares recanalised, each as likely.
 
     Returns:
-        Scalars and small tensors; `time_h`, `recanalised`, `age` and `nihss` are what a table would hold.
+        Scalars and small tensors; `time_h`, `recanalised`, `age` and `nihss` are the tabular inputs.
     """
     pick = lambda count, stream: ops.cast(seeds.uniform(seed, (), stream) * count, "int32")  # noqa: E731
     between = lambda limits, stream: seeds.uniform(seed, (), stream, low=limits[0], high=limits[1])  # noqa: E731
     shares = np.cumsum([often for often, _ in OCCLUSIONS.values()], dtype=np.float32)
-    luck = seeds.uniform(seed, (), 1) * float(shares[-1])
-    occlusion = ops.sum(ops.cast(luck >= ops.convert_to_tensor(shares[:-1]), "int32"))
+    u = seeds.uniform(seed, (), 1) * float(shares[-1])
+    occlusion = ops.sum(ops.cast(u >= ops.convert_to_tensor(shares[:-1]), "int32"))
     radius = between(perfusion.radius_mm, 5)
     low, high = perfusion.radius_mm
     severity = (radius - low) / max(high - low, 1e-6)
@@ -156,13 +156,13 @@ class Brain:
     places: Tensor
 
     def place(self, params: Mapping[str, Tensor]) -> Tensor:
-        """The middle of the territory that is cut off, a voxel (3,)."""
+        """Returns the middle of the territory that is cut off, (3,) voxel."""
         number = (params["occlusion"] * 2 + params["side"]) * NUM_PLACES + params["place"]
         # Not by brackets: XLA would take the indices for constants and compile anew for each.
         return ops.take(ops.reshape(self.places, (-1, 3)), number, axis=0)
 
     def other(self, params: Mapping[str, Tensor]) -> Tensor:
-        """(3,) voxel somewhere in the brain."""
+        """Returns a voxel somewhere in the brain, (3,)."""
         return ops.take(ops.reshape(self.places, (-1, 3)), params["elsewhere"], axis=0)
 
 
@@ -181,17 +181,17 @@ def apply(
         Maps (x, y, z, 6) float32 in the order of `CHANNELS` (1e-6 mm2/s, relative, relative, s, s, s), exactly 0
         outside the brain; the final lesion (x, y, z, 1) int32; and where the scan is (x, y, z, 1) int32.
     """
-    start, size, spacing = _window(brain, params, shape, perfusion)
+    start, size, spacing = _place_window(brain, params, shape, perfusion)
     sizes, spacings = ops.unstack(size, 3), ops.unstack(spacing, 3)
     voxel = [ops.arange(n, dtype="float32") + first for n, first in zip(shape, ops.unstack(start, 3), strict=True)]
     inside = [ops.cast((axis >= 0) & (axis < of), "float32") for axis, of in zip(voxel, sizes, strict=True)]
     scanned = inside[0][:, None, None] * inside[1][None, :, None] * inside[2][None, None, :]
     local = [(axis - (of - 1) / 2) * mm for axis, of, mm in zip(voxel, sizes, spacings, strict=True)]
-    where = _source(brain, params, local, shape)
+    where = _place_voxels(brain, params, local, shape)
     codes = geometry.nearest(brain.codes, where)
     clean, lesion = at(brain, codes, where, params)
     head = ops.cast(codes % CODE > 0, "float32") * scanned
-    maps = _measured(clean, head, params, spacing)
+    maps = _measure(clean, head, params, spacing)
     keep = ops.cast(head, "int32")
     return maps, (ops.cast(lesion, "int32") * keep)[..., None], ops.cast(scanned, "int32")[..., None]
 
@@ -199,8 +199,8 @@ def apply(
 def moments(brain: Brain, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Returns mean and SD of each map over the whole brain, as a z-score of the whole scan uses them.
 
-    They are taken before noise and smoothing over every sixth voxel along each axis (a patch knows no whole scan), and
-    the SD is brought down to what smoothing leaves of it.
+    Uses every sixth voxel along each axis of the whole brain, since a patch does not see the whole scan. Computes them
+    before noise and smoothing, and scales the SD to what smoothing leaves of it.
 
     Args:
         brain: the anatomy.
@@ -216,16 +216,16 @@ def moments(brain: Brain, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]
     head = ops.cast(codes % CODE > 0, "float32")
     count = ops.maximum(ops.sum(head), 1.0)
     mean = ops.sum(maps * head, axis=(1, 2, 3)) / count
-    apart = ops.square(maps - mean[:, None, None, None])
-    return mean, ops.sqrt(ops.sum(apart * head, axis=(1, 2, 3)) / count) * _LEFT + 1e-6
+    squared = ops.square(maps - mean[:, None, None, None])
+    return mean, ops.sqrt(ops.sum(squared * head, axis=(1, 2, 3)) / count) * _LEFT + 1e-6
 
 
 def at(brain: Brain, codes: Tensor, where: Sequence[Tensor], params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Computes the maps before noise and smoothing, and the final lesion, at any places.
+    """Computes the maps before noise and smoothing, and the final lesion, at given places.
 
     Args:
         brain: the anatomy.
-        codes: (...) its codes there.
+        codes: (...) its codes at these places.
         where: three of (...) float32, voxels of the anatomy.
         params: what `draw` returned.
 
@@ -233,7 +233,7 @@ def at(brain: Brain, codes: Tensor, where: Sequence[Tensor], params: Mapping[str
         (6, ...) float32 and (...) bool.
     """
     tissue, territory = ops.cast(codes % CODE, "int32"), ops.cast(codes // CODE, "int32")
-    deficit = _deficit(brain, territory, where, params)
+    deficit = _compute_deficit(brain, territory, where, params)
     late, core = ops.cast(deficit > 0, "float32"), ops.cast(deficit > 1.0 - params["core"], "float32")
     table = ops.convert_to_tensor(_NORMAL) * params["tissue"]
     adc, volume, flow, tmax = (ops.take(table[:, column], tissue, axis=0) for column in range(4))
@@ -253,7 +253,7 @@ def at(brain: Brain, codes: Tensor, where: Sequence[Tensor], params: Mapping[str
     return ops.stack(maps), lost & (tissue > 1)
 
 
-def _deficit(brain: Brain, territory: Tensor, where: Sequence[Tensor], params: Mapping[str, Tensor]) -> Tensor:
+def _compute_deficit(brain: Brain, territory: Tensor, where: Sequence[Tensor], params: Mapping[str, Tensor]) -> Tensor:
     """Returns 0 where blood arrives in time, up to 1 in the middle of the territory that is cut off, (...) float32."""
     tables = np.concatenate([members(name) for name in OCCLUSIONS]).astype(np.float32)
     member = ops.take(ops.convert_to_tensor(tables), params["occlusion"] * 2 + params["side"], axis=0)
@@ -270,7 +270,7 @@ def _distance(where: Sequence[Tensor], centre: Tensor) -> Tensor:
     return ops.sqrt(sum(ops.square(axis - centre[number]) for number, axis in enumerate(where)) + 1e-6)
 
 
-def _window(
+def _place_window(
     brain: Brain, params: Mapping[str, Tensor], shape: Sequence[int], perfusion: Perfusion
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns first voxel of the patch, voxels of the scan, and their size in mm, (3,) float32 each."""
@@ -278,9 +278,9 @@ def _window(
     size, spacing = (ops.take(ops.convert_to_tensor(table), params["grid"], axis=0) for table in tables)
     target = ops.where(params["centred"] > 0.5, brain.place(params), brain.other(params))
     local = ops.sum(_inverse(geometry.affine(params)) * (target - _middle(brain))[None, :], axis=1)
-    wanted = ops.convert_to_tensor(np.asarray(shape, np.float32))
-    start = ops.floor(local / spacing + (size - 1) / 2 - wanted / 2 + params["crop"] * wanted / 4)
-    room = size - wanted
+    patch_size = ops.convert_to_tensor(np.asarray(shape, np.float32))
+    start = ops.floor(local / spacing + (size - 1) / 2 - patch_size / 2 + params["crop"] * patch_size / 4)
+    room = size - patch_size
     return ops.where(room >= 0, ops.clip(start, 0.0, ops.maximum(room, 0.0)), ops.floor(room / 2)), size, spacing
 
 
@@ -295,7 +295,9 @@ def _inverse(matrix: Tensor) -> Tensor:
     return ops.stack(columns, axis=1) / ops.sum(a * columns[0])
 
 
-def _source(brain: Brain, params: Mapping[str, Tensor], local: Sequence[Tensor], shape: Sequence[int]) -> list[Tensor]:
+def _place_voxels(
+    brain: Brain, params: Mapping[str, Tensor], local: Sequence[Tensor], shape: Sequence[int]
+) -> list[Tensor]:
     """Returns the place in the anatomy of each voxel of the patch: three of (x, y, z) float32."""
     matrix, middle = geometry.affine(params), _middle(brain)
     coarse = seeds.normal(params["seed"], (3, *fields.coarse_shape(shape, 0.06)), 2)
@@ -307,10 +309,10 @@ def _source(brain: Brain, params: Mapping[str, Tensor], local: Sequence[Tensor],
     ]
 
 
-def _measured(clean: Tensor, head: Tensor, params: Mapping[str, Tensor], spacing: Tensor) -> Tensor:
+def _measure(clean: Tensor, head: Tensor, params: Mapping[str, Tensor], spacing: Tensor) -> Tensor:
     """Adds noise, then smooths within the brain; returns (x, y, z, 6), 0 outside."""
     noise = params["noise"] * seeds.normal(params["seed"], clean.shape, 3)
-    # The time to peak is as sure late as early: its noise is that of the delay.
+    # The time to peak is as certain late as early: its noise is that of the delay.
     level = np.array([0, 0, 0, 0, 1, 0], np.float32)[:, None, None, None] * params["arrival_s"]
     maps = ops.concatenate([(clean + noise * (clean - level)) * head, head[None]])
     matrices = [_gaussian(size, params["smoothing_mm"] / spacing[axis]) for axis, size in enumerate(head.shape)]
@@ -321,5 +323,5 @@ def _measured(clean: Tensor, head: Tensor, params: Mapping[str, Tensor], spacing
 
 def _gaussian(size: int, sd: Tensor) -> Tensor:
     """Returns the matrix (size, size) that smooths an axis; `sd` in voxels."""
-    apart = np.arange(size, dtype=np.float32)[:, None] - np.arange(size, dtype=np.float32)
-    return ops.exp(-0.5 * ops.square(apart / ops.maximum(sd, 1e-2)))
+    difference = np.arange(size, dtype=np.float32)[:, None] - np.arange(size, dtype=np.float32)
+    return ops.exp(-0.5 * ops.square(difference / ops.maximum(sd, 1e-2)))

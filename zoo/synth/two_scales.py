@@ -13,7 +13,7 @@ def middle(volume: Tensor, shape: Sequence[int]) -> Tensor:
 
     Args:
         volume: (x, y, z, ...).
-        shape: voxels that are kept.
+        shape: voxels of the result.
 
     Returns:
         (*shape, ...).
@@ -23,12 +23,12 @@ def middle(volume: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def two_scales(wide: Tensor, *maps: Tensor, ratio: int) -> tuple[Tensor, ...]:
-    """Returns the patch in the middle of a volume, and the whole of it averaged down to as many voxels.
+    """Returns the middle patch of a volume beside the whole volume, averaged down to the same number of voxels.
 
     Args:
         wide: (ratio x, ratio y, ratio z, channels) float32.
         *maps: (ratio x, ratio y, ratio z) of any dtype.
-        ratio: how many times as wide as the patch.
+        ratio: width of the volume over that of the patch.
 
     Returns:
         (x, y, z, 2 channels) float32, the patch first; and the middle of each map, (x, y, z).

@@ -1,1 +1,1 @@
-"""Synthetic scans with lacunes and what looks like them."""
+"""Simulates scans with lacunes and their mimics."""

@@ -1,4 +1,4 @@
-"""Places lacunes and their mimics in a patch: the axis of each, and the depth of each voxel in it."""
+"""Computes the axis of each lacune or mimic in a patch, and how deep each voxel lies in it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,14 +12,14 @@ Tensor = Any
 
 
 def axis_of(middle: Tensor, where: Sequence[Tensor], brain: Brain, turn: Tensor, one: Mapping[str, Tensor]) -> Tensor:
-    """Returns the direction of an object's axis: from the middle of the brain outwards for tubes, else as drawn.
+    """Returns the direction of an object's axis: outwards from the middle of the brain for tubes, else as drawn.
 
     Args:
         middle: (3,) int32, voxel of its centre.
-        where: where in the anatomy each voxel lies, three of (x, y, z) float32.
+        where: place of each voxel in the anatomy, three of (x, y, z) float32.
         brain: the anatomy.
         turn: (3, 3), from the patch to the anatomy.
-        one: of the object, what `zoo.synth.lacunes.scan.draw` drew.
+        one: the object's entries of what `zoo.synth.lacunes.scan.draw` returned.
 
     Returns:
         (3,) float32 of length 1.
@@ -29,17 +29,17 @@ def axis_of(middle: Tensor, where: Sequence[Tensor], brain: Brain, turn: Tensor,
     source = ops.stack([ops.take(ops.reshape(axis, (-1,)), flat, axis=0) for axis in where])
     outwards = ops.sum(turn * (source - brain.middle)[:, None], axis=0)  # the inverse of a turn is its transpose
     outwards = outwards / ops.sqrt(ops.sum(ops.square(outwards)) + 1e-6) + 0.3 * one["direction"]
-    chosen = ops.where(one["kind"] == KINDS.index("perivascular"), outwards, one["direction"])
-    return chosen / ops.sqrt(ops.sum(ops.square(chosen)) + 1e-6)
+    along = ops.where(one["kind"] == KINDS.index("perivascular"), outwards, one["direction"])
+    return along / ops.sqrt(ops.sum(ops.square(along)) + 1e-6)
 
 
 def depth(axes: Sequence[Tensor], middle: Tensor, one: Mapping[str, Tensor], direction: Tensor) -> Tensor:
-    """Returns the depth under an object's surface: a rod whose ends are ellipsoids.
+    """Returns the depth of each voxel under the surface of an object, a rod with ellipsoidal ends.
 
     Args:
         axes: number of each voxel along x, y and z.
         middle: (3,) float32, voxel of its centre.
-        one: of the object, what `zoo.synth.lacunes.scan.draw` drew.
+        one: the object's entries of what `zoo.synth.lacunes.scan.draw` returned.
         direction: (3,) of its axis.
 
     Returns:
@@ -66,13 +66,13 @@ def depth(axes: Sequence[Tensor], middle: Tensor, one: Mapping[str, Tensor], dir
 
 
 def middle(shape: Sequence[int], inner: Sequence[int]) -> Tensor:
-    """Returns (x, y, z) bool, True in the middle.
+    """Marks the middle part of a grid, (x, y, z) bool.
 
     Args:
         shape: voxels.
-        inner: those of the middle.
+        inner: voxels of the middle part.
     """
-    found = np.zeros(tuple(shape), bool)
+    mask = np.zeros(tuple(shape), bool)
     x, y, z = (slice((size - part) // 2, (size + part) // 2) for size, part in zip(shape, inner, strict=True))
-    found[x, y, z] = True
-    return ops.convert_to_tensor(found)
+    mask[x, y, z] = True
+    return ops.convert_to_tensor(mask)

@@ -1,4 +1,4 @@
-"""Finds where in an anatomy lacunes may lie, where their mimics do, and where no lacune can be."""
+"""Finds where in an anatomy lacunes and their mimics may lie, and where no lacune can be."""
 
 import dataclasses
 import functools
@@ -17,12 +17,12 @@ from zoo.synth.anatomy.sources import anatomy, cache_folder
 
 Tensor = Any
 KINDS = ("lacune", "perivascular", "sulcal", "hyperintensity", "impossible")
-# A voxel's zone has bit k set where a centre of kind k may lie; then the tissue that holds lacunes, and its contrary.
+# Bits of a voxel's zone: bit k where a centre of kind k may lie, then tissue that holds lacunes, then tissue that cannot.
 TISSUE, IMPOSSIBLE = 32, 64
 REGIONS = ("background", "basal_ganglia", "white_matter", "thalamus", "pons", "elsewhere")
 NUM_PLACES = 512
 CLEAR_MM = 4.0  # between the centre of a lacune and cortex or fluid
-WALL_MM = 2.0  # as near to cortex or fluid there is no lacune
+WALL_MM = 2.0  # no lacune lies this near to cortex or fluid
 PONS = (0.35, 0.75)  # of the height of the brainstem
 VERSION = 1  # part of the cache's file names: raise it when the zones change
 MARGIN = 4  # voxels of air around a brain
@@ -56,7 +56,7 @@ def stacked(names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
     """Stacks the fields of `Brain` of several anatomies along a first axis.
 
     Args:
-        names: of the anatomies, held-out ones too: whoever calls decides what trains.
+        names: of the anatomies, held-out ones too: the caller decides which of them train.
 
     Raises:
         ValueError: no such anatomy.
@@ -67,18 +67,18 @@ def stacked(names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
 
 
 def on_grid(name: str, shape: Sequence[int]) -> tuple[np.ndarray, ...]:
-    """Returns the fields of `Brain` of one anatomy, in the middle of a grid.
+    """Returns the fields of `Brain` of one anatomy, centred in a grid.
 
     Args:
         name: of the anatomy, held-out ones too.
         shape: voxels; axes along which the brain is larger take its size.
     """
-    return _fields(*(_centred(each, shape) for each in placed(name)))
+    return _fields(*(_pad_to(each, shape) for each in placed(name)))
 
 
 def labels_on_grid(name: str, shape: Sequence[int]) -> np.ndarray:
-    """Returns the labels of the scheme of one brain, in the middle of a grid as `on_grid` puts it."""
-    return _centred(placed(name)[0], shape)
+    """Returns the label map of one brain, centred in a grid as by `on_grid`."""
+    return _pad_to(placed(name)[0], shape)
 
 
 def tensors(names: Sequence[str]) -> tuple[Tensor, ...]:
@@ -107,29 +107,29 @@ def placed(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _derive(name: str) -> dict[str, np.ndarray]:
-    labels = np.pad(_cut(anatomy(name, allow_test=True).labels), MARGIN).astype(np.uint8)
+    labels = np.pad(_crop_to_brain(anatomy(name, allow_test=True).labels), MARGIN).astype(np.uint8)
     ventricle = edt.edt(~np.isin(labels, sides("ventricle")))
     return {"labels": labels, "zones": zoned(labels), "ventricle_mm": np.minimum(ventricle, 255).astype(np.uint8)}
 
 
-def _cut(labels: np.ndarray) -> np.ndarray:
-    kept = np.isin(labels, (*scheme.BRAIN, scheme.INDEX["csf"]))
+def _crop_to_brain(labels: np.ndarray) -> np.ndarray:
+    mask = np.isin(labels, (*scheme.BRAIN, scheme.INDEX["csf"]))
     # Fluid wraps the brain loosely; what is far from tissue would not survive a brain extraction.
-    kept &= edt.edt(~np.isin(labels, scheme.BRAIN)) <= WALL_MM
-    box = ndimage.find_objects(kept.astype(np.uint8))[0]
-    return np.where(kept, labels, 0)[box]
+    mask &= edt.edt(~np.isin(labels, scheme.BRAIN)) <= WALL_MM
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    return np.where(mask, labels, 0)[box]
 
 
-def _centred(volume: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    room = [max(int(wanted) - size, 0) for wanted, size in zip(shape, volume.shape, strict=True)]
+def _pad_to(volume: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    room = [max(int(target) - size, 0) for target, size in zip(shape, volume.shape, strict=True)]
     return np.pad(volume, [(extra // 2, extra - extra // 2) for extra in room])
 
 
 def _fields(labels: np.ndarray, zones: np.ndarray, ventricle_mm: np.ndarray) -> tuple[np.ndarray, ...]:
     codes = scheme.CLASSES[labels].astype(np.uint8)
-    luck = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     drawn = [
-        np.stack(np.unravel_index(luck.choice(np.flatnonzero(mask), NUM_PLACES), labels.shape), -1)
+        np.stack(np.unravel_index(random.choice(np.flatnonzero(mask), NUM_PLACES), labels.shape), -1)
         for mask in (codes > 0, zones & 1 > 0)
     ]
     shares = np.bincount(codes[codes > 0], minlength=int(scheme.CLASSES.max()) + 1) / (codes > 0).sum()
@@ -172,17 +172,17 @@ def zoned(labels: np.ndarray) -> np.ndarray:
 def regions(labels: np.ndarray) -> np.ndarray:
     """Returns the region of each voxel, for tables: (x, y, z) uint8, indices into `REGIONS`.
 
-    The pons is the middle of the brainstem's height, which the label scheme does not part.
+    The label scheme has one brainstem; the middle of its height counts as pons.
     """
     table = np.full(scheme.NUM_LABELS, REGIONS.index("elsewhere"), np.uint8)
     table[0] = 0
     groups = {"basal_ganglia": ("caudate", "putamen", "pallidum", "accumbens"), "thalamus": ("thalamus",)}
     for region, structures in (groups | {"white_matter": ("white",)}).items():
         table[[index for name in structures for index in sides(name)]] = REGIONS.index(region)
-    found = table[labels]
+    region_map = table[labels]
     stem = labels == scheme.INDEX["brainstem"]
     heights = np.flatnonzero(stem.any((0, 1)))
     if len(heights):
         low, high = (heights[0] + round(part * (len(heights) - 1)) for part in PONS)
-        found[:, :, low : high + 1][stem[:, :, low : high + 1]] = REGIONS.index("pons")
-    return found
+        region_map[:, :, low : high + 1][stem[:, :, low : high + 1]] = REGIONS.index("pons")
+    return region_map

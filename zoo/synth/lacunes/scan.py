@@ -1,11 +1,11 @@
 """Simulates T1, T2 and FLAIR of a brain with lacunes and their mimics, over real anatomy, by two scanners.
 
 Tissue gets its signal from its relaxation times. Lacunes are small ovoids of fluid with a bright rim on FLAIR, deep in
-the brain. Beside them lie four kinds that are none: perivascular spaces (thin tubes of fluid, radial, no rim), fluid in
-sulci, white-matter hyperintensities, and balls that look like lacunes in every way but lie where none can be.
+the brain. Four mimics lie among them: perivascular spaces (thin tubes of fluid, radial, no rim), fluid in sulci,
+white-matter hyperintensities, and balls that look exactly like lacunes but lie where no lacune can be.
 
 Source: sizes, places and looks after Wardlaw et al., Lancet Neurology 2013, doi:10.1016/S1474-4422(13)70124-8; signals
-as `zoo.synth.contrast` computes them. How often each kind occurs is ours.
+as `zoo.synth.contrast` computes them. How often each kind occurs is our choice.
 """
 
 import dataclasses
@@ -82,18 +82,18 @@ class Vascular:
     """Ranges of what is drawn into one sample; lengths in mm.
 
     Attributes:
-        lacunes: least and most, in a sample that has any.
+        lacunes: least and largest number, in a sample that has any.
         positive: share of samples that have lacunes.
-        perivascular: least and most, and so on for the other kinds.
+        perivascular: least and largest number of perivascular spaces; the next three are such pairs too.
         sulcal: pockets of fluid in the cortex.
         hyperintensities: of white matter.
         impossible: lacune-like balls in cortex and at the walls of the ventricles.
         diameter_mm: of a lacune and of a lacune-like ball, drawn evenly in its logarithm.
-        elongation: largest axis ratio of these; no axis passes the largest diameter.
+        elongation: largest axis ratio of both; no axis exceeds the largest diameter.
         rim_mm: width of the rim on FLAIR.
-        rim: how much brighter it is.
+        rim: relative brightening of the rim.
         tube_radius_mm: of perivascular spaces.
-        tube_mm: their length.
+        tube_mm: length of perivascular spaces.
         sulcal_mm: diameter of the pockets.
         hyperintensity_mm: diameter of the hyperintensities.
         rotation_deg: largest turn of the head about each axis.
@@ -131,7 +131,7 @@ class Vascular:
 
     @property
     def counts(self) -> tuple[tuple[int, int], ...]:
-        """The least and largest number of each kind, in the order of `KINDS`."""
+        """Returns the least and largest number of each kind, in the order of `KINDS`."""
         return self.lacunes, self.perivascular, self.sulcal, self.hyperintensities, self.impossible
 
 
@@ -148,24 +148,24 @@ def draw(
 
     Args:
         seed: an int or an integer tensor.
-        vascular: ranges of what lies in it.
+        vascular: ranges of the head and of the objects in the patch.
         scanner: ranges of the acquisition.
-        around: ranges of what lies around it, where `apply` paints more than the patch; heads are as `vascular` says.
+        around: ranges of the objects around the patch, where `apply` paints more than the patch.
 
     Returns:
-        Of the n objects there can be at most, of all kinds: `present` (n,) 0 or 1, `half_mm` (n,) half the length of a
+        Of n objects, the largest number of all kinds: `present` (n,) 0 or 1, `half_mm` (n,) half the length of a
         tube's axis, `axes_mm` (n, 3) radii, `direction` (n, 3), `rim_mm` (n,), `rim` (n,), `edge_mm` (n,), `seeds`
         (n,), `kind` (n,) int32, `around` (n,) bool. Of the head: `rotation_deg`, `scaling`, `shear`, `flip`, `place`
         (), `jitter_mm` (3,), `deep` (). Of the scanner: `means` and `sds` (3, classes), `hyperintensity` (3,). And
         `seed` ().
     """
-    found = _all_objects(seed, vascular, around=False)
+    object_params = _draw_all_objects(seed, vascular, around=False)
     if around is not None:
-        others = _all_objects(seeds.fold(seed, 320), around, around=True)
-        found = {name: ops.concatenate([found[name], others[name]]) for name in found}
+        others = _draw_all_objects(seeds.fold(seed, 320), around, around=True)
+        object_params = {name: ops.concatenate([object_params[name], others[name]]) for name in object_params}
     low, high = vascular.scaling
-    means, sds, bright = _signals(seeds.fold(seed, 310), scanner)
-    return found | {
+    means, sds, bright = _draw_signals(seeds.fold(seed, 310), scanner)
+    return object_params | {
         "rotation_deg": vascular.rotation_deg * seeds.uniform(seed, (3,), 1, low=-1.0),
         "scaling": seeds.uniform(seed, (3,), 2, low=low, high=high),
         "shear": ops.zeros((6,)),
@@ -180,17 +180,17 @@ def draw(
     }
 
 
-def _all_objects(seed: Tensor, vascular: Vascular, *, around: bool) -> Params:
+def _draw_all_objects(seed: Tensor, vascular: Vascular, *, around: bool) -> Params:
     """Draws the objects of all kinds, one kind after another."""
-    parts = [_objects(seeds.fold(seed, 300 + k), kind, vascular) for k, kind in enumerate(KINDS)]
-    found = {name: ops.concatenate([part[name] for part in parts]) for name in parts[0]}
+    parts = [_draw_objects(seeds.fold(seed, 300 + k), kind, vascular) for k, kind in enumerate(KINDS)]
+    params = {name: ops.concatenate([part[name] for part in parts]) for name in parts[0]}
     kinds = np.repeat(np.arange(len(KINDS), dtype=np.int32), [most for _, most in vascular.counts])
-    told = {"kind": kinds, "around": np.full(kinds.shape, around)}
-    return found | {name: ops.convert_to_tensor(each) for name, each in told.items()}
+    tags = {"kind": kinds, "around": np.full(kinds.shape, around)}
+    return params | {name: ops.convert_to_tensor(each) for name, each in tags.items()}
 
 
-def _objects(seed: Tensor, kind: str, vascular: Vascular) -> Params:
-    """Draws the objects of one kind; those beyond the drawn number are not present."""
+def _draw_objects(seed: Tensor, kind: str, vascular: Vascular) -> Params:
+    """Draws the objects of one kind; marks those beyond the drawn number as not present."""
     least, most = vascular.counts[KINDS.index(kind)]
     each = lambda stream, limits: seeds.uniform(seed, (most,), stream, low=limits[0], high=limits[1])  # noqa: E731
     count = least + ops.floor((most - least + 1) * seeds.uniform(seed, (), 1))
@@ -198,7 +198,7 @@ def _objects(seed: Tensor, kind: str, vascular: Vascular) -> Params:
     if kind == "lacune":
         present = present * ops.cast(seeds.uniform(seed, (), 2) < vascular.positive, "float32")
     direction = seeds.normal(seed, (most, 3), 3)
-    half, axes = _shapes(kind, vascular, each, seeds.uniform(seed, (most, 3), 4, low=-0.5, high=0.5))
+    half, axes = _draw_shapes(kind, vascular, each, seeds.uniform(seed, (most, 3), 4, low=-0.5, high=0.5))
     rimmed = float(kind in ("lacune", "impossible"))
     return {
         "present": present,
@@ -212,7 +212,7 @@ def _objects(seed: Tensor, kind: str, vascular: Vascular) -> Params:
     }
 
 
-def _shapes(kind: str, vascular: Vascular, each: Any, luck: Tensor) -> tuple[Tensor, Tensor]:
+def _draw_shapes(kind: str, vascular: Vascular, each: Any, u: Tensor) -> tuple[Tensor, Tensor]:
     """Draws half the length of the axis (n,) and radii (n, 3) of one kind, in mm."""
     if kind == "perivascular":
         radius = each(10, vascular.tube_radius_mm)
@@ -223,11 +223,11 @@ def _shapes(kind: str, vascular: Vascular, each: Any, luck: Tensor) -> tuple[Ten
     )
     radius = ops.exp(each(10, [math.log(limit / 2) for limit in limits]))
     ratio = {"sulcal": 3.5, "hyperintensity": 3.0}.get(kind, vascular.elongation)
-    stretch = ops.exp(math.log(ratio) * (luck - ops.mean(luck, axis=1, keepdims=True)))
+    stretch = ops.exp(math.log(ratio) * (u - ops.mean(u, axis=1, keepdims=True)))
     return ops.zeros_like(radius), ops.minimum(radius[:, None] * stretch, limits[1] / 2)
 
 
-def _signals(seed: Tensor, scanner: Scanner) -> tuple[Tensor, Tensor, Tensor]:
+def _draw_signals(seed: Tensor, scanner: Scanner) -> tuple[Tensor, Tensor, Tensor]:
     """Draws mean and SD of each class in each channel (3, classes), and the signal of a hyperintensity (3,)."""
     factor = np.array([*scanner.relaxation, 1.0], np.float32)
     # Tissue is the same in all three channels: one draw of its relaxation.
@@ -260,30 +260,30 @@ def apply(
         brain: the anatomy.
         params: what `draw` returned.
         shape: voxels of 1 mm.
-        scanner: that the acquisition was drawn from.
-        whole: the patch lies in the middle of the anatomy, not about a drawn place, and nothing is bent.
+        scanner: the ranges that the acquisition was drawn from.
+        whole: centres the patch in the anatomy instead of at a drawn place, and bends nothing.
         location: adds four channels: where the voxel lies along x, y and z, in lengths of the brain from its middle,
             and its distance to the ventricles in units of 30 mm.
-        inner: voxels in the middle, where the objects lie; those that were drawn `around` lie outside.
+        inner: voxels in the middle that hold the objects of the patch; objects drawn `around` lie outside them.
 
     Returns:
         T1, T2, FLAIR (x, y, z, 3 or 7) float32, each with mean 0 and SD 1 over the brain of the whole scan and
         exactly 0 outside it; the kinds of `KINDS` by number + 1 (x, y, z) int32, 0 where there is none; and where no
         lacune can be (x, y, z) bool: cortex, fluid, and within 2 mm of them, and outside the brain.
     """
-    where = _where(brain, params, shape, whole)
+    where = _place_voxels(brain, params, shape, whole)
     codes, zones = (geometry.nearest(each, where) for each in (brain.codes, brain.zones))
     head = ops.cast(codes > 0, "float32")
-    image, kinds = _filled(_tissue(codes, params), codes, zones, where, brain, params, inner=inner)
-    image = _acquired(image * head, head, brain, params, scanner)
+    image, kinds = _paint_objects(_paint_tissue(codes, params), codes, zones, where, brain, params, inner=inner)
+    image = _acquire(image * head, head, brain, params, scanner)
     image = ops.transpose(image, (1, 2, 3, 0))
     if location:
-        image = ops.concatenate([image, _location(brain, where, head)], axis=-1)
+        image = ops.concatenate([image, _location_channels(brain, where, head)], axis=-1)
     impossible = (zones & IMPOSSIBLE > 0) | (codes == 0)
     return image, kinds * ops.cast(head, "int32"), impossible
 
 
-def _where(brain: Brain, params: Mapping[str, Any], shape: Sequence[int], whole: bool) -> list[Tensor]:
+def _place_voxels(brain: Brain, params: Mapping[str, Any], shape: Sequence[int], whole: bool) -> list[Tensor]:
     """Returns the place in the anatomy of each voxel of the patch: three of (x, y, z) float32."""
     middle = ops.convert_to_tensor(np.array([(size - 1) / 2 for size in brain.codes.shape], np.float32))
     if not whole:
@@ -301,8 +301,8 @@ def _where(brain: Brain, params: Mapping[str, Any], shape: Sequence[int], whole:
     ]
 
 
-def _tissue(codes: Tensor, params: Mapping[str, Any]) -> Tensor:
-    """Paints each class' signal, mixed at borders, with its own texture, (3, x, y, z)."""
+def _paint_tissue(codes: Tensor, params: Mapping[str, Any]) -> Tensor:
+    """Paints the signal of each class with its own texture, mixed at borders; returns (3, x, y, z)."""
     index = ops.cast(codes, "int32")
     coarse = [size // 4 + 2 for size in codes.shape]
     channels = []
@@ -313,7 +313,7 @@ def _tissue(codes: Tensor, params: Mapping[str, Any]) -> Tensor:
     return ops.stack(channels)
 
 
-def _filled(
+def _paint_objects(
     image: Tensor,
     codes: Tensor,
     zones: Tensor,
@@ -336,16 +336,16 @@ def _filled(
     def put(step: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         image, kinds = state
         # From the last row to the first: lacunes, which come first, are painted over all else.
-        one = {name: ops.take(params[name], total - 1 - step, axis=0) for name in names}
-        kind = one["kind"]
+        row = {name: ops.take(params[name], total - 1 - step, axis=0) for name in names}
+        kind = row["kind"]
         allowed = ops.cast(ops.right_shift(ops.cast(zones, "int32"), kind) & 1, "bool")
-        allowed = allowed & (within != one["around"])
-        middle, anywhere = centre(allowed, one["seeds"])
-        depth = objects.depth(axes, ops.cast(middle, "float32"), one, objects.axis_of(middle, where, brain, turn, one))
+        allowed = allowed & (within != row["around"])
+        middle, anywhere = centre(allowed, row["seeds"])
+        depth = objects.depth(axes, ops.cast(middle, "float32"), row, objects.axis_of(middle, where, brain, turn, row))
         tissue = ops.where(kind == 0, ops.cast(zones & TISSUE > 0, "float32"), inside)
-        there = one["present"] * anywhere * tissue
-        cover = ops.clip(0.5 + depth / one["edge_mm"], 0.0, 1.0) * there
-        rim = (ops.clip(0.5 + depth + one["rim_mm"], 0.0, 1.0) * there - cover) * one["rim"]
+        there = row["present"] * anywhere * tissue
+        cover = ops.clip(0.5 + depth / row["edge_mm"], 0.0, 1.0) * there
+        rim = (ops.clip(0.5 + depth + row["rim_mm"], 0.0, 1.0) * there - cover) * row["rim"]
         is_bright = kind == KINDS.index("hyperintensity")
         value = ops.where(is_bright, params["hyperintensity"], fluid)[:, None, None, None]
         image = image * (1.0 + bright[:, None, None, None] * ops.maximum(rim, 0.0))
@@ -355,22 +355,22 @@ def _filled(
     return ops.fori_loop(0, total, put, (image, none)) if total else (image, none)
 
 
-def _acquired(image: Tensor, head: Tensor, brain: Brain, params: Mapping[str, Any], scanner: Scanner) -> Tensor:
-    """Applies bias, slices, noise, and the z-score of the whole scan's brain; returns (3, x, y, z), 0 outside."""
-    apart = 0.1 * seeds.normal(params["seed"], (2, len(CHANNELS)), 20)
+def _acquire(image: Tensor, head: Tensor, brain: Brain, params: Mapping[str, Any], scanner: Scanner) -> Tensor:
+    """Applies bias, slices, noise, and the z-score of the whole brain; returns (3, x, y, z), 0 outside."""
+    residual = 0.1 * seeds.normal(params["seed"], (2, len(CHANNELS)), 20)
     channels = []
     for number, ranges in enumerate(scanner.channels):
         drawn = acquisition.draw(seeds.fold(params["seed"], 30 + number), head.shape, ranges)
-        one = image[number] * acquisition.bias_field(drawn["bias"], head.shape)
-        one = acquisition.rician(acquisition.blurred(one, drawn), drawn["noise"], drawn["seed"])
+        channel = image[number] * acquisition.bias_field(drawn["bias"], head.shape)
+        channel = acquisition.rician(acquisition.blurred(channel, drawn), drawn["noise"], drawn["seed"])
         means = params["means"][number]
         mean = ops.sum(brain.shares * means)
         sd = _LEFT * ops.sqrt(ops.sum(brain.shares * ops.square(means - mean)) + 1e-6)
-        channels.append((one - mean - apart[0, number] * sd) / (sd * (1.0 + apart[1, number])) * head)
+        channels.append((channel - mean - residual[0, number] * sd) / (sd * (1.0 + residual[1, number])) * head)
     return ops.stack(channels)
 
 
-def _location(brain: Brain, where: Sequence[Tensor], head: Tensor) -> Tensor:
+def _location_channels(brain: Brain, where: Sequence[Tensor], head: Tensor) -> Tensor:
     """Returns the place from the middle in lengths of the brain, and the distance to the ventricles over 30 mm."""
     place = [(axis - brain.middle[number]) / brain.extent[number] for number, axis in enumerate(where)]
     far = ops.cast(geometry.nearest(brain.ventricle_mm, where), "float32") / 30.0
