@@ -1,7 +1,7 @@
 """Makes heads to compute with: fsaverage from the files that mne ships, a variant for every seed, and a sphere.
 
-Every head is the same tessellation and the same electrodes and places under a smooth map, so that all tensors keep one
-shape from head to head.
+All heads share one tessellation, one set of electrodes and one set of places, moved by a smooth map, so that tensors
+have the same shape for every head.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _SMOOTHINGS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Warp:
-    """A smooth map of the template: `x -> c + s * (x - c) * (1 + f(direction of x - c))`.
+    """Moves points of the template smoothly: `x -> c + s * (x - c) * (1 + f(direction of x - c))`.
 
     Attributes:
         centre_mm: c, MRI coordinates of the template in mm.
@@ -50,13 +50,13 @@ class Warp:
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """Three nested surfaces on one icosphere, and the electrodes on the outermost; mm, MRI axes (RAS).
+    """Holds three nested surfaces on one icosphere, and the electrodes on the outermost; mm, MRI axes (RAS).
 
     Attributes:
         name: `"fsaverage"`, `"head-<seed>"` or `"sphere"`; part of the key of every cache.
         surfaces_mm: (3, 2562, 3): inner skull, outer skull, scalp; the first 642 points are the coarser icosphere.
         electrodes_mm: (335, 3), in the order of `electrode_names()`.
-        warp: what made this head of the template; the sphere's is the identity, see `places`.
+        warp: the map from the template to this head; the sphere's is the identity, see `places`.
         skull_ratio: conductivity of brain over that of skull.
     """
 
@@ -68,7 +68,7 @@ class Head:
 
     @property
     def head_from_mri(self) -> np.ndarray:
-        """4 x 4, mm: to mne's head coordinates; fsaverage's for every head, and none for the sphere."""
+        """Returns the matrix (4, 4), mm, to mne's head coordinates: fsaverage's, or the identity for the sphere."""
         # mne 1.13 looks for places inside a sphere in MRI coordinates while its centre is in head coordinates.
         return np.eye(4) if self.name == "sphere" else _head_from_mri()
 
@@ -78,7 +78,7 @@ class Head:
             return self.warp.apply(template_mm)
         offset = np.asarray(template_mm, float) - self.warp.centre_mm
         inside = np.linalg.norm(self.surfaces_mm[0, 0] - self.warp.centre_mm)
-        factor = inside / radius_towards(_template()[0][0] - self.warp.centre_mm, offset)
+        factor = inside / radius_towards(_read_template()[0][0] - self.warp.centre_mm, offset)
         return np.asarray(self.warp.centre_mm) + offset * factor[:, None]
 
 
@@ -96,11 +96,11 @@ def head(which: str | int = "fsaverage", *, skull_ratio: float | None = None) ->
         ImportError: mne is not installed.
     """
     check_ratio(skull_ratio)
-    surfaces, electrodes, centre = _template()
+    surfaces, electrodes, centre = _read_template()
     if which == "fsaverage":
         return Head("fsaverage", surfaces, electrodes, Warp(centre), skull_ratio or TEMPLATE_RATIO)
     if which == "sphere":
-        return _sphere(skull_ratio or TEMPLATE_RATIO)
+        return _make_sphere(skull_ratio or TEMPLATE_RATIO)
     if isinstance(which, bool) or not isinstance(which, int | np.integer) or which < 0:
         raise unknown_choice("head", which, ["fsaverage", "sphere", "a seed (0, 1, 2, ...)"])
     warp, ratio = draw(int(which))
@@ -109,7 +109,7 @@ def head(which: str | int = "fsaverage", *, skull_ratio: float | None = None) ->
 
 
 def check_ratio(skull_ratio: float | None) -> None:
-    """Raises where no head has such a ratio of conductivities; None passes."""
+    """Checks a ratio of conductivities, 10 to 200; None passes."""
     if skull_ratio is not None and not 10 <= skull_ratio <= 200:
         raise ValueError(f"skull_ratio is brain over skull conductivity, 10 to 200, got {skull_ratio}.")
 
@@ -122,12 +122,12 @@ def draw(seed: int) -> tuple[Warp, float]:
     spread *= SHAPE_RMS * math.sqrt(4 * math.pi / np.square(spread).sum())
     shape = spread * np.clip(random.standard_normal(spread.size), -2.5, 2.5)
     ratio = math.exp(random.uniform(*np.log(SKULL_RATIOS)))
-    return Warp(_template()[2], tuple(scale.tolist()), tuple(shape.tolist())), ratio
+    return Warp(_read_template()[2], tuple(scale.tolist()), tuple(shape.tolist())), ratio
 
 
 def electrode_names() -> list[str]:
     """Returns the 335 names of the 10-05 system, in mne's order."""
-    return list(_montage().ch_names)
+    return list(_read_montage().ch_names)
 
 
 @functools.cache
@@ -155,24 +155,24 @@ def shipped(name: str) -> Path:
 
 @functools.cache
 def icosphere(grade: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns unit directions and triangles of an icosahedron halved `grade` times.
+    """Returns unit directions and triangles of an icosahedron whose edges are halved `grade` times.
 
     Returns:
-        Directions (10 * 4**grade + 2, 3), those of every coarser grade first, and triangles (20 * 4**grade, 3),
+        Directions (10 * 4**grade + 2, 3), those of coarser grades first, and triangles (20 * 4**grade, 3),
         anticlockwise from outside.
     """
     if grade:
-        return _halved(*icosphere(grade - 1))
+        return _halve_edges(*icosphere(grade - 1))
     golden = (1 + math.sqrt(5)) / 2
     first = [(0, i, j * golden) for i in (-1, 1) for j in (-1, 1)]
     corners = np.array([np.roll(corner, shift) for shift in range(3) for corner in first]) / math.hypot(1, golden)
     near = np.argwhere(np.triu(np.abs(corners @ corners.T - 1 / math.sqrt(5)) < 1e-9))
     edges = {tuple(pair) for pair in near.tolist()}
     triangles = [(a, b, c) for a, b in edges for c in range(12) if (b, c) in edges and (a, c) in edges]
-    return corners, _outward(corners, np.array(sorted(triangles)))
+    return corners, _orient_outward(corners, np.array(sorted(triangles)))
 
 
-def _halved(directions: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _halve_edges(directions: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sides = np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), 1)
     unique, which = np.unique(sides, axis=0, return_inverse=True)
     middles = directions[unique].sum(1)
@@ -184,7 +184,7 @@ def _halved(directions: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, 
     return everything, np.concatenate([np.stack(part, 1) for part in parts])
 
 
-def _outward(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+def _orient_outward(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     a, b, c = (points[triangles[:, corner]] for corner in range(3))
     inward = (np.cross(b - a, c - a) * a).sum(1) < 0
     return np.where(inward[:, None], triangles[:, ::-1], triangles)
@@ -196,7 +196,7 @@ def radius_towards(points: np.ndarray, directions: np.ndarray, *, triangles: np.
     Args:
         points: (n, 3) of the surface.
         directions: (m, 3), of any length.
-        triangles: of the surface; those of the icosphere with n points without.
+        triangles: of the surface; None takes those of the icosphere with n points.
 
     Returns:
         (m,), in the unit of `points`; the outermost where a ray meets the surface more than once.
@@ -211,7 +211,7 @@ def radius_towards(points: np.ndarray, directions: np.ndarray, *, triangles: np.
     middles = corners.mean(1)
     tree = cKDTree(middles / np.linalg.norm(middles, axis=1, keepdims=True))
     nearest = tree.query(unit, k=min(40, len(triangles)))[1]
-    radii = _hits(corners[nearest], unit)
+    radii = _intersect_rays(corners[nearest], unit)
     if np.isnan(radii).any():
         raise ValueError(
             f"{np.isnan(radii).sum()} rays meet no triangle: the surface is open or not around the origin."
@@ -219,7 +219,7 @@ def radius_towards(points: np.ndarray, directions: np.ndarray, *, triangles: np.
     return radii
 
 
-def _hits(corners: np.ndarray, unit: np.ndarray) -> np.ndarray:
+def _intersect_rays(corners: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """Returns the largest ray parameter over triangles (m, k, 3, 3); NaN without a hit (Moeller and Trumbore, 1997)."""
     origin, first, second = corners[..., 0, :], corners[..., 1, :], corners[..., 2, :]
     e1, e2 = first - origin, second - origin
@@ -249,34 +249,34 @@ def _harmonic(degree: int, order: int, cosine: np.ndarray, azimuth: np.ndarray) 
 
 
 @functools.cache
-def _montage() -> Any:
+def _read_montage() -> Any:
     return require_mne().channels.make_standard_montage("fsaverage_1005")
 
 
 @functools.cache
 def inner_skull() -> tuple[np.ndarray, np.ndarray]:
     """Reads the points (10242, 3), mm, and triangles of fsaverage's inner skull."""
-    return _read("fsaverage-inner_skull-bem.fif")
+    return _read_surface("fsaverage-inner_skull-bem.fif")
 
 
-def _read(name: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_surface(name: str) -> tuple[np.ndarray, np.ndarray]:
     surface = require_mne().read_bem_surfaces(shipped(name), verbose="ERROR")[0]
     return surface["rr"] * 1e3, surface["tris"]
 
 
 @functools.cache
-def _template() -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+def _read_template() -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
     """Reads fsaverage's three surfaces, its electrodes on the scalp, and the middle of the inner skull's box."""
     points, triangles = inner_skull()
     centre = (points.min(0) + points.max(0)) / 2
     directions, _ = icosphere(GRADE)
     inner = radius_towards(points - centre, directions, triangles=triangles)
-    face, face_triangles = _read("fsaverage-head.fif")
+    face, face_triangles = _read_surface("fsaverage-head.fif")
     gap = radius_towards(face - centre, directions, triangles=face_triangles) - inner
     gap = _smooth(np.clip(gap, None, GAP_MM))
     radii = np.stack([inner, inner + gap / 2, inner + gap])
     surfaces = centre + radii[..., None] * directions
-    offset = np.array(list(_montage().get_positions()["ch_pos"].values())) * 1e3 - centre
+    offset = np.array(list(_read_montage().get_positions()["ch_pos"].values())) * 1e3 - centre
     length = radius_towards(surfaces[2] - centre, offset) / np.linalg.norm(offset, axis=1)
     return surfaces, centre + offset * length[:, None], tuple(centre.tolist())
 
@@ -293,8 +293,8 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _sphere(skull_ratio: float) -> Head:
-    surfaces, electrodes, centre = _template()
+def _make_sphere(skull_ratio: float) -> Head:
+    surfaces, electrodes, centre = _read_template()
     radii = np.linalg.norm(surfaces - centre, axis=2).mean(1)
     directions, _ = icosphere(GRADE)
     offset = electrodes - centre

@@ -35,7 +35,7 @@ _TINY = 1e-12
 
 @dataclasses.dataclass(frozen=True)
 class Kernels:
-    """Plain float32 and int32 arrays; `features` takes them as they are or as tensors of any backend.
+    """Holds kernels as float32 and int32 arrays; `features` takes them as they are or as tensors of any backend.
 
     Attributes:
         eloreta: (3 * 5215, channels), direction fastest.
@@ -43,10 +43,10 @@ class Kernels:
             squares of a place's three rows times a topography is a number in 0..1 times its `energy`.
         energy: (3, channels, channels): roots of quadratic forms; row 2 is the identity on average-referenced data.
         constant: (24, 28, 24, 4): mask, and x, y, z of the template in units of 100 mm from its middle, 0 outside.
-        slots: (16128,), the number of the place in each voxel of the padded box, 5215 where there is none.
+        slots: (16128,), the index of the place in each voxel of the padded box, 5215 where there is none.
         names: of the channels.
         sharpening: what steps of sparse Bayesian learning need.
-        sbl_steps: after how many of them there is one more map each; () for the linear maps alone.
+        sbl_steps: numbers of such steps, for one more map after each; () for the linear maps alone.
     """
 
     eloreta: np.ndarray
@@ -66,9 +66,9 @@ class Kernels:
         """
         measured = checked(topographies, len(self.names))
         arrays = (self.eloreta, self.blocks, self.energy, self.constant, self.slots)
-        return features(*arrays, topographies=measured, sharpen=self._sharpened if self.sbl_steps else None)
+        return features(*arrays, topographies=measured, sharpen=self._sharpen if self.sbl_steps else None)
 
-    def _sharpened(self, unit: np.ndarray) -> list[np.ndarray]:
+    def _sharpen(self, unit: np.ndarray) -> list[np.ndarray]:
         return sharpened(self.sharpening, unit, self.sbl_steps, pairs=self._pairs)
 
     @functools.cached_property
@@ -84,10 +84,11 @@ def channel_names(sbl_steps: Sequence[int] = ()) -> tuple[str, ...]:
 def kernels(field: LeadField, sbl_steps: Sequence[int] = ()) -> Kernels:
     """Computes the kernels of a montage on a head's grid; takes seconds for 64 channels.
 
-    With L the lead field against the average reference, scaled so that trace(L L') = rank, and white noise:
-    eLORETA (Pascual-Marqui, arXiv:0710.3341) with full 3 x 3 weights and lambda2 = 0.1; sLORETA (Pascual-Marqui,
-    Methods Find Exp Clin Pharmacol 2002, 24D) standardised by the 3 x 3 block of the resolution matrix, lambda2 = 0.3
-    and 0.03, as a fraction of its bound v' C^-1 v; and the fraction of variance that one free dipole explains.
+    L is the lead field against the average reference, scaled so that trace(L L') = rank; the noise is white.
+    The maps are eLORETA (Pascual-Marqui, arXiv:0710.3341) with full 3 x 3 weights and lambda2 = 0.1; sLORETA
+    (Pascual-Marqui, Methods Find Exp Clin Pharmacol 2002, 24D) standardised by the 3 x 3 block of the resolution
+    matrix, lambda2 = 0.3 and 0.03, as a fraction of its bound v' C^-1 v; and the fraction of variance that one free
+    dipole explains.
 
     Args:
         field: of a montage on the 5,215 places of the grid.
@@ -99,14 +100,14 @@ def kernels(field: LeadField, sbl_steps: Sequence[int] = ()) -> Kernels:
     """
     channels, places, _ = field.matrix.shape
     if places != grid.NUM_PLACES or channels < 6:
-        wanted = f"6 or more channels at the {grid.NUM_PLACES} places of the grid"
-        raise ValueError(f"Kernels need {wanted}, got a lead field of shape {field.matrix.shape}.")
+        expected = f"6 or more channels at the {grid.NUM_PLACES} places of the grid"
+        raise ValueError(f"Kernels need {expected}, got a lead field of shape {field.matrix.shape}.")
     whitened, basis = normalised(field)
     steps = checked_steps(sbl_steps)
-    own = [_standardised(whitened, lambda2) for lambda2 in SLORETA_LAMBDA2]
+    standardised = [_standardise(whitened, lambda2) for lambda2 in SLORETA_LAMBDA2]
     fit = np.linalg.qr(whitened.reshape(-1, places, 3).transpose(1, 0, 2))[0].transpose(0, 2, 1).reshape(3 * places, -1)
-    blocks = [*(block for block, _ in own), fit]
-    energy = [*(root for _, root in own), np.eye(len(whitened))]
+    blocks = [*(block for block, _ in standardised), fit]
+    energy = [*(root for _, root in standardised), np.eye(len(whitened))]
     return Kernels(
         (eloreta(whitened, ELORETA_LAMBDA2) @ basis).astype(np.float32),
         np.stack([block @ basis for block in blocks]).astype(np.float32),
@@ -134,7 +135,7 @@ def features(
 
     Channels: eLORETA's current along x, y, z of the MRI over its largest length (-1..1); the roots of both sLORETAs
     and of the dipole's fit (0..1); mask; coordinates; and what `sharpen` adds. The scale and the reference of a
-    topography do not matter.
+    topography have no effect.
 
     Args:
         eloreta: (3 * places, channels).
@@ -144,7 +145,7 @@ def features(
         slots: (16128,).
         topographies: (n, channels), float32.
         ops: `numpy` or `keras.ops`.
-        sharpen: from topographies of norm 1 to more maps (n, places), as `sharpening.sharpened` does it.
+        sharpen: from topographies of norm 1 to more maps (n, places), as `sharpening.sharpened` does.
 
     Returns:
         (n, 24, 28, 24, 10 + maps) float32.
@@ -159,7 +160,7 @@ def features(
         rows = ops.reshape(ops.matmul(unit, ops.transpose(blocks[kind])), (-1, places, 3))
         bound = ops.sum(ops.square(ops.matmul(unit, energy[kind])), axis=1)[:, None, None]
         parts.append(ops.sqrt(ops.sum(ops.square(rows), axis=2, keepdims=True) / (bound + _TINY)))
-    parts += [one[..., None] for one in (sharpen(unit) if sharpen else ())]
+    parts += [sharp_map[..., None] for sharp_map in (sharpen(unit) if sharpen else ())]
     maps = ops.concatenate(parts, axis=2)
     padded = ops.concatenate([maps, ops.zeros_like(maps[:, :1])], axis=1)
     box = ops.reshape(ops.take(padded, slots, axis=1), (-1, *grid.SHAPE, maps.shape[-1]))
@@ -175,16 +176,16 @@ def normalised(field: LeadField) -> tuple[np.ndarray, np.ndarray]:
     """
     columns = field.columns - field.columns.mean(0)
     values, vectors = np.linalg.eigh(columns @ columns.T)
-    kept = values > values[-1] * _RANK_TOLERANCE
-    basis = vectors[:, kept].T
+    significant = values > values[-1] * _RANK_TOLERANCE
+    basis = vectors[:, significant].T
     projected = basis @ columns
     return projected * np.sqrt(len(basis) / np.square(projected).sum()), basis
 
 
 def eloreta(whitened: np.ndarray, lambda2: float, *, iterations: int = 30, tolerance: float = 1e-6) -> np.ndarray:
-    """Computes eLORETA's kernel (3 * places, rank), exact zero localisation error for single sources without noise.
+    """Computes eLORETA's kernel (3 * places, rank), which localises a single source without noise exactly.
 
-    Iterates W_i = [L_i' (L W^-1 L' + lambda2 I)^-1 L_i]^(1/2) with trace(L W^-1 L') = rank kept, as mne does.
+    Iterates W_i = [L_i' (L W^-1 L' + lambda2 I)^-1 L_i]^(1/2) and keeps trace(L W^-1 L') = rank, as mne does.
 
     Args:
         whitened: (rank, 3 * places) with trace(L L') = rank.
@@ -198,27 +199,27 @@ def eloreta(whitened: np.ndarray, lambda2: float, *, iterations: int = 30, toler
     for _ in range(iterations):
         before = inverse
         weighted = blocks @ inverse
-        gram = _gram(weighted, blocks)
+        gram = _sum_products(weighted, blocks)
         scale = rank / np.trace(gram)
         inner = np.linalg.inv(gram * scale + lambda2 * np.eye(rank))
-        inverse = _power(blocks.transpose(0, 2, 1) @ (inner @ blocks), -0.5)
+        inverse = _raise_to_power(blocks.transpose(0, 2, 1) @ (inner @ blocks), -0.5)
         if np.linalg.norm(inverse - before) < tolerance * np.linalg.norm(before):
             break
     weighted = blocks @ inverse
-    gram = _gram(weighted, blocks)
+    gram = _sum_products(weighted, blocks)
     scale = rank / np.trace(gram)
     inner = np.linalg.inv(gram * scale + lambda2 * np.eye(rank))
     return (scale * weighted.transpose(0, 2, 1) @ inner).reshape(-1, rank)
 
 
-def _gram(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def _sum_products(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Returns the sum over places of left_i right_i', for blocks (places, rank, 3)."""
     rank = left.shape[1]
     return left.transpose(1, 0, 2).reshape(rank, -1) @ right.transpose(1, 0, 2).reshape(rank, -1).T
 
 
-def _standardised(whitened: np.ndarray, lambda2: float) -> tuple[np.ndarray, np.ndarray]:
-    """sLORETA's rows (3 * places, rank), S_i^(-1/2) L_i' C^-1, and the root of C^-1, C = L L' + lambda2 I."""
+def _standardise(whitened: np.ndarray, lambda2: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns sLORETA's rows (3 * places, rank), S_i^(-1/2) L_i' C^-1, and the root of C^-1, C = L L' + lambda2 I."""
     rank = len(whitened)
     values, vectors = np.linalg.eigh(whitened @ whitened.T + lambda2 * np.eye(rank))
     root = (vectors / np.sqrt(values)) @ vectors.T
@@ -227,7 +228,7 @@ def _standardised(whitened: np.ndarray, lambda2: float) -> tuple[np.ndarray, np.
     return np.linalg.qr(columns)[0].transpose(0, 2, 1).reshape(-1, rank) @ root, root
 
 
-def _power(blocks: np.ndarray, exponent: float) -> np.ndarray:
+def _raise_to_power(blocks: np.ndarray, exponent: float) -> np.ndarray:
     """Raises symmetric positive 3 x 3 matrices to a power."""
     values, vectors = np.linalg.eigh(blocks)
     values = np.maximum(values, values[:, -1:] * 1e-12)
@@ -235,7 +236,7 @@ def _power(blocks: np.ndarray, exponent: float) -> np.ndarray:
 
 
 def constant() -> np.ndarray:
-    """(24, 28, 24, 4) float32: mask and coordinates of the template's grid, in units of 100 mm from its middle."""
+    """Returns mask and coordinates of the template's grid, (24, 28, 24, 4) float32, in 100 mm from its middle."""
     positions, mask, _ = grid.grid()
     middle = (positions.min(0) + positions.max(0)) / 2
     coordinates = grid.to_box(((positions - middle) / 100).T)

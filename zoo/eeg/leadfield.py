@@ -28,7 +28,7 @@ _OLD_NAMES = {"t3": "T7", "t4": "T8", "t5": "P7", "t6": "P8"}
 
 @dataclasses.dataclass(frozen=True)
 class LeadField:
-    """Potentials of unit dipoles, against the average of the field's own electrodes.
+    """Holds the potentials of unit dipoles, against the average of the field's own electrodes.
 
     Attributes:
         matrix: (channels, places, 3) float32, V / (A m); the last axis is the dipole's direction along x, y, z of
@@ -44,7 +44,7 @@ class LeadField:
     key: str
 
     def montage(self, names: Sequence[str]) -> "LeadField":
-        """Returns the field of some of the channels, in the order given, referenced to their own average.
+        """Returns the field of some of the channels, in the order of `names`, referenced to their own average.
 
         Args:
             names: as in the 10-05 system, in upper or lower case; T3, T4, T5, T6 of the old 10-20 system are known.
@@ -52,22 +52,22 @@ class LeadField:
         Raises:
             ValueError: an unknown or repeated name, or fewer than 2.
         """
-        rows = [self._row(name) for name in names]
+        rows = [self._find_row(name) for name in names]
         if len(set(rows)) < max(len(rows), 2):
             raise ValueError(f"A montage is 2 or more different channels, got {', '.join(names) or 'none'}.")
-        chosen = tuple(self.names[row] for row in rows)
-        return LeadField(referenced(self.matrix[rows]), chosen, self.positions_mm, f"{self.key}-{_digest(chosen)}")
+        channels = tuple(self.names[row] for row in rows)
+        return LeadField(referenced(self.matrix[rows]), channels, self.positions_mm, f"{self.key}-{_digest(channels)}")
 
-    def _row(self, name: str) -> int:
+    def _find_row(self, name: str) -> int:
         known = {own.lower(): row for row, own in enumerate(self.names)}
-        found = known.get(name.lower(), known.get(_OLD_NAMES.get(name.lower(), "").lower()))
-        if found is None:
+        row_number = known.get(name.lower(), known.get(_OLD_NAMES.get(name.lower(), "").lower()))
+        if row_number is None:
             raise unknown_choice("EEG channel", name, self.names)
-        return found
+        return row_number
 
     @property
     def columns(self) -> np.ndarray:
-        """The same numbers as (channels, 3 * places) float64, direction fastest, for linear algebra."""
+        """Returns the matrix as (channels, 3 * places) float64, direction fastest, for linear algebra."""
         return self.matrix.reshape(len(self.names), -1).astype(float)
 
 
@@ -79,17 +79,17 @@ def lead_field(
     electrodes_mm: Mapping[str, np.ndarray] | None = None,
     grade: int = 3,
 ) -> LeadField:
-    """Returns the lead field of a head, from the cache, or computes it: in about 20 s, and 2 minutes at grade 4.
+    """Returns the lead field of a head from the cache, or computes it in about 20 s (2 minutes at grade 4).
 
     Three shells (brain and scalp 0.33 S/m, skull less by the ratio), linear collocation with isolated problem approach
     as MNE-Python does it; a sphere in closed form. The cache is `$ZOO_CACHE/eeg`, or the system's place for caches.
 
     Args:
-        head: as in `heads.head`, or what it returned.
-        skull_ratio: conductivity of brain over that of skull; the head's own without.
-        points_mm: (n, 3) points of the template's brain in mm, moved with the head; the grid's 5,215 without.
+        head: as in `head_surfaces.head`, or a head that it returned.
+        skull_ratio: conductivity of brain over that of skull; None takes the head's own.
+        points_mm: (n, 3) points of the template's brain in mm, moved with the head; None takes the grid's 5,215.
         electrodes_mm: name -> (3,) position in mm in the head's own MRI coordinates, projected on the scalp by mne;
-            the 335 of the 10-05 system without.
+            None takes the 335 of the 10-05 system.
         grade: of the icospheres, 3 (642 points a surface) or 4 (2,562).
 
     Returns:
@@ -102,15 +102,15 @@ def lead_field(
     if grade not in (3, 4):
         raise ValueError(f"grade is 3 or 4, the halvings of the icosahedron, got {grade}.")
     head_surfaces.check_ratio(skull_ratio)
-    made = head if isinstance(head, head_surfaces.Head) else head_surfaces.head(head)
+    subject = head if isinstance(head, head_surfaces.Head) else head_surfaces.head(head)
     if skull_ratio is not None:
-        made = dataclasses.replace(made, skull_ratio=skull_ratio)
+        subject = dataclasses.replace(subject, skull_ratio=skull_ratio)
     template = grid.grid()[0] if points_mm is None else checked(points_mm)
-    places = made.places(template).astype(np.float32)
-    electrodes = electrodes_mm or dict(zip(head_surfaces.electrode_names(), made.electrodes_mm, strict=True))
-    parts = [_VERSION, made.name, made.warp, made.skull_ratio, grade, places.tobytes(), tuple(electrodes)]
+    places = subject.places(template).astype(np.float32)
+    electrodes = electrodes_mm or dict(zip(head_surfaces.electrode_names(), subject.electrodes_mm, strict=True))
+    parts = [_VERSION, subject.name, subject.warp, subject.skull_ratio, grade, places.tobytes(), tuple(electrodes)]
     key = _digest([*parts, np.array(list(electrodes.values()), np.float32).tobytes()])
-    matrix = cached(key, lambda: _compute(made, places, electrodes, grade))
+    matrix = cached(key, lambda: _compute(subject, places, electrodes, grade))
     return LeadField(referenced(matrix), tuple(electrodes), places, key)
 
 
@@ -138,37 +138,37 @@ def referenced(matrix: np.ndarray) -> np.ndarray:
 
 
 def cache_folder() -> Path:
-    """Returns the folder of lead fields: `$ZOO_CACHE/eeg`, or the system's own place for caches. May not exist."""
+    """Returns the folder of lead fields, which may not exist: `$ZOO_CACHE/eeg`, or one in the system's cache folder."""
     return Path(os.environ.get("ZOO_CACHE") or platformdirs.user_cache_dir("zoo3d")).expanduser() / "eeg"
 
 
 def cached(key: str, compute: Any) -> np.ndarray:
     """Returns a matrix (channels, places, 3) from the cache, or computes it in one process while others wait.
 
-    Half precision, each place scaled by its largest value: a relative error of 5e-4 of that.
+    The file is in half precision, each place scaled by its largest value: the error is 5e-4 of that value.
     """
     path = cache_folder() / f"{key}.npz"
-    if (known := _read(path)) is not None:
+    if (known := _read_matrix(path)) is not None:
         return known
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{path}.lock"):
-        if (known := _read(path)) is None:
-            write_whole(path, _packed(compute()))
-            known = _read(path)
+        if (known := _read_matrix(path)) is None:
+            write_whole(path, _pack(compute()))
+            known = _read_matrix(path)
     if known is None:
         raise OSError(f"{path} was written and cannot be read back: check the disk.")
     return known
 
 
-def _packed(matrix: np.ndarray) -> bytes:
+def _pack(matrix: np.ndarray) -> bytes:
     scale = np.maximum(np.abs(matrix).max((0, 2), keepdims=True), 1e-30).astype(np.float32)
     buffer = io.BytesIO()
     np.savez(buffer, scaled=(matrix / scale).astype(np.float16), scale=scale)
     return buffer.getvalue()
 
 
-def _read(path: Path) -> np.ndarray | None:
-    """The matrix, or None where there is no file or it is broken (it is then made anew)."""
+def _read_matrix(path: Path) -> np.ndarray | None:
+    """Returns the matrix, or None where the file is missing or broken (`cached` then makes it again)."""
     try:
         with np.load(io.BytesIO(path.read_bytes())) as file:
             return file["scaled"].astype(np.float32) * file["scale"]
@@ -187,13 +187,13 @@ def _compute(
     size = _CHUNK[grade]
     parts = [places[start : start + size] for start in range(0, len(places), size)]
     forwards = [forward(head, part, electrodes, model=model) for part in parts]
-    gains = [one["sol"]["data"].reshape(len(electrodes), -1, 3) for one in forwards]
+    gains = [solution["sol"]["data"].reshape(len(electrodes), -1, 3) for solution in forwards]
     # mne's columns are dipoles along x, y, z of its head coordinates; ours along those of the MRI.
     return np.concatenate(gains, 1) @ head.head_from_mri[:3, :3]
 
 
 def conductor(head: head_surfaces.Head, *, grade: int = 3) -> Any:
-    """Solves mne's conductor model of a head, an `mne.bem.ConductorModel`."""
+    """Solves mne's head model of a head, an `mne.bem.ConductorModel`."""
     mne = head_surfaces.require_mne()
     conductivity = (BRAIN_SM, BRAIN_SM / head.skull_ratio, BRAIN_SM)
     if head.name == "sphere":
@@ -220,15 +220,15 @@ def forward(
         head: the head.
         places_mm: (n, 3), mm, inside the brain.
         electrodes_mm: name -> (3,), mm.
-        model: what `conductor` returned, to be used again.
+        model: a head model that `conductor` returned; None solves it again.
 
     Raises:
-        ValueError: a place lies outside the brain, so that mne leaves it out.
+        ValueError: a place lies outside the brain, where mne drops it.
     """
     mne = head_surfaces.require_mne()
     upward = np.tile([0.0, 0.0, 1.0], (len(places_mm), 1))
     source = mne.setup_volume_source_space(pos={"rr": places_mm * 1e-3, "nn": upward}, verbose="ERROR")
-    made = mne.make_forward_solution(
+    solution = mne.make_forward_solution(
         measurement_info(head, electrodes_mm),
         trans=transform(head),
         src=source,
@@ -238,11 +238,11 @@ def forward(
         mindist=0.0,
         verbose="ERROR",
     )
-    if made["nsource"] != len(places_mm):
+    if solution["nsource"] != len(places_mm):
         raise ValueError(
-            f"{len(places_mm) - made['nsource']} of {len(places_mm)} places lie outside the brain of {head.name}."
+            f"{len(places_mm) - solution['nsource']} of {len(places_mm)} places lie outside the brain of {head.name}."
         )
-    return made
+    return solution
 
 
 def measurement_info(head: head_surfaces.Head, electrodes_mm: Mapping[str, np.ndarray]) -> Any:
