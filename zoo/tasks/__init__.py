@@ -1,4 +1,4 @@
-"""Tasks, one per file: each file defines one `TASK`."""
+"""Lists and loads the tasks; each file of this folder defines one `TASK`."""
 
 import importlib
 import pkgutil
@@ -8,15 +8,15 @@ from zoo.training.task import Task
 
 
 def names() -> list[str]:
-    """Names of all tasks, found by listing this folder."""
+    """Returns the names of all tasks, by listing this folder."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def task(name: str) -> Task:
-    """The task `name`, or by the name of its model, as in "resunet.qsm_nuclei", one of the variants in its file.
+    """Returns the task `name`, or, by a model name as "resunet.qsm_nuclei", the task or variant that makes this model.
 
     Raises:
-        ValueError: there is no such task or variant; the nearest match is named.
+        ValueError: there is no such task or variant; the message names the nearest match.
     """
     tag = name.partition(".")[2] or name
     home = next((known for known in names() if tag == known or ("." in name and tag.startswith(f"{known}_"))), None)
@@ -25,7 +25,7 @@ def task(name: str) -> Task:
     module = importlib.import_module(f"zoo.tasks.{home}")
     if name == home:
         return module.TASK
-    every = {one.model_name: one for one in (module.TASK, *getattr(module, "VARIANTS", ()))}
-    if name not in every:
-        raise unknown_choice("variant", name, every)
-    return every[name]
+    by_model = {candidate.model_name: candidate for candidate in (module.TASK, *getattr(module, "VARIANTS", ()))}
+    if name not in by_model:
+        raise unknown_choice("variant", name, by_model)
+    return by_model[name]

@@ -1,7 +1,7 @@
-"""Brain tissue and structures from any contrast: trained on label maps alone, painted anew at every step.
+"""Defines the task of brain tissue and structures from any contrast, trained on label maps painted at every step.
 
-The network sees the whole brain at 2 mm, so that left and right, and what lies where, are plain to it. No real image
-is used: every sample is a deformed person of SynthSeg's or SynthSR's label maps (`zoo.synth.anatomy.people`) whose
+The network sees the whole brain at 2 mm, so that it can tell left from right and knows where each structure lies. No
+real image is used: every sample is a deformed label map of SynthSeg or SynthSR (`zoo.synth.anatomy.people`) whose
 structures get random intensities or those of a sequence, after SynthSeg (Billot et al., Medical Image Analysis 2023,
 doi 10.1016/j.media.2023.102789).
 """
@@ -29,7 +29,7 @@ from zoo.training.optimizers import EMA_ADAM
 from zoo.training.task import CardText, Data, Fit, Network, Synthesis, Task
 
 SPACING_MM = 2.0
-PATCH = (80, 96, 80)  # the brain and little more: air teaches nothing
+PATCH = (80, 96, 80)  # the brain and little more: the network learns nothing from air
 GRID_MM = (192, 240, 224)  # holds every brain at 1 mm, with its head as far as a moved patch sees it
 HEAD = 1  # seed of the head around a brain that has none of its own
 TEST_HEAD = 11
@@ -44,8 +44,8 @@ SIDED = (
     *DEEP,
 )
 MIDDLE = ("csf", "third_ventricle", "fourth_ventricle", "brainstem")
-# Structures of the scheme that this network does not tell apart, and what they count as. The optic chiasm lies in the
-# fluid below the brain; vessels (30, 62: wide perivascular spaces) and lesions (25, 57) are in white matter.
+# Structures of the scheme that this network does not separate -> what they count as. The optic chiasm lies in the fluid
+# below the brain; vessels (30, 62: wide perivascular spaces) and lesions (25, 57) are in white matter.
 JOINED = {
     "choroid": "ventricle",
     "inferior_choroid": "inferior_ventricle",
@@ -58,15 +58,15 @@ JOINED = {
 }
 
 
-def _classes() -> tuple[str, ...]:
+def _list_classes() -> tuple[str, ...]:
     return ("background", *MIDDLE, *(f"{side}_{name}" for name in SIDED for side in ("left", "right")))
 
 
-CLASSES = _classes()
+CLASSES = _list_classes()
 
 
 def class_table() -> np.ndarray:
-    """Class of each label of the scheme; what is not brain or fluid counts as background."""
+    """Returns the class of each label of the scheme; all but brain and fluid counts as background."""
     table = np.zeros(scheme.NUM_LABELS, np.int32)
     for label in scheme.LABELS:
         side, _, bare = label.name.partition("_") if label.partner != label.index else ("", "", label.name)
@@ -77,7 +77,7 @@ def class_table() -> np.ndarray:
 
 
 def recipe(task: Task, contrast: Contrast) -> Recipe:
-    """Ranges of the synthesis at the task's patch and spacing, with slices from that to 6 mm."""
+    """Returns the ranges of the synthesis at the task's patch and spacing, with slices from that spacing to 6 mm."""
     spacing_mm = task.data.spacing_mm[0]
     return Recipe(
         shape=task.data.patch,
@@ -106,7 +106,7 @@ def recipe(task: Task, contrast: Contrast) -> Recipe:
 
 @functools.cache
 def label_maps() -> np.ndarray:
-    """The training people on one grid, in their heads, (people, x, y, z) uint8.
+    """Returns the label maps of the training people with their heads on one grid, (people, x, y, z) uint8.
 
     Raises:
         FileNotFoundError: `ZOO_ANATOMIES` names no folder with label maps.
@@ -115,14 +115,14 @@ def label_maps() -> np.ndarray:
 
 
 def brain_centred(labels: np.ndarray, shape: tuple[int, int, int] = GRID_MM) -> np.ndarray:
-    """A label map cut or padded with background to `shape`, the middle of its brain in the middle; uint8."""
+    """Cuts or pads a label map with background to `shape`, with its brain in the middle; uint8."""
     brain = np.isin(labels, scheme.BRAIN)
     result = np.zeros(shape, np.uint8)
     target, source = [], []
-    for axis, wanted in enumerate(shape):
+    for axis, target_size in enumerate(shape):
         along = np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))
-        start = (int(along[0]) + int(along[-1]) + 1 - wanted) // 2  # of the grid, in the label map
-        first, last = max(start, 0), min(start + wanted, labels.shape[axis])
+        start = (int(along[0]) + int(along[-1]) + 1 - target_size) // 2  # of the grid, in the label map
+        first, last = max(start, 0), min(start + target_size, labels.shape[axis])
         source.append(slice(first, last))
         target.append(slice(first - start, last - start))
     result[tuple(target)] = labels[tuple(source)]
@@ -130,66 +130,66 @@ def brain_centred(labels: np.ndarray, shape: tuple[int, int, int] = GRID_MM) -> 
 
 
 def centred(labels: np.ndarray, shape: tuple[int, int, int] = GRID_MM) -> np.ndarray:
-    """A label map cut or padded with background to `shape` about its centre."""
-    for axis, wanted in enumerate(shape):
+    """Cuts or pads a label map with background to `shape` about its centre."""
+    for axis, target_size in enumerate(shape):
         size = labels.shape[axis]
-        if size > wanted:
-            first = (size - wanted) // 2
-            labels = labels.take(range(first, first + wanted), axis)
-        room = wanted - labels.shape[axis]
+        if size > target_size:
+            first = (size - target_size) // 2
+            labels = labels.take(range(first, first + target_size), axis)
+        room = target_size - labels.shape[axis]
         widths = [(room // 2, room - room // 2) if a == axis else (0, 0) for a in range(3)]
         labels = np.pad(labels, widths)
     return labels
 
 
 def synthesis(task: Task, split: str, *, contrast: Contrast | None = None) -> Callable[[Any], tuple[Any, Any]]:
-    """Samples of the training people; validation differs in its seeds alone, test people are never touched."""
+    """Draws samples of the training people; validation differs only in its seeds, test people are never used."""
     maps, classes = ops.convert_to_tensor(label_maps()), ops.convert_to_tensor(class_table())
     ranges = recipe(task, contrast or Contrast(kind=MIXED))
 
     def sample(seed: Any) -> tuple[Any, Any]:
-        chosen = ops.cast(seeds.bits(seed, (1,), stream=7)[0] % maps.shape[0], "int32")
-        image, moved = synthesise(ops.take(maps, chosen, axis=0), seed, ranges)
+        index = ops.cast(seeds.bits(seed, (1,), stream=7)[0] % maps.shape[0], "int32")
+        image, moved = synthesise(ops.take(maps, index, axis=0), seed, ranges)
         return as_prepared(image), ops.take(classes, moved, axis=0)
 
     return sample
 
 
 def as_prepared(image: Any) -> Any:
-    """An image as the network will see one: clipped to its percentiles (those of every eighth voxel), 0 to 1."""
+    """Prepares an image as at prediction: clips it to its percentiles (of every eighth voxel) and scales it to 0..1."""
     values = ops.sort(ops.reshape(image[::2, ::2, ::2], (-1,)))
     low, high = (values[round((values.shape[0] - 1) * percent / 100)] for percent in PERCENTILES)
     return ops.clip((image - low) / ops.maximum(high - low, 1e-6), 0.0, 1.0)
 
 
 def test_cases(folder: Path) -> list[Case]:
-    """Writes the test people in every fixed contrast, and as T1 in slices of 5 mm, at 1 mm, heads and all."""
+    """Writes the test people with their heads at 1 mm in every fixed contrast, and as T1 in slices of 5 mm."""
     values = source_values()[class_table()]
-    found = []
+    cases = []
     for name in people.required("test"):
         brain = anatomy(name, head=TEST_HEAD, allow_test=True)
         for scan in SCANS:
             image, labels = phantoms.write(folder, name, brain.labels, brain.affine, scan=scan, values=values)
-            found.append(Case(f"{name}_{scan.name}", name, {"image": image}, labels))
-    return found
+            cases.append(Case(f"{name}_{scan.name}", name, {"image": image}, labels))
+    return cases
 
 
 def source_values() -> np.ndarray:
-    """What each class is called in a label map: FreeSurfer's code."""
+    """Returns the FreeSurfer code of each class, its value in a label map."""
     return np.array([value for _, value in TASK.data.labels.values()])
 
 
 def metrics() -> list[Any]:
-    """Mean Dice over the structures; of every eighth voxel, for all of them would cost a fifth of a step."""
+    """Returns mean Dice over the structures, of every eighth voxel: all voxels would cost a fifth of a step."""
     return [MeanDice(len(CLASSES), every=2)]
 
 
 def loss() -> Any:
-    """Soft Dice and cross-entropy in equal parts; the latter balanced, or the nuclei would wait for the lobes."""
+    """Returns soft Dice and cross-entropy in equal parts; the latter balanced, so that nuclei are learned early."""
     return Combined([(1.0, dice_cross_entropy, {"balance": 0.5})])
 
 
-def _source_value(name: str) -> int:
+def _find_source_value(name: str) -> int:
     return next(label.code for label in scheme.LABELS if label.name == name)
 
 
@@ -197,7 +197,7 @@ TASK = Task(
     name="brain_structures",
     data=Data(
         channels=("image",),
-        labels={index: (name, _source_value(name)) for index, name in enumerate(CLASSES)},
+        labels={index: (name, _find_source_value(name)) for index, name in enumerate(CLASSES)},
         spacing_mm=(SPACING_MM,) * 3,
         patch=PATCH,
         preprocessing=(
@@ -243,7 +243,7 @@ TASK = Task(
         ),
     ),
 )
-# What lies where is learned first and five times as quickly on coarse voxels; `start_from` hands it on.
+# Coarse voxels teach the layout five times as quickly; `start_from` then passes the weights on.
 COARSE = TASK.replace(
     spacing_mm=(4.0,) * 3,
     patch=(48, 48, 48),

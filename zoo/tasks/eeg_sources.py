@@ -1,8 +1,8 @@
-"""Sources of EEG: where in the brain a scalp topography comes from, and from how many places.
+"""Defines the task of EEG sources: where in the brain a scalp topography comes from, and from how many places.
 
 The network sees the linear inverses of a topography, and what a few steps of sparse Bayesian learning make of it, as
-volumes, and turns them into a posterior over voxels. Montage and head enter through these maps alone, so that one
-network serves any. Nothing but physics is learned from: dipoles and patches in a family of heads. Prior art: ConvDip
+volumes, and turns them into a posterior over voxels. Montage and head enter only through these maps, so that one
+network serves all of them. It is trained on physics alone: dipoles and patches in a family of heads. Prior art: ConvDip
 (Hecker et al., Frontiers in Neuroscience 2021, doi 10.3389/fnins.2021.569918) and 3D-PIUNet (arXiv 2411.00143); the
 source of the task, Kalinichenko et al., put electrode values into the volume (`inputs="electrodes"`) and weighed its
 cross-entropy (`location_weighted_entropy`).
@@ -37,14 +37,14 @@ from zoo.training.task import CardText, Data, Fit, Network, Output, Synthesis, T
 
 INPUTS = ("physics", "electrodes")
 MAPS = ("mask", "count")
-# How the place of sources can be asked for; the first needs no care, the others are the source's and its cures.
+# Losses of the location of sources: the first needs no tuning; the others are the source's loss and its remedies.
 LOCATIONS = {
     "softmax": location_cross_entropy,
     "focal": location_focal,
     "weighted_entropy": location_weighted_entropy,
     "regression": location_regression,
 }
-# What the source searched, for both networks: the loss and its weights, optimiser and rate, dilation, few or many data.
+# The source's search, for both networks: loss and its weights, optimiser and rate, dilation, few or many data.
 SEARCH = {
     "loss_arguments.location": list(LOCATIONS),
     "loss_arguments.background": [1e-7, 1e-4, 1e-2],
@@ -58,13 +58,13 @@ OUTPUTS = ("source", *(f"count_{n}" for n in range(6)), "moment_x", "moment_y", 
 
 @functools.cache
 def members() -> Bank:
-    """The heads and montages that are trained on."""
+    """Returns the heads and montages to train on."""
     return bank()
 
 
 @functools.cache
 def space() -> eeg_topographies.Space:
-    """The places as tensors."""
+    """Returns the places as tensors."""
     positions = ops.convert_to_tensor(grid.grid()[0], "float32")
     return eeg_topographies.Space(positions, ops.convert_to_tensor(grid.slots()), grid.SHAPE, grid.SPACING_MM)
 
@@ -79,18 +79,18 @@ def synthesis(
     recipe: eeg_topographies.Recipe | None = None,
     sbl_steps: Sequence[int] = STEPS,
 ) -> Callable[[Any], tuple[Any, Any]]:
-    """Batches of one head and montage each.
+    """Draws batches of one head and montage each.
 
     Args:
         task: its batch size counts.
-        split: validation differs in its seeds alone; the test sets have heads of their own.
+        split: validation differs only in its seeds; the test sets have heads of their own.
         inputs: "physics" for the linear inverses, or "electrodes" for potentials spread into the volume.
         target: the training target, as in `zoo.synth.eeg_topographies.Recipe`; None keeps it;
-            validation always asks for the bumps, so that networks of different targets compare.
-        examples: how many batches there are to learn from; None makes new ones for ever.
+            validation always uses "gaussian", so that networks of different targets can be compared.
+        examples: number of different batches to learn from; None makes new ones without end.
         recipe: ranges of the generator.
-        sbl_steps: after how many steps of sparse Bayesian learning there is a map, see `zoo.eeg.sharpening`; () for
-            the linear inverses alone, with `channels=CHANNELS` of the task.
+        sbl_steps: numbers of steps of sparse Bayesian learning after which there is a map, see
+            `zoo.eeg.sharpening`; () for the linear inverses alone, with `channels=CHANNELS` of the task.
 
     Returns:
         From a seed to inputs (batch, 24, 28, 24, 10 + maps) (5 for electrodes) and targets (batch, 24, 28, 24, 6).
@@ -111,30 +111,30 @@ def synthesis(
     def batch(seed: Any) -> tuple[Any, Any]:
         if learning and examples is not None:
             seed = ops.stack([seed[0], seed[1] % examples])
-        chosen = ops.cast(seeds.bits(seed, (1,), stream=20)[0] % heads.members, "int32")
-        own = {name: ops.cast(ops.take(stack, chosen, axis=0), "float32") for name, stack in tensors.items()}
+        index = ops.cast(seeds.bits(seed, (1,), stream=20)[0] % heads.members, "int32")
+        own = {name: ops.cast(ops.take(stack, index, axis=0), "float32") for name, stack in tensors.items()}
         params = eeg_topographies.draw(seed, task.fit.batch_size, where, ranges, channels=own["present"].shape[0])
         measured = eeg_topographies.apply(params, where, own["field"], own["present"], own["colour"])
-        answer = eeg_topographies.target(params, where, ranges)
+        targets = eeg_topographies.target(params, where, ranges)
         if inputs == "electrodes":
-            return eeg_topographies.electrode_volume(measured, own["spread"], fixed, where), answer
+            return eeg_topographies.electrode_volume(measured, own["spread"], fixed, where), targets
         known = Sharpening(own["projector"], own["columns"])
         sharpen = functools.partial(sharpened, known, steps=steps, ops=ops) if steps else None
         arrays = (own["eloreta"], own["blocks"], own["energy"], fixed, where.slots)
-        return features(*arrays, topographies=measured, ops=ops, sharpen=sharpen), answer
+        return features(*arrays, topographies=measured, ops=ops, sharpen=sharpen), targets
 
     return batch
 
 
 def loss(location: str = "softmax", background: float = 1e-7) -> Any:
-    """Where, and with small weights how many and which way.
+    """Returns the loss of location, plus with small weights those of the number and direction of sources.
 
     Args:
         location: key into `LOCATIONS`.
-        background: weight of voxels without a source in "weighted_entropy"; the others do not ask.
+        background: weight of voxels without a source in "weighted_entropy"; the others ignore it.
 
     Raises:
-        ValueError: another location.
+        ValueError: an unknown location loss.
     """
     if location not in LOCATIONS:
         raise unknown_choice("location loss", location, LOCATIONS)
@@ -143,7 +143,7 @@ def loss(location: str = "softmax", background: float = 1e-7) -> Any:
 
 
 def metrics() -> list[Any]:
-    """Posterior mass near the true sources, and how often the largest place is near one."""
+    """Returns the posterior mass near the true sources, and how often the largest place is near one."""
     return [SourceMass(), SourceHit()]
 
 

@@ -1,8 +1,8 @@
-"""Lesions that show as outliers: a siamese auto-encoder learns what is normal at each place, without labels.
+"""Defines the task of lesions as outliers: a siamese auto-encoder learns what is normal at each place, unlabelled.
 
-Two patches of the same place in two healthy people are reconstructed while their codes agree. What one person's code at
-a place is worth is then judged against the codes of other controls there (`zoo.normative.model`), by the same
-detectors whichever network made the codes. After Alaverdyan et al., Medical Image Analysis 2020, doi
+The network reconstructs two patches of the same place in two healthy people and makes their codes agree. A person's
+code at a place is then compared with the codes of controls there (`zoo.normative.model`), by the same detectors for
+every network. After Alaverdyan et al., Medical Image Analysis 2020, doi
 10.1016/j.media.2019.101618; trained on synthetic controls (`zoo.synth.epilepsy`).
 """
 
@@ -26,24 +26,24 @@ from zoo.training.optimizers import EMA_ADAM, optimizer
 from zoo.training.task import CardText, Data, Fit, Network, Output, Synthesis, Task
 
 CODE_SIZE = 64
-# People that patches are cut from; more would teach more, and cost two seconds each to paint.
+# People that patches are cut from; more would teach more, but each takes two seconds to paint.
 PEOPLE = {"train": 24, "validation": 6}
 
 
 def loss(alpha: float = 0.25, *, convex: bool = False, hinge: float = 0.1, least_sd: float = 0.5) -> Agreement:
-    """Reconstruction of both patches less their codes' agreement, and the hinge: `zoo.losses.agreement.Agreement`."""
+    """Returns the loss `zoo.losses.agreement.Agreement`: reconstruction less agreement of the codes, and the hinge."""
     return Agreement(alpha, convex=convex, hinge=hinge, least_sd=least_sd)
 
 
 def synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, Any]]:
-    """Batches of pairs from the training anatomies; validation has people of its own, test brains are not touched."""
+    """Draws batches of pairs from the training anatomies; validation has its own people, test brains are not used."""
     which = "validation" if split == "validation" else "train"
     images = cohorts.stack_images(cohorts.load_cohort(which, PEOPLE[which]))
     return pairs(images, centres(task.data.patch), size=task.fit.batch_size, patch=task.data.patch)
 
 
 def centres(patch: Sequence[int]) -> np.ndarray:
-    """First corners (n, 3) int32 of patches that lie in the common space and are centred in the brain."""
+    """Returns the first corners (n, 3) int32 of patches in the common space that are centred in the brain."""
     half = np.array(patch) // 2
     corners = np.argwhere(cohorts.brain()) - half
     inside = np.all((corners >= 0) & (corners + patch <= common_space.SHAPE), axis=1)
@@ -51,17 +51,17 @@ def centres(patch: Sequence[int]) -> np.ndarray:
 
 
 def pairs(images: np.ndarray, corners: np.ndarray, *, size: int, patch: Sequence[int]) -> Callable[[Any], Any]:
-    """Batches of patches of one place in two different people.
+    """Draws batches of patches of one place in two different people.
 
     Args:
         images: (people, x, y, z, channels) in the common space.
         corners: (places, 3) int32, first corners that patches may have.
-        size: pairs a batch.
+        size: pairs per batch.
         patch: voxels (x, y, z).
 
     Returns:
-        A graph function from a seed to ((a, b), (a, b)), each (size, *patch, channels) float32: to reconstruct a pair
-        is to give it back.
+        A graph function from a seed to ((a, b), (a, b)), each (size, *patch, channels) float32: the target of a pair
+        is the pair itself.
     """
     people, shape = images.shape[0], images.shape[1:4]
     flat = ops.convert_to_tensor(images.reshape(-1, images.shape[-1]))
@@ -71,21 +71,21 @@ def pairs(images: np.ndarray, corners: np.ndarray, *, size: int, patch: Sequence
     voxels = int(np.prod(shape))
 
     def sample(seed: Any) -> tuple[Any, Any]:
-        start = ops.take(places, _below(seed, places.shape[0], size, 1), axis=0)
-        first = _below(seed, people, size, 2)
-        second = (first + 1 + _below(seed, people - 1, size, 3)) % people
-        both = tuple(_cut(flat, person * voxels + start, offsets, patch) for person in (first, second))
-        return both, both
+        start = ops.take(places, _draw_integers(seed, places.shape[0], size, 1), axis=0)
+        first = _draw_integers(seed, people, size, 2)
+        second = (first + 1 + _draw_integers(seed, people - 1, size, 3)) % people
+        pair = tuple(_cut_patches(flat, person * voxels + start, offsets, patch) for person in (first, second))
+        return pair, pair
 
     return sample
 
 
-def _below(seed: Any, limit: int, size: int, stream: int) -> Any:
-    """(size,) int32, each from 0 to limit - 1 as likely."""
+def _draw_integers(seed: Any, limit: int, size: int, stream: int) -> Any:
+    """Draws (size,) int32, uniform from 0 to limit - 1."""
     return ops.cast(ops.floor(limit * seeds.uniform(seed, (size,), stream)), "int32")
 
 
-def _cut(flat: Any, start: Any, offsets: Any, patch: Sequence[int]) -> Any:
+def _cut_patches(flat: Any, start: Any, offsets: Any, patch: Sequence[int]) -> Any:
     values = ops.take(flat, start[:, None] + offsets[None], axis=0)
     return ops.reshape(ops.cast(values, "float32"), (-1, *patch, flat.shape[-1]))
 
@@ -150,7 +150,7 @@ CRITIC_RATE = 1.0  # learning rate of the critics over that of the generator
 
 
 def contextual_synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, Any]]:
-    """Batches of patches with their surroundings, of the same people as `synthesis`."""
+    """Draws batches of patches with their surroundings, of the same people as `synthesis`."""
     which = "validation" if split == "validation" else "train"
     images = cohorts.stack_images(cohorts.load_cohort(which, PEOPLE[which]))
     return coarse_context.sampler(
@@ -159,16 +159,16 @@ def contextual_synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, A
 
 
 def contextual_learner(task: Task, network: Any, steps: int, jit: bool) -> Any:
-    """Trains the contextual GAN; the loss of the task is its balance, the optimiser that of the generator."""
+    """Makes the learner of the contextual GAN; the task's loss is its balance, the task's optimiser the generator's."""
     balance = task.fit.loss(**task.fit.loss_arguments)
-    made = adversarial.ContextualGan(network, adversarial.Setting(hole=HOLE, balance=balance))
+    gan = adversarial.ContextualGan(network, adversarial.Setting(hole=HOLE, balance=balance))
     critic = {key: value for key, value in task.fit.optimizer.items() if key not in ("use_ema", "ema_momentum")}
     critic["learning_rate"] = CRITIC_RATE * task.fit.optimizer["learning_rate"]
-    return made.prepare(optimizer(task.fit.optimizer, steps), optimizer(critic, steps), jit=jit)
+    return gan.prepare(optimizer(task.fit.optimizer, steps), optimizer(critic, steps), jit=jit)
 
 
 def contextual_watchers(out: Path, validation: Any) -> list[Any]:
-    """A montage after each validation, and the watch for collapse."""
+    """Returns the callbacks: a montage after each validation, and the check for collapse."""
     return [adversarial.CollapseWatch(), adversarial.Montage(out / "samples", validation)]
 
 
@@ -192,8 +192,8 @@ GAN = TASK.replace(
     divisor=(8, 8, 8),
     loss=adversarial.Balance,
     monitor="psnr",
-    # Ten times 1e-4, with which a GAN has days, and an average over fewer steps: this one has minutes. With patches of
-    # 32 mm its fillings were still one grey after as long.
+    # Ten times the 1e-4 of GANs that train for days, and an average over fewer steps: this one trains for minutes. With
+    # patches of 32 mm its fillings were still uniformly grey after the same time.
     optimizer={
         "name": "adam",
         "learning_rate": 1e-3,
