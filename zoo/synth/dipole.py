@@ -1,6 +1,6 @@
-"""Computes the field of a magnetic susceptibility, and inverts it: the dipole kernel in k-space.
+"""Computes the field of a magnetic susceptibility and inverts it, by the dipole kernel in k-space.
 
-Fields and susceptibilities are in ppm and relative to the main field; volumes are (x, y, z), k-space arrays keep that
+Fields and susceptibilities are in ppm, relative to the main field. Volumes are (x, y, z); k-space arrays have the same
 order and are pairs (real, imaginary), zero frequency first.
 """
 
@@ -32,7 +32,7 @@ def fft3(volume: Pair) -> Pair:
 
 
 def ifft3(spectrum: Pair) -> Pair:
-    """Inverts `fft3`: conjugate, transform, conjugate, over the number of voxels."""
+    """Inverts `fft3`: conjugates, transforms, conjugates, and divides by the number of voxels."""
     real, imaginary = fft3((spectrum[0], -spectrum[1]))
     scale = 1.0 / math.prod(real.shape)
     return scale * real, -scale * imaginary
@@ -95,7 +95,7 @@ def field(chi: Tensor, spacing_mm: Sequence[float], b: Tensor, *, padding: float
         chi: (x, y, z) float32, ppm.
         spacing_mm: voxel size.
         b: (3,) unit vector of the main field.
-        padding: size of the transform over that of the volume; under 2 the field wraps around from the far side.
+        padding: size of the transform over that of the volume; below 2 the field wraps around from the far side.
 
     Returns:
         (x, y, z) float32, ppm of the main field.

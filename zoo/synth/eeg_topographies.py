@@ -1,9 +1,11 @@
-"""Simulates EEG topographies of a few sources in many heads, with the targets of the network.
+"""Simulates EEG topographies of a few sources in many heads, with the network's targets.
 
 Each batch has one head, one conductivity and one montage, a member of a bank; the samples differ in the number, places,
-extents, moments and strengths of their sources and in their noise. Everything is a function of a seed: `draw` decides,
-`apply` computes, by two matrix products. Moments are uniform on the sphere, so that a topography and its negative are
-equally likely; a sign flip on top would add nothing.
+extents, moments and strengths of their sources and in their noise. Everything is a function of a seed: `draw` draws
+the parameters, `apply` computes the topographies by two matrix products.
+
+Moments are uniform on the sphere, so that a topography and its negative are
+equally likely, and a sign flip would add nothing.
 """
 
 import dataclasses
@@ -30,8 +32,8 @@ class Recipe:
         patch_sd_mm: bounds of a patch's standard deviation, mm.
         strength: bounds of the norm of a source's topography, as a fraction of the strongest.
         snr_db: bounds of the power of the signal over that of the noise, dB.
-        coloured: share of samples whose noise is partly that of background dipoles, by a uniform share of its power.
-        apart_mm: sources lie at least so far apart where eight tries find such places.
+        coloured: share of samples with noise of background dipoles, a uniform share of the noise's power.
+        apart_mm: least distance between sources, if eight tries find such places.
         target: "gaussian" bumps; "dilated" cubes of 5 x 5 x 5 voxels; "points", one voxel a source.
         target_sd_mm: standard deviation of the bumps, mm.
     """
@@ -75,7 +77,7 @@ class Space:
 
 
 def draw(seed: Tensor, batch_size: int, space: Space, recipe: Recipe, *, channels: int) -> dict[str, Tensor]:
-    """Everything random of one batch.
+    """Draws the random parameters of one batch.
 
     Args:
         seed: an int or an integer tensor.
@@ -90,7 +92,7 @@ def draw(seed: Tensor, batch_size: int, space: Space, recipe: Recipe, *, channel
         of the noise's power; `white` and `background` (batch, channels) standard normal.
     """
     shape = (batch_size, MAX_SOURCES)
-    count = _counts(seed, batch_size, recipe)
+    count = _draw_counts(seed, batch_size, recipe)
     present = ops.cast(ops.arange(MAX_SOURCES)[None] < count[:, None], "float32")
     strengths = seeds.uniform(seed, shape, 3, low=recipe.strength[0], high=recipe.strength[1])
     strengths = ops.where(ops.arange(MAX_SOURCES)[None] == 0, recipe.strength[1], strengths)
@@ -100,7 +102,7 @@ def draw(seed: Tensor, batch_size: int, space: Space, recipe: Recipe, *, channel
     share = seeds.uniform(seed, (batch_size,), 8)
     return {
         "count": count,
-        "centres_mm": _centres(seed, batch_size, space, recipe),
+        "centres_mm": _draw_centres(seed, batch_size, space, recipe),
         "moments": moments / ops.maximum(ops.sqrt(ops.sum(moments**2, axis=-1, keepdims=True)), 1e-6),
         "strengths": strengths * present,
         "sd_mm": ops.where(is_patch, sd, 0.0),
@@ -111,7 +113,7 @@ def draw(seed: Tensor, batch_size: int, space: Space, recipe: Recipe, *, channel
     }
 
 
-def _counts(seed: Tensor, batch_size: int, recipe: Recipe) -> Tensor:
+def _draw_counts(seed: Tensor, batch_size: int, recipe: Recipe) -> Tensor:
     """Draws 0 with the recipe's share, else 1 to 5 with probabilities as 1/n."""
     weights = [1 / n for n in range(1, MAX_SOURCES + 1)]
     limits, total = [recipe.empty], sum(weights)
@@ -121,37 +123,36 @@ def _counts(seed: Tensor, batch_size: int, recipe: Recipe) -> Tensor:
     return ops.sum(ops.cast(chance > ops.convert_to_tensor([limits], "float32"), "int32"), axis=1)
 
 
-def _centres(seed: Tensor, batch_size: int, space: Space, recipe: Recipe) -> Tensor:
-    """Draws places anywhere in their voxel; a source takes the first of eight tries far from those before."""
+def _draw_centres(seed: Tensor, batch_size: int, space: Space, recipe: Recipe) -> Tensor:
+    """Draws places anywhere in a voxel; each source takes the first of eight tries far enough from earlier sources."""
     num_places = space.positions_mm.shape[0]
     shape = (batch_size, MAX_SOURCES, _CANDIDATES)
     number = ops.cast(ops.floor(seeds.uniform(seed, shape, 2) * num_places), "int32")
     shift = seeds.uniform(seed, (*shape, 3), 11, low=-0.5, high=0.5) * space.spacing_mm
     tries = ops.take(space.positions_mm, ops.minimum(number, num_places - 1), axis=0) + shift
-    chosen = [tries[:, 0, 0]]
+    centres = [tries[:, 0, 0]]
     rank = ops.arange(_CANDIDATES, 0, -1, dtype="float32")
     for source in range(1, MAX_SOURCES):
-        before = ops.stack(chosen, axis=1)[:, None]
+        before = ops.stack(centres, axis=1)[:, None]
         gap = ops.sqrt(ops.min(ops.sum((tries[:, source][:, :, None] - before) ** 2, axis=-1), axis=2))
-        # Far enough: the first such try. None: the farthest.
+        # Takes the first try that is far enough, else the farthest.
         score = ops.where(gap >= recipe.apart_mm, 1e4 + rank, gap)
         best = ops.one_hot(ops.argmax(score, axis=1), _CANDIDATES, dtype="float32")
-        chosen.append(ops.sum(tries[:, source] * best[..., None], axis=1))
-    return ops.stack(chosen, axis=1)
+        centres.append(ops.sum(tries[:, source] * best[..., None], axis=1))
+    return ops.stack(centres, axis=1)
 
 
 def spread(params: dict[str, Tensor], space: Space) -> Tensor:
     """Spreads each source over the places, (batch, 5, places), summing to 1.
 
-    A dipole between places is shared out among the eight around it, linearly; a patch is Gaussian, cut at three
-    standard deviations.
+    A dipole is shared linearly among the eight places around it; a patch is Gaussian, cut at three standard deviations.
     """
     away = ops.abs(params["centres_mm"][:, :, None] - space.positions_mm)
     sd = params["sd_mm"][..., None]
     squared = ops.sum(away**2, axis=-1)
     hat = ops.prod(ops.relu(1.0 - away / space.spacing_mm), axis=-1)
     bump = ops.exp(-0.5 * squared / ops.maximum(sd, 1.0) ** 2) * ops.cast(squared < 9 * sd**2, "float32")
-    # At the edge of the brain all eight neighbours may be missing: the nearest place then.
+    # At the edge of the brain all eight neighbours may be missing: then the nearest place takes the source.
     nearest = ops.cast(squared <= ops.min(squared, axis=-1, keepdims=True), "float32")
     weights = ops.where(sd > 0, bump, hat) + 1e-3 * nearest
     return weights / ops.sum(weights, axis=-1, keepdims=True)
@@ -164,7 +165,7 @@ def apply(params: dict[str, Tensor], space: Space, field: Tensor, present: Tenso
         params: as `draw` returns them.
         space: where sources can be.
         field: the head's lead field (channels, 3 * places), direction fastest; 0 for missing channels.
-        present: (channels,) 1 where an electrode is there, else 0.
+        present: (channels,) 1 for electrodes that are present, else 0.
         colour: (channels, channels), a root of the covariance of background dipoles, with a mean variance of 1.
 
     Returns:
@@ -188,7 +189,7 @@ def apply(params: dict[str, Tensor], space: Space, field: Tensor, present: Tenso
 
 
 def electrode_volume(topographies: Tensor, weights: Tensor, constant: Tensor, space: Space) -> Tensor:
-    """Spreads potentials into the volume: an input without physics, which the network then has to learn.
+    """Spreads potentials into the volume, as an input without physics: the network has to learn them.
 
     Args:
         topographies: (batch, channels).
@@ -209,8 +210,8 @@ def target(params: dict[str, Tensor], space: Space, recipe: Recipe) -> Tensor:
 
     Returns:
         (batch, x, y, z, 6): the density, summing to 1 over the volume (0 where there is no source) with equal shares of
-        all sources; the direction of the moment along x, y, z times the density; 1 where a place is; and the number of
-        sources.
+        all sources; the direction of the moment along x, y, z times the density; 1 where there is a place; and
+        the number of sources.
     """
     away = ops.abs(params["centres_mm"][:, :, None] - space.positions_mm)
     if recipe.target == "gaussian":

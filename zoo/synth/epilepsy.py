@@ -1,16 +1,16 @@
 """Simulates T1 and FLAIR of controls, and of patients with one epileptogenic lesion, in the common space.
 
-`atlas` of `zoo.synth.anatomy.common_space` gives the anatomies; `draw` what is random; `apply` paints it:
+`atlas` of `zoo.synth.anatomy.common_space` returns the anatomies, `draw` the random parameters; `apply` paints:
 
     labels = ops.convert_to_tensor(common_space.atlas(names("train")))          # (anatomies, x, y, z) uint8, once
     params = epilepsy.draw(seed, common_space.SHAPE, kind="heterotopia")        # or "control", any of KINDS
     images, lesion = epilepsy.apply(labels[0], params)                          # (x, y, z, 2) and (x, y, z, 1)
 
-`apply` is one graph whatever the kind: compile it with XLA and use it for a whole cohort. Images are 0 outside the
+`apply` is the same graph for every kind: compile it with XLA and use it for a whole cohort. Images are 0 outside the
 brain and 0 to 1 inside; networks read them flat (`zoo.volumes.local_normalisation`).
 
-What each lesion is: Alaverdyan et al. 2020, doi 10.1016/j.media.2019.101618, and Blümcke et al. 2011, doi
-10.1111/j.1528-1167.2010.02777.x (focal cortical dysplasia); the ranges are those of the task, the rest is ours.
+Source of the lesions: Alaverdyan et al. 2020, doi 10.1016/j.media.2019.101618, and Blümcke et al. 2011, doi
+10.1111/j.1528-1167.2010.02777.x (focal cortical dysplasia); the ranges are those of the task, the rest is our choice.
 """
 
 import dataclasses
@@ -27,15 +27,15 @@ from zoo.synth.anatomy.labels import INDEX, NUM_LABELS, sides
 Tensor = Any
 Params = dict[str, Tensor]
 CHANNELS = ("T1w", "FLAIR")
-# In the order of `Params["kind"]`; the first is no lesion at all.
+# In the order of `Params["kind"]`; the first has no lesion.
 KINDS = ("control", "blurred_junction", "heterotopia", "flair", "texture", "thickening", "context")
-# What of the anatomy may be transplanted for the context lesion: grey bodies that lie in white matter.
+# The context lesion transplants one of these: grey bodies that lie in white matter.
 BODIES = ("putamen", "caudate", "amygdala", "hippocampus")
 _CORTEX_OF = np.arange(NUM_LABELS, dtype=np.int32)  # the cortex of the same side, of white matter
 _CORTEX_OF[list(sides("white"))] = sides("cortex")
 
 
-# What a diffeomorphism leaves: turns and sizes are gone, places agree to a millimetre or two.
+# Differences that remain after a diffeomorphism: no turns or sizes, and places within a millimetre or two.
 PEOPLE = geometry.Geometry(
     rotation_deg=0.5,
     scaling=(0.99, 1.01),
@@ -61,7 +61,7 @@ class Epilepsy:
     """Ranges of the subjects and of their lesions; lengths in mm, which are voxels here.
 
     Attributes:
-        people: what is left of the difference between people after normalisation, mirror image included.
+        people: remaining difference between people after normalisation, with the mirror image.
         contrasts: of T1 and FLAIR.
         acquisitions: of T1 and FLAIR.
         blur_mm: SD of the blur of the grey-white junction.
@@ -70,7 +70,7 @@ class Epilepsy:
         flair: relative rise of the FLAIR signal.
         texture: SD of the added texture over the image's own mean.
         radius_mm: of lesions without a range of their own.
-        thickening_mm: how far the cortex grows into the white matter.
+        thickening_mm: growth of the cortex into the white matter.
         body_mm: diameter of the transplant of the context lesion.
     """
 
@@ -94,10 +94,10 @@ def draw(seed: Tensor, shape: Sequence[int], *, kind: Tensor | str = "control", 
     """Draws one subject.
 
     Args:
-        seed: an int or an integer tensor; subjects of one seed differ by their lesion alone.
+        seed: an int or an integer tensor; subjects with the same seed differ only by their lesion.
         shape: voxels (x, y, z) of the common space.
         kind: one of `KINDS`, or its number, which may be a tensor.
-        ranges: what it is drawn from.
+        ranges: of the subject and the lesion.
 
     Returns:
         `kind` () int32; `geometry`, and a tuple of `contrasts` and `acquisitions`, T1 and FLAIR, as their modules draw
@@ -117,7 +117,7 @@ def draw(seed: Tensor, shape: Sequence[int], *, kind: Tensor | str = "control", 
     radii[KINDS.index("heterotopia")] = half(ranges.nodule_mm)
     radii[KINDS.index("context")] = half(ranges.body_mm)
     low, high = ops.unstack(ops.take(ops.convert_to_tensor(np.array(radii, np.float32)), number, axis=0), 2)
-    one = lambda stream, bounds: seeds.uniform(seed, (), stream, low=bounds[0], high=bounds[1])  # noqa: E731
+    between = lambda stream, bounds: seeds.uniform(seed, (), stream, low=bounds[0], high=bounds[1])  # noqa: E731
     return {
         "kind": number,
         "geometry": geometry.draw(seeds.fold(seed, 301), shape, ranges.people),
@@ -125,11 +125,11 @@ def draw(seed: Tensor, shape: Sequence[int], *, kind: Tensor | str = "control", 
         "acquisitions": tuple(
             acquisition.draw(seeds.fold(seed, 304 + i), shape, a) for i, a in enumerate(ranges.acquisitions)
         ),
-        "radius_mm": one(306, (low, high)),
-        "blur_mm": one(307, ranges.blur_mm),
-        "gain": one(308, ranges.flair),
-        "texture": one(309, ranges.texture),
-        "layers": ops.floor(one(310, (ranges.thickening_mm[0], ranges.thickening_mm[1] + 1))),
+        "radius_mm": between(306, (low, high)),
+        "blur_mm": between(307, ranges.blur_mm),
+        "gain": between(308, ranges.flair),
+        "texture": between(309, ranges.texture),
+        "layers": ops.floor(between(310, (ranges.thickening_mm[0], ranges.thickening_mm[1] + 1))),
         "seed": seeds.fold(seed, 311),
     }
 
@@ -147,27 +147,27 @@ def apply(labels: Tensor, params: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     shape = tuple(labels.shape)
     where = geometry.coordinates(params["geometry"], shape, shape)
     anatomy = geometry.swap_sides(geometry.nearest(labels, where), params["geometry"]["flip"])
-    ball = _ball(anatomy, params)
-    changed = _rebuilt(anatomy, ball, params)
+    ball = _place_ball(anatomy, params)
+    changed = _change_tissue(anatomy, ball, params)
     images = [contrast.apply(changed, drawn) for drawn in params["contrasts"]]
-    images = _repainted(images, changed, ball, params)
+    images = _change_signal(images, changed, ball, params)
     brain = ops.cast(anatomy > 0, "float32")
     acquired = [
         acquisition.apply(image * brain, drawn) * brain
         for image, drawn in zip(images, params["acquisitions"], strict=True)
     ]
-    lesion = _truth(anatomy, changed, ball, params)
+    lesion = _mark_lesion(anatomy, changed, ball, params)
     return ops.stack(acquired, axis=-1), ops.cast(lesion, "int32")[..., None]
 
 
-def _is(anatomy: Tensor, *structures: str) -> Tensor:
+def _mark(anatomy: Tensor, *structures: str) -> Tensor:
     """Marks the voxels of some structures, either side, (x, y, z) bool."""
     table = np.zeros(NUM_LABELS, bool)
     table[[index for name in structures for index in sides(name)]] = True
     return ops.take(ops.convert_to_tensor(table), anatomy, axis=0)
 
 
-def _grown(mask: Tensor) -> Tensor:
+def _grow(mask: Tensor) -> Tensor:
     """Grows a mask by the voxels that share a face with it."""
     padded = ops.pad(mask, [(1, 1)] * 3)
     middle, grown = slice(1, -1), mask
@@ -189,20 +189,20 @@ def _smooth(volume: Tensor, sigma: Tensor) -> Tensor:
     return fields.separable(volume, matrices)
 
 
-def _chosen(params: Mapping[str, Any], *kinds: str) -> Tensor:
-    """Returns whether the subject's lesion is one of these, () bool."""
+def _has_kind(params: Mapping[str, Any], *kinds: str) -> Tensor:
+    """Returns whether the subject's lesion is of one of these kinds, () bool."""
     numbers = np.isin(np.arange(len(KINDS)), [KINDS.index(kind) for kind in kinds])
     return ops.take(ops.convert_to_tensor(numbers), params["kind"], axis=0)
 
 
-def _ball(anatomy: Tensor, params: Mapping[str, Any]) -> Tensor:
-    """Returns the ball of the lesion, about a voxel where such a lesion may lie, (x, y, z) bool; empty in a control."""
-    white, cortex = _is(anatomy, "white"), _is(anatomy, "cortex")
+def _place_ball(anatomy: Tensor, params: Mapping[str, Any]) -> Tensor:
+    """Places the ball of the lesion at a voxel where its kind may lie, (x, y, z) bool; empty in a control."""
+    white, cortex = _mark(anatomy, "white"), _mark(anatomy, "cortex")
     deep = _smooth(ops.cast(white, "float32"), 3.0) > 0.8
-    allowed = ops.where(_chosen(params, "heterotopia", "context", "texture"), deep, white & _grown(cortex))
+    allowed = ops.where(_has_kind(params, "heterotopia", "context", "texture"), deep, white & _grow(cortex))
     middle, anywhere = lesion_shapes.centre(allowed, params["seed"])
     inside = _square_distance(anatomy.shape, middle) <= ops.square(params["radius_mm"])
-    return inside & (anywhere > 0) & ops.logical_not(_chosen(params, "control"))
+    return inside & (anywhere > 0) & ops.logical_not(_has_kind(params, "control"))
 
 
 def _square_distance(shape: Sequence[int], middle: Tensor) -> Tensor:
@@ -215,21 +215,21 @@ def _square_distance(shape: Sequence[int], middle: Tensor) -> Tensor:
     return parts[0] + parts[1] + parts[2]
 
 
-def _rebuilt(anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Tensor:
+def _change_tissue(anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Tensor:
     """Adds the lesions that are tissue in the wrong place to the anatomy."""
-    white = _is(anatomy, "white") & ball
+    white = _mark(anatomy, "white") & ball
     grey = ops.take(ops.convert_to_tensor(_CORTEX_OF), anatomy, axis=0)
-    nodule = ops.where(_chosen(params, "heterotopia") & white, grey, anatomy)
-    cortex = _is(anatomy, "cortex")
-    once = _grown(cortex)
-    thick = ops.where(params["layers"] > 1.5, _grown(once), once)
-    nodule = ops.where(_chosen(params, "thickening") & white & thick, grey, nodule)
-    return ops.where(_chosen(params, "context") & ball, _transplant(anatomy, ball, params), nodule)
+    nodule = ops.where(_has_kind(params, "heterotopia") & white, grey, anatomy)
+    cortex = _mark(anatomy, "cortex")
+    once = _grow(cortex)
+    thick = ops.where(params["layers"] > 1.5, _grow(once), once)
+    nodule = ops.where(_has_kind(params, "thickening") & white & thick, grey, nodule)
+    return ops.where(_has_kind(params, "context") & ball, _transplant(anatomy, ball, params), nodule)
 
 
 def _transplant(anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Tensor:
     """Shifts the anatomy so that the middle of a deep grey body lies in the ball: normal tissue in the wrong place."""
-    body = _smooth(ops.cast(_is(anatomy, *BODIES), "float32"), 2.0) > 0.6
+    body = _smooth(ops.cast(_mark(anatomy, *BODIES), "float32"), 2.0) > 0.6
     source, _ = lesion_shapes.centre(body, seeds.fold(params["seed"], 5))
     flat = ops.cast(ops.argmax(ops.reshape(ops.cast(ball, "int32"), (-1,))), "int32")
     _, y, z = anatomy.shape
@@ -240,19 +240,19 @@ def _transplant(anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Ten
     axes = [ops.arange(size, dtype="float32") for size in anatomy.shape]
     where = ops.meshgrid(*[axis + step for axis, step in zip(axes, ops.unstack(shift, 3), strict=True)], indexing="ij")
     moved = geometry.nearest(anatomy, where)
-    return ops.where(_is(moved, *BODIES) & _is(anatomy, "white"), moved, anatomy)
+    return ops.where(_mark(moved, *BODIES) & _mark(anatomy, "white"), moved, anatomy)
 
 
-def _repainted(images: Sequence[Tensor], anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> list[Tensor]:
+def _change_signal(images: Sequence[Tensor], anatomy: Tensor, ball: Tensor, params: Mapping[str, Any]) -> list[Tensor]:
     """Adds the lesions that are a change of the signal to the images."""
     weight = _smooth(ops.cast(ball, "float32"), 1.0)
-    tissue = ops.cast(_is(anatomy, "cortex", "white"), "float32") * weight
-    blur = weight * ops.cast(_chosen(params, "blurred_junction"), "float32")
+    tissue = ops.cast(_mark(anatomy, "cortex", "white"), "float32") * weight
+    blur = weight * ops.cast(_has_kind(params, "blurred_junction"), "float32")
     coarse = seeds.normal(seeds.fold(params["seed"], 6), tuple(size // 3 + 2 for size in anatomy.shape))
     # A spline through noise keeps about 0.69 of its SD along each axis.
     grain = fields.upsample(coarse, anatomy.shape) / 0.69**3 * params["texture"]
-    grain = grain * tissue * ops.cast(_chosen(params, "texture"), "float32")
-    bright = params["gain"] * tissue * ops.cast(_chosen(params, "flair"), "float32")
+    grain = grain * tissue * ops.cast(_has_kind(params, "texture"), "float32")
+    bright = params["gain"] * tissue * ops.cast(_has_kind(params, "flair"), "float32")
     painted = []
     for number, image in enumerate(images):
         changed = image + blur * (_smooth(image, params["blur_mm"]) - image)
@@ -260,16 +260,16 @@ def _repainted(images: Sequence[Tensor], anatomy: Tensor, ball: Tensor, params: 
     return painted
 
 
-def _truth(anatomy: Tensor, changed: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Tensor:
+def _mark_lesion(anatomy: Tensor, changed: Tensor, ball: Tensor, params: Mapping[str, Any]) -> Tensor:
     """Marks the lesion, (x, y, z) bool: voxels of changed tissue, or the ball's tissue where its signal changed."""
-    signal = ball & _is(anatomy, "cortex", "white")
-    near = ball & _grown(_is(anatomy, "cortex")) & _grown(_grown(_is(anatomy, "white")))
-    signal = ops.where(_chosen(params, "blurred_junction"), near, signal)
-    return ops.where(_chosen(params, "heterotopia", "thickening", "context"), changed != anatomy, signal)
+    signal = ball & _mark(anatomy, "cortex", "white")
+    near = ball & _grow(_mark(anatomy, "cortex")) & _grow(_grow(_mark(anatomy, "white")))
+    signal = ops.where(_has_kind(params, "blurred_junction"), near, signal)
+    return ops.where(_has_kind(params, "heterotopia", "thickening", "context"), changed != anatomy, signal)
 
 
 def brain(labels: Tensor) -> Tensor:
-    """Marks tissue, where codes are compared, (x, y, z) bool; not fluid and background."""
+    """Marks tissue, not fluid or background, (x, y, z) bool; codes are compared there."""
     return (labels > 0) & (labels != INDEX["csf"])
 
 

@@ -23,7 +23,7 @@ class Lesions:
     """Ranges of the lesions of one sample.
 
     Attributes:
-        shape: "ellipsoid"; "tube" for what follows a vessel; "territory" for a ragged ball inside a territory.
+        shape: "ellipsoid"; "tube" for a lesion along a vessel; "territory" for a ragged ball inside a territory.
         count: least and most lesions.
         radius_mm: least and largest radius; of a tube, of its cross-section.
         elongation: largest ratio of an ellipsoid's axes.
@@ -57,9 +57,9 @@ def placement(
 
     Args:
         labels: (x, y, z) integers.
-        inside: labels that may hold it.
-        near: labels that the distance is measured to; none for no rule.
-        distance_mm: least and largest distance to the nearest voxel of them.
+        inside: labels that may hold the centre.
+        near: labels that the distance is measured to; empty for any distance.
+        distance_mm: least and largest distance to the nearest voxel of `near`.
         spacing_mm: voxel size.
 
     Returns:
@@ -88,7 +88,7 @@ def draw(seed: Tensor, lesions: Lesions) -> Params:
         lesions: the ranges.
 
     Returns:
-        For the most lesions there can be: `present` 0 or 1, `radius_mm`, `axes` (n, 3) factors on the radius,
+        For the largest number of lesions: `present` 0 or 1, `radius_mm`, `axes` (n, 3) factors on the radius,
         `direction` (n, 3) unit, `bend` (n, 3) in mm, `length_mm`, `softness_mm`, `intensity`, `seeds` (n,) uint32.
 
     Raises:
@@ -116,12 +116,12 @@ def draw(seed: Tensor, lesions: Lesions) -> Params:
 
 
 def apply(allowed: Tensor, params: Mapping[str, Tensor], lesions: Lesions, territory: Tensor | None = None) -> Tensor:
-    """Returns each lesion as a soft mask.
+    """Paints each lesion as a soft mask.
 
     Args:
         allowed: (x, y, z) bool, where centres may lie; a sample without any such voxel gets no lesion.
         params: what `draw` returned.
-        lesions: the ranges it was drawn from.
+        lesions: the ranges that `params` were drawn from.
         territory: (x, y, z) integers; a "territory" lesion stays within the value at its centre.
 
     Returns:
@@ -130,10 +130,10 @@ def apply(allowed: Tensor, params: Mapping[str, Tensor], lesions: Lesions, terri
     shape = tuple(allowed.shape)
     masks = []
     for number in range(params["present"].shape[0]):
-        one = {name: value[number] for name, value in params.items()}
-        middle, anywhere = centre(allowed, one["seeds"])
-        distance = _distance_mm(shape, middle, one, lesions)
-        mask = ops.sigmoid(-4.0 * distance / ops.maximum(one["softness_mm"], 1e-3)) * one["present"] * anywhere
+        lesion = {name: value[number] for name, value in params.items()}
+        middle, anywhere = centre(allowed, lesion["seeds"])
+        distance = _distance_mm(shape, middle, lesion, lesions)
+        mask = ops.sigmoid(-4.0 * distance / ops.maximum(lesion["softness_mm"], 1e-3)) * lesion["present"] * anywhere
         if territory is not None and lesions.shape == "territory":
             mask = mask * ops.cast(ops.equal(territory, _at(territory, middle)), "float32")
         masks.append(mask)
@@ -177,26 +177,26 @@ def _at(volume: Tensor, voxel: Tensor) -> Tensor:
     return ops.take(ops.reshape(volume, (-1,)), (voxel[0] * y + voxel[1]) * z + voxel[2], axis=0)
 
 
-def _distance_mm(shape: Sequence[int], middle: Tensor, one: Mapping[str, Tensor], lesions: Lesions) -> Tensor:
+def _distance_mm(shape: Sequence[int], middle: Tensor, lesion: Mapping[str, Tensor], lesions: Lesions) -> Tensor:
     """Returns the signed distance from the lesion's surface in mm, (x, y, z), negative inside."""
     axes = ops.meshgrid(*[ops.arange(size, dtype="float32") for size in shape], indexing="ij")
     offset = ops.stack(axes, axis=-1) - ops.cast(middle, "float32")
     offset = offset * lesions.spacing_mm
-    radius = one["radius_mm"]
+    radius = lesion["radius_mm"]
     if lesions.shape == "tube":
-        return _tube_distance(offset, one) - radius
+        return _tube_distance(offset, lesion) - radius
     if lesions.shape == "ellipsoid":
-        turned = ops.matmul(offset, _frame(one["direction"])) / one["axes"]
+        turned = ops.matmul(offset, _frame(lesion["direction"])) / lesion["axes"]
         return ops.sqrt(ops.sum(ops.square(turned), axis=-1)) - radius
-    coarse = seeds.normal(one["seeds"], fields.coarse_shape(shape, 0.15), 2)
+    coarse = seeds.normal(lesion["seeds"], fields.coarse_shape(shape, 0.15), 2)
     ragged = lesions.raggedness * radius * fields.upsample(coarse, shape)
     return ops.sqrt(ops.sum(ops.square(offset), axis=-1)) + ragged - radius
 
 
-def _tube_distance(offset: Tensor, one: Mapping[str, Tensor]) -> Tensor:
-    """Returns the distance to a bent axis, the least over the pieces between its points."""
+def _tube_distance(offset: Tensor, lesion: Mapping[str, Tensor]) -> Tensor:
+    """Returns the distance to a bent axis: the least over the segments between its points."""
     part = np.linspace(-1, 1, BEND_POINTS).astype(np.float32)[:, None]
-    points = part * (one["length_mm"] / 2) * one["direction"] + (1 - part**2) * one["bend"] - one["bend"]
+    points = part * (lesion["length_mm"] / 2) * lesion["direction"] + (1 - part**2) * lesion["bend"] - lesion["bend"]
     best = None
     for number in range(BEND_POINTS - 1):
         start, step = points[number], points[number + 1] - points[number]

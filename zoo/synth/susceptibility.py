@@ -1,7 +1,7 @@
 """Paints susceptibility maps over an anatomy: values from the literature, dipole physics, noise and an inversion.
 
-A map is what a scanner and a reconstruction leave of the truth: blurred by slices, streaked by the inversion, referred
-to fluid or to the whole brain, and cut by a mask. All susceptibilities are in ppm.
+A map differs from the truth as after a scan and a reconstruction: blurred by slices, streaked by the inversion,
+referred to fluid or to the whole brain, and cut by a mask. All susceptibilities are in ppm.
 """
 
 import dataclasses
@@ -73,9 +73,9 @@ class Susceptibility:
 
     Attributes:
         asymmetry: largest relative difference of a hemisphere from the mean of both.
-        age_share: part of an iron-rich nucleus' place in its range that it shares with the others.
+        age_share: share of an iron-rich nucleus' place in its range that is common to all such nuclei.
         texture_ppm: least and largest SD within a structure.
-        veins: how many.
+        veins: number of veins.
         vein_ppm: least and largest susceptibility of venous blood.
         vein_radius_mm: least and largest radius.
         tilt_deg: largest angle between the main field and z.
@@ -84,11 +84,11 @@ class Susceptibility:
         snr: least and largest signal over noise of the magnitude.
         threshold: of thresholded k-space division, least and largest.
         smoothness_mm2: weight of the closed-form inversion, drawn in its logarithm.
-        direct_noise_ppm: largest SD of white noise where the truth itself stands in for a reconstruction.
+        direct_noise_ppm: largest SD of white noise where the truth replaces the reconstruction.
         rim_ppm: largest residual of the background field at the rim, decaying inwards over 5 mm.
-        erosion: how far inside the smoothed brain the mask begins, 0.5 at its border, least and largest.
+        erosion: least and largest threshold of the smoothed brain for the mask; 0.5 is the brain's border.
         in_plane_mm: least and largest voxel in the plane of the slices.
-        slices_mm: least and largest distance of slices.
+        slices_mm: least and largest distance between slices.
         spacing_mm: voxel size of the sample.
         padding: size of the transform over that of the sample.
     """
@@ -139,7 +139,7 @@ def draw(seed: Tensor, shape: Shape, ranges: Susceptibility = Susceptibility()) 
     along = seeds.normal(seed, (max(ranges.veins, 1), 3), 63)
     low, high = (np.log(value) for value in ranges.smoothness_mm2)
     return {
-        "means_ppm": _means(seed, ranges),
+        "means_ppm": _draw_means(seed, ranges),
         "sds_ppm": between(ranges.texture_ppm, u(64, (labels.NUM_LABELS,))),
         "partial_volume": 0.05 + 0.15 * u(65),
         "vein_from": 2 * u(66, along.shape) - 1,
@@ -156,11 +156,11 @@ def draw(seed: Tensor, shape: Shape, ranges: Susceptibility = Susceptibility()) 
         "erosion": between(ranges.erosion, u(78)),
         "to_fluid": ops.cast(u(79) < 0.5, "float32"),
         "seed": seeds.fold(seed, 80),
-        **_sampling(seed, ranges),
+        **_draw_sampling(seed, ranges),
     }
 
 
-def _means(seed: Tensor, ranges: Susceptibility) -> Tensor:
+def _draw_means(seed: Tensor, ranges: Susceptibility) -> Tensor:
     """Draws the ppm of each label in its range, correlated where iron grows with age; sides differ a little."""
     first = np.minimum(labels.PARTNERS, np.arange(labels.NUM_LABELS))
     own = ops.take(seeds.uniform(seed, (labels.NUM_LABELS,), 81), ops.convert_to_tensor(first), axis=0)
@@ -172,8 +172,8 @@ def _means(seed: Tensor, ranges: Susceptibility) -> Tensor:
     return middle * (1.0 + side * ops.take(uneven, ops.convert_to_tensor(first), axis=0))
 
 
-def _sampling(seed: Tensor, ranges: Susceptibility) -> Params:
-    """Draws the scan's voxels: square in the plane, slices as far apart or farther; never under the grid."""
+def _draw_sampling(seed: Tensor, ranges: Susceptibility) -> Params:
+    """Draws the scan's voxels: square in the plane, slices at least as far apart, none finer than the grid."""
     plane = seeds.uniform(seed, (), 84, low=ranges.in_plane_mm[0], high=ranges.in_plane_mm[1])
     slices = ops.maximum(plane, seeds.uniform(seed, (), 85, low=ranges.slices_mm[0], high=ranges.slices_mm[1]))
     axis = ops.cast(3 * seeds.uniform(seed, (), 86), "int32")
@@ -194,7 +194,7 @@ def apply(label_map: Tensor, params: Mapping[str, Tensor], ranges: Susceptibilit
     Args:
         label_map: (x, y, z) integers of the scheme, static shape.
         params: what `draw` returned for that shape.
-        ranges: its spacing and padding are used.
+        ranges: only spacing and padding are used.
 
     Returns:
         (x, y, z) float32 in ppm, exactly 0 outside the mask.
@@ -203,7 +203,7 @@ def apply(label_map: Tensor, params: Mapping[str, Tensor], ranges: Susceptibilit
     tissue = ops.take(ops.convert_to_tensor(_TISSUE), index, axis=0)
     chi = susceptibility(index, params, ranges) * tissue
     measured = reconstructed(chi, tissue, params, ranges)
-    depth = _smoothed(tissue, 2.0 / ranges.spacing_mm)
+    depth = _smooth(tissue, 2.0 / ranges.spacing_mm)
     rim = fields.upsample(params["rim"], chi.shape) * ops.square(2.0 * (1.0 - depth))
     mask = ops.cast(depth > params["erosion"], "float32")
     measured = acquisition.blurred(measured + rim, params, ranges.spacing_mm)
@@ -230,7 +230,7 @@ def susceptibility(index: Tensor, params: Mapping[str, Tensor], ranges: Suscepti
     chi = mean + ops.take(params["sds_ppm"], index, axis=0) * grain * (8 / 3) ** 1.5
 
     def add(number: Tensor, chi: Tensor) -> Tensor:
-        outside = _off_line(chi.shape, params, ranges, number) - params["vein_radius_mm"][number]
+        outside = _distance_to_line(chi.shape, params, ranges, number) - params["vein_radius_mm"][number]
         part = ops.clip(0.5 - outside / ranges.spacing_mm, 0.0, 1.0)
         return chi + part * (params["vein_ppm"][number] - chi)
 
@@ -238,7 +238,7 @@ def susceptibility(index: Tensor, params: Mapping[str, Tensor], ranges: Suscepti
     return ops.fori_loop(0, ranges.veins, add, chi) if ranges.veins else chi
 
 
-def _off_line(shape: Shape, params: Mapping[str, Tensor], ranges: Susceptibility, number: Tensor) -> Tensor:
+def _distance_to_line(shape: Shape, params: Mapping[str, Tensor], ranges: Susceptibility, number: Tensor) -> Tensor:
     """Returns the distance from a gently bent line, (x, y, z) mm."""
     spacing = ranges.spacing_mm
     axes = [ops.reshape(ops.arange(n, dtype="float32"), [-1 if a == b else 1 for b in range(3)]) * spacing
@@ -251,7 +251,7 @@ def _off_line(shape: Shape, params: Mapping[str, Tensor], ranges: Susceptibility
 
 
 def reconstructed(chi: Tensor, tissue: Tensor, params: Mapping[str, Tensor], ranges: Susceptibility) -> Tensor:
-    """Makes the field, adds noise, and inverts as drawn: 0 thresholded division, 1 closed form, 2 truth and noise.
+    """Computes the field, adds noise, and inverts it: 0 thresholded division, 1 closed form, 2 truth plus noise.
 
     Args:
         chi: (x, y, z) float32, ppm.
@@ -273,10 +273,10 @@ def reconstructed(chi: Tensor, tissue: Tensor, params: Mapping[str, Tensor], ran
     return ops.where(params["inversion"] == 2, chi + params["direct_noise_ppm"] * noise, inverted)
 
 
-def _smoothed(volume: Tensor, sigma: float) -> Tensor:
-    """Smooths by a Gaussian, the border held; `sigma` in voxels."""
-    one = ops.ones(())
-    return fields.separable(volume, [acquisition.slices(size, one, sigma * one) for size in volume.shape])
+def _smooth(volume: Tensor, sigma: float) -> Tensor:
+    """Smooths by a Gaussian, with border voxels repeated; `sigma` in voxels."""
+    unit = ops.ones(())
+    return fields.separable(volume, [acquisition.slices(size, unit, sigma * unit) for size in volume.shape])
 
 
 def _mean(volume: Tensor, mask: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Label maps of whole brains and heads."""
+"""Provides label maps of whole brains and heads."""

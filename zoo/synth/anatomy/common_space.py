@@ -1,7 +1,7 @@
-"""Carries brains to the common space of a cohort: one grid in which a voxel is the same place in every brain.
+"""Carries brains to the common space of a cohort, a grid in which a voxel is the same place in every brain.
 
-It is MNI152NLin6Asym at 1 mm, cut to the brain with a margin. A brain is brought there by its label map: an affine
-through the centres of its structures, then a diffeomorphism that lays its tissues on the template's.
+The space is MNI152NLin6Asym at 1 mm, cut to the brain with a margin. The label map of a brain defines its way there: an
+affine through the centres of its structures, then a diffeomorphism that aligns its tissues with the template's.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ SHAPE = (160, 200, 176)
 AFFINE = np.array([[1.0, 0, 0, -79], [0, 1, 0, -117], [0, 0, 1, -84], [0, 0, 0, 1]])
 TEMPLATE = "nibabies"  # the anatomy that lies in MNI152NLin6Asym itself
 VERSION = 2  # part of the cache's file names: raise it when the derivation changes
-COARSER = 2  # voxels of the space along the edge of one that registration looks at
-# The tissues that are laid on each other; sides apart where they are large. Indices of the scheme.
+COARSER = 2  # edge of a voxel of the registration, in voxels of the space
+# The tissues that are aligned; sides separate where they are large. Indices of the scheme.
 DEEP = ("thalamus", "caudate", "putamen", "pallidum", "accumbens", "hippocampus", "amygdala")
 CEREBELLUM = ("cerebellum_cortex", "cerebellum_white", "dentate")
 TISSUES: tuple[tuple[int, ...], ...] = (
@@ -39,11 +39,11 @@ LEAST_SHARED = 8  # structures that two brains must share for an affine
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """The way between the common space and one brain's own grid.
+    """Transform between the common space and the grid of one brain.
 
     Attributes:
         matrix: (4, 4), voxels of the common space to voxels of the brain's grid, before the warp.
-        warp: what remains, on the common grid at `COARSER` mm.
+        warp: the remaining displacement, on the common grid at `COARSER` mm.
     """
 
     matrix: np.ndarray
@@ -60,20 +60,20 @@ class Normalisation:
             `SHAPE`, float32, or of the volume's type where nearest; 0 outside.
         """
         places = np.indices(SHAPE, np.float32) + self._displacement(inverse=False)
-        return _sampled(volume, _through(self.matrix, places), order)
+        return _sample(volume, _transform(self.matrix, places), order)
 
     def back(self, volume: np.ndarray, shape: Sequence[int], *, order: int = 1) -> np.ndarray:
         """Carries a volume of the common space back to the brain's own grid of that shape; 0 outside."""
-        places = _through(np.linalg.inv(self.matrix), np.indices(tuple(shape), np.float32))
+        places = _transform(np.linalg.inv(self.matrix), np.indices(tuple(shape), np.float32))
         moved = registration.pulled_at(self._displacement(inverse=True), places)
-        return _sampled(volume, places + moved, order)
+        return _sample(volume, places + moved, order)
 
     def _displacement(self, *, inverse: bool) -> np.ndarray:
         return registration.resized(self.warp.displacement(inverse=inverse), SHAPE)
 
 
 def by_affine(affine: np.ndarray) -> Normalisation:
-    """Returns the way for a brain in MNI space, whose affine says where it lies."""
+    """Returns the transform of a brain in MNI space, from its affine alone."""
     still = np.zeros((3, *(size // COARSER for size in SHAPE)), np.float32)
     return Normalisation(np.linalg.inv(affine) @ AFFINE, registration.Warp(still))
 
@@ -84,7 +84,7 @@ def normalise(
     *,
     settings: registration.Settings = registration.DEFAULT,
 ) -> Normalisation:
-    """Finds the way from the common space to a brain's own grid.
+    """Finds the transform from the common space to a brain's own grid.
 
     Args:
         labels: (x, y, z) of the scheme, on the brain's own grid.
@@ -95,9 +95,9 @@ def normalise(
         The normalisation.
 
     Raises:
-        ValueError: the two share too few structures to be laid on each other.
+        ValueError: the two share too few structures to be aligned.
     """
-    matrix = _affine(labels, template)
+    matrix = _fit_affine(labels, template)
     aligned = ndimage.affine_transform(labels.astype(np.uint8), matrix[:3, :3], matrix[:3, 3], SHAPE, order=0)
     return Normalisation(matrix, registration.register(maps(template), maps(aligned), settings))
 
@@ -105,11 +105,11 @@ def normalise(
 def maps(labels: np.ndarray) -> np.ndarray:
     """Returns the share of each tissue in a voxel of `COARSER` mm: (tissues, x, y, z) float32 in 0 to 1."""
     blocks = [length for size in labels.shape for length in (size // COARSER, COARSER)]
-    found = []
+    shares = []
     for members in TISSUES:
         table = np.isin(np.arange(NUM_LABELS), members)
-        found.append(table[labels].reshape(blocks).mean(axis=(1, 3, 5), dtype=np.float32))
-    return np.stack(found)
+        shares.append(table[labels].reshape(blocks).mean(axis=(1, 3, 5), dtype=np.float32))
+    return np.stack(shares)
 
 
 def atlas(chosen: Sequence[str], *, allow_test: bool = False) -> np.ndarray:
@@ -126,21 +126,21 @@ def atlas(chosen: Sequence[str], *, allow_test: bool = False) -> np.ndarray:
         ValueError: no such anatomy, or a held-out one without `allow_test`.
         FileNotFoundError: the package that holds one is not installed.
     """
-    return np.stack([_kept(name, allow_test) for name in chosen])
+    return np.stack([_load_map(name, allow_test) for name in chosen])
 
 
-def _kept(name: str, allow_test: bool) -> np.ndarray:
+def _load_map(name: str, allow_test: bool) -> np.ndarray:
     brain = anatomy(name, allow_test=allow_test)
     path = cache_folder() / f"{name}-common-v{VERSION}.npz"
 
     def carry() -> dict[str, np.ndarray]:
-        way = by_affine(brain.affine) if name == TEMPLATE else normalise(brain.labels, _kept(TEMPLATE, False))
+        way = by_affine(brain.affine) if name == TEMPLATE else normalise(brain.labels, _load_map(TEMPLATE, False))
         return {"labels": way.carry(brain.labels.astype(np.uint8), order=0)}
 
     return files.cached_arrays(path, carry)["labels"]
 
 
-def _affine(labels: np.ndarray, template: np.ndarray) -> np.ndarray:
+def _fit_affine(labels: np.ndarray, template: np.ndarray) -> np.ndarray:
     """Fits (4, 4) from voxels of the common space to those of a brain, by the centres of shared structures."""
     target, source = completion.control_points(completion.centroids(template), completion.centroids(labels))
     if len(target) < LEAST_SHARED:
@@ -154,12 +154,12 @@ def _affine(labels: np.ndarray, template: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _through(matrix: np.ndarray, places: np.ndarray) -> np.ndarray:
+def _transform(matrix: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Moves places (3, x, y, z) by a (4, 4) matrix, float32."""
     moved = np.tensordot(matrix[:3, :3], places, axes=1) + matrix[:3, 3].reshape(3, 1, 1, 1)
     return moved.astype(np.float32)
 
 
-def _sampled(volume: np.ndarray, places: np.ndarray, order: int) -> np.ndarray:
+def _sample(volume: np.ndarray, places: np.ndarray, order: int) -> np.ndarray:
     kind = volume.dtype if order == 0 else np.float32
     return ndimage.map_coordinates(volume, places, kind, order=order, mode="constant")

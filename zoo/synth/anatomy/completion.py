@@ -1,4 +1,4 @@
-"""Fills in what a source of anatomy leaves out: white matter, fluid, brainstem, cerebellum, ventricles."""
+"""Completes anatomies whose source leaves out white matter, fluid, brainstem, cerebellum or ventricles."""
 
 from collections.abc import Mapping
 
@@ -9,14 +9,14 @@ from scipy import interpolate, ndimage
 from zoo.synth.anatomy.labels import INDEX, LABELS, NUM_LABELS, sides
 from zoo.volumes.components import fill_holes, largest_component
 
-CLOSING_MM = 12.0  # bridges every sulcus and the fissures, so that the shell is what the dura encloses
+CLOSING_MM = 12.0  # bridges every sulcus and the fissures, so that the shell follows the dura
 REACH_MM = 25.0  # of a matched point
 GAP_MM = 1.5  # holes in a cortical ribbon that a front must not slip through
 BORROWED = ("ventricle", "cerebellum_cortex", "cerebellum_white", "brainstem", "ventral_diencephalon")
 
 
 def closed(mask: np.ndarray, radius_mm: float) -> np.ndarray:
-    """Morphological closing by a ball, by two distance transforms; 1 mm voxels, holes filled.
+    """Closes a mask of 1 mm voxels by a ball, by two distance transforms, and fills its holes.
 
     Args:
         mask: (x, y, z) bool.
@@ -33,7 +33,7 @@ def closed(mask: np.ndarray, radius_mm: float) -> np.ndarray:
 
 
 def add_csf(labels: np.ndarray) -> np.ndarray:
-    """Fluid around the brain: what a closed shell one voxel outside it holds beyond the brain.
+    """Fills the space between the brain and a closed shell one voxel outside it with fluid.
 
     Args:
         labels: (x, y, z) of the scheme, 1 mm.
@@ -47,16 +47,16 @@ def add_csf(labels: np.ndarray) -> np.ndarray:
 
 
 def control_points(points: Mapping[int, np.ndarray], others: Mapping[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Centroids of the structures that two anatomies share, one row each."""
+    """Returns the centroids of the structures that two anatomies share, one row per structure."""
     shared = sorted(set(points) & set(others))
     return np.stack([points[code] for code in shared]), np.stack([others[code] for code in shared])
 
 
 def centroids(codes: np.ndarray) -> dict[int, np.ndarray]:
-    """Centre of each label other than 0, in voxels."""
-    found = np.unique(codes[codes > 0])
-    centres = ndimage.center_of_mass(np.ones(codes.shape, np.uint8), codes, found)
-    return {int(code): np.asarray(centre) for code, centre in zip(found, centres, strict=True)}
+    """Returns the centre of each label other than 0, in voxels."""
+    labels = np.unique(codes[codes > 0])
+    centres = ndimage.center_of_mass(np.ones(codes.shape, np.uint8), codes, labels)
+    return {int(code): np.asarray(centre) for code, centre in zip(labels, centres, strict=True)}
 
 
 def warp(labels: np.ndarray, target: np.ndarray, source: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
@@ -89,10 +89,10 @@ def warp(labels: np.ndarray, target: np.ndarray, source: np.ndarray, shape: tupl
 
 
 def complete(labels: np.ndarray, template: np.ndarray) -> np.ndarray:
-    """A whole brain from cortex and nuclei: derived white matter, and what else it lacks from a template.
+    """Completes cortex and nuclei to a whole brain: derives white matter, and takes the rest from a template.
 
-    White matter is what the grey encloses: from seeds deep in the template's white matter and from outside, two
-    fronts run through all that is not grey, and where they meet is the border. Sulci belong to the outer front.
+    Grey matter encloses white matter. Two fronts start deep in the template's white matter and outside the brain, run
+    through all voxels that are not grey, and meet at the border. Sulci belong to the outer front.
 
     Args:
         labels: (x, y, z) of the scheme, cortex and nuclei of one person.
@@ -112,22 +112,22 @@ def complete(labels: np.ndarray, template: np.ndarray) -> np.ndarray:
     outer = free & ~closed(result > 0, CLOSING_MM)
     grey = labels > 0
     wide = free & ~(edt.edt(edt.edt(~grey) <= GAP_MM) > GAP_MM)
-    inner, outer = _race(inner & wide, outer & wide, wide)
-    inside = largest_component(_race(inner, outer, free)[0])
+    inner, outer = _race_fronts(inner & wide, outer & wide, wide)
+    inside = largest_component(_race_fronts(inner, outer, free)[0])
     left, right = sides("white")
-    sided = _nearest_side(labels)
+    sided = _find_nearest_side(labels)
     result[inside] = np.where(sided[inside] == 0, left, right)
     return result.astype(np.int16)
 
 
-def _race(first: np.ndarray, second: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where either front arrives before the other, both moving a voxel a step through free voxels."""
+def _race_fronts(first: np.ndarray, second: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where each front arrives first; both move one voxel per step through free voxels."""
     first, second = first.copy(), second.copy()
     for _ in range(200):
         open_voxels = free & ~first & ~second
         # The outer front moves first: a voxel that both reach at once is at the mouth of a gap in the ribbon.
-        new_second = _grown(second) & open_voxels
-        new_first = _grown(first) & open_voxels & ~new_second
+        new_second = _grow(second) & open_voxels
+        new_first = _grow(first) & open_voxels & ~new_second
         if not (new_first.any() or new_second.any()):
             break
         first |= new_first
@@ -135,8 +135,8 @@ def _race(first: np.ndarray, second: np.ndarray, free: np.ndarray) -> tuple[np.n
     return first, second
 
 
-def _grown(mask: np.ndarray) -> np.ndarray:
-    """Dilation by one voxel through faces; slices are ten times as fast here as `scipy.ndimage`."""
+def _grow(mask: np.ndarray) -> np.ndarray:
+    """Dilates by one voxel through faces; slices are ten times as fast here as `scipy.ndimage`."""
     result = mask.copy()
     for axis in range(3):
         before, after = np.moveaxis(mask, axis, 0), np.moveaxis(result, axis, 0)
@@ -145,8 +145,8 @@ def _grown(mask: np.ndarray) -> np.ndarray:
     return result
 
 
-def _nearest_side(labels: np.ndarray) -> np.ndarray:
-    """0 nearer to a left structure, 1 nearer to a right one."""
+def _find_nearest_side(labels: np.ndarray) -> np.ndarray:
+    """Returns 0 for voxels nearer to a left structure, 1 for voxels nearer to a right one."""
     names = [label.name for label in LABELS]
     left = np.array([name.startswith("left_") for name in names])
     right = np.array([name.startswith("right_") for name in names])
@@ -154,13 +154,13 @@ def _nearest_side(labels: np.ndarray) -> np.ndarray:
 
 
 def split_sides(codes: np.ndarray, labels: np.ndarray, midline: tuple[int, ...], name: str) -> np.ndarray:
-    """Gives codes of the midline (the callosum) to the left or the right structure, whichever side is nearer."""
+    """Assigns codes of the midline (the callosum) to the left or right structure, whichever side is nearer."""
     here = np.isin(codes, midline)
     left, right = sides(name)
-    return np.where(here, np.where(_nearest_side(labels) == 0, left, right), labels).astype(np.int16)
+    return np.where(here, np.where(_find_nearest_side(labels) == 0, left, right), labels).astype(np.int16)
 
 
 def volumes_ml(labels: np.ndarray, voxel_ml: float) -> dict[str, float]:
-    """Volume of each structure that occurs, in ml."""
+    """Returns the volume of each structure that occurs, in ml."""
     counts = np.bincount(labels.ravel(), minlength=NUM_LABELS)
     return {LABELS[index].name: float(counts[index] * voxel_ml) for index in np.nonzero(counts)[0]}

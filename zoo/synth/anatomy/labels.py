@@ -1,4 +1,4 @@
-"""The label scheme of every anatomy: one integer a structure, left and right apart."""
+"""Defines the label scheme of every anatomy: one integer per structure, left and right separate."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ class Label:
 
     Attributes:
         index: value in a label map.
-        name: what it is, with `left_` or `right_` before it where it has a side.
+        name: of the structure, with `left_` or `right_` before it where it has a side.
         code: FreeSurfer's value (`FreeSurferColorLUT.txt`); -1 where FreeSurfer has none.
         partner: index of the same structure on the other side; its own index where it has no side.
     """
@@ -72,7 +72,7 @@ _HEAD = (
 )
 
 
-def _table() -> tuple[Label, ...]:
+def _make_table() -> tuple[Label, ...]:
     table: list[Label] = []
     for name, *codes in _STRUCTURES:
         first = len(table)
@@ -84,10 +84,10 @@ def _table() -> tuple[Label, ...]:
     return tuple(table)
 
 
-LABELS = _table()
+LABELS = _make_table()
 NUM_LABELS = len(LABELS)
 INDEX = {label.name: label.index for label in LABELS}
-# Label after a left-right mirror; class shared by both sides of a structure (they look alike in every contrast).
+# Label after a left-right mirror; class shared by both sides of a structure (both look alike in every contrast).
 PARTNERS = np.array([label.partner for label in LABELS], np.int32)
 CLASSES = np.unique(np.minimum(PARTNERS, np.arange(NUM_LABELS)), return_inverse=True)[1].astype(np.int32)
 HEAD = tuple(INDEX[name] for name in _HEAD)
@@ -95,7 +95,7 @@ BRAIN = tuple(label.index for label in LABELS if label.index not in (*HEAD, INDE
 
 
 def sides(name: str) -> tuple[int, ...]:
-    """Indices of a structure: left and right, or the one it has.
+    """Returns the indices of a structure: left and right, or the only one.
 
     Args:
         name: a structure without its side, `"putamen"`.
@@ -103,9 +103,9 @@ def sides(name: str) -> tuple[int, ...]:
     Raises:
         ValueError: the scheme has no such structure.
     """
-    found = tuple(label.index for label in LABELS if label.name.removeprefix("left_").removeprefix("right_") == name)
-    if not found:
+    indices = tuple(label.index for label in LABELS if label.name.removeprefix("left_").removeprefix("right_") == name)
+    if not indices:
         from zoo.errors import unknown_choice
 
         raise unknown_choice("structure", name, (entry[0] for entry in _STRUCTURES))
-    return found
+    return indices

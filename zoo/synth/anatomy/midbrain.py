@@ -1,4 +1,4 @@
-"""Adds red nucleus and substantia nigra, which no source of anatomy outlines, as shapes from an atlas."""
+"""Adds red nucleus and substantia nigra as shapes from an atlas, since no source of anatomy outlines them."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from zoo.volumes.image import to_ras
 
 FILE = "deepmriprep/data/templates/mori.nii.gz"
 SHAPES = ("red_nucleus", "substantia_nigra")
-# Codes of the atlas, left and right: what is carried over, and the landmarks that both sides of the fit have.
+# Codes of the atlas, left and right: of the shapes that are added, and of the landmarks that the fit matches.
 _CODES = {"red_nucleus": (109, 110), "substantia_nigra": (111, 112)}
 _LANDMARKS = {
     "amygdala": (49, 50),
@@ -30,25 +30,25 @@ _ROOM = ("ventral_diencephalon", "brainstem", "white", "cerebellum_white", "csf"
 
 
 def with_midbrain(brain: Anatomy) -> Anatomy:
-    """Adds red nucleus and substantia nigra: shapes of an atlas, moved by an affine fit of twelve centres.
+    """Adds red nucleus and substantia nigra from an atlas, moved by an affine fit of twelve centres.
 
-    The shapes are a template's, made symmetric, not this person's: they say where such a nucleus may lie and how large
-    it may be, and whoever scores them must say so. `borrowed` names them.
+    The shapes come from a template, made symmetric, not from this person: they show where such a nucleus may lie and
+    how large it may be. Reports of scores on them must say so; `borrowed` lists them.
 
     Args:
         brain: an anatomy with the nuclei of both hemispheres.
 
     Returns:
-        A copy; only midbrain, white matter and fluid gave up voxels.
+        A copy; only midbrain, white matter and fluid lose voxels.
 
     Raises:
         FileNotFoundError: the package that holds the atlas is not installed.
         ValueError: the anatomy lacks the nuclei that the fit needs.
     """
-    atlas, source = _atlas()
-    box = _around(np.isin(brain.labels, [index for name in _LANDMARKS for index in sides(name)]))
+    atlas, source = _read_atlas()
+    box = _box_around(np.isin(brain.labels, [index for name in _LANDMARKS for index in sides(name)]))
     labels = brain.labels.copy()
-    part = labels[box]  # a view: what is written there is written into the copy
+    part = labels[box]  # a view: writing to it changes the copy
     target = completion.centroids(part)
     pairs = [
         (source[code], target.get(index))
@@ -66,16 +66,16 @@ def with_midbrain(brain: Anatomy) -> Anatomy:
                 (atlas == code).astype(np.float32), matrix[:3].T, matrix[3], output_shape=part.shape, order=1
             )
             part[(shape >= 0.5) & room] = index
-    found = tuple(index for name in SHAPES for index in sides(name))
-    missing = tuple(index for index in brain.missing if index not in found)
-    return dataclasses.replace(brain, labels=labels, missing=missing, borrowed=(*brain.borrowed, *found))
+    indices = tuple(index for name in SHAPES for index in sides(name))
+    missing = tuple(index for index in brain.missing if index not in indices)
+    return dataclasses.replace(brain, labels=labels, missing=missing, borrowed=(*brain.borrowed, *indices))
 
 
 @functools.cache
-def _atlas() -> tuple[np.ndarray, dict[int, np.ndarray]]:
+def _read_atlas() -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Reads the atlas in RAS, 1 mm, and the centres of its labels.
 
-    Its midbrain is made symmetric, and a voxel wider, as it draws the cores alone.
+    Makes its midbrain symmetric, and one voxel wider, since it outlines only the cores.
     """
     try:
         path = pathlib.Path(str(importlib.metadata.distribution("deepmriprep").locate_file(FILE)))
@@ -96,8 +96,8 @@ def _atlas() -> tuple[np.ndarray, dict[int, np.ndarray]]:
     return codes, completion.centroids(codes)
 
 
-def _around(mask: np.ndarray, margin: int = 12) -> tuple[slice, ...]:
-    """Returns the box of a mask with a margin on every side; everything where the mask is empty."""
+def _box_around(mask: np.ndarray, margin: int = 12) -> tuple[slice, ...]:
+    """Returns the box of a mask with a margin on every side; the whole grid where the mask is empty."""
     places = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     if not mask.any():
         return (slice(None),) * 3

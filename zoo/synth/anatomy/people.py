@@ -1,4 +1,4 @@
-"""Real people as label maps in folders that a user has cloned: SynthSeg's whole heads and SynthSR's brains."""
+"""Reads label maps of real people from folders that a user has cloned: SynthSeg's heads and SynthSR's brains."""
 
 import dataclasses
 import os
@@ -18,19 +18,19 @@ REPOSITORIES = {
     "synthsr": "https://github.com/BBillot/SynthSR (data/labels)",
 }
 MARGIN = 8  # voxels of background around a head
-LEAST_WIDTH = 20  # voxels of both halves of a brain together; less is the tip of one of them
+LEAST_WIDTH = 20  # voxels of both halves of a brain together; less is the tip of one half
 
 
 @dataclasses.dataclass(frozen=True)
 class Person:
-    """One label map: its file, the folder of the setting's parent that may hold it, and whether it may train."""
+    """One label map: its file, the short name of its repository, and whether it may train."""
 
     file: str
     folder: str
     split: str
 
 
-def _table() -> dict[str, Person]:
+def _make_table() -> dict[str, Person]:
     heads = {
         f"synthseg_{number:02d}": Person(f"training_seg_{number:02d}.nii.gz", "synthseg", split)
         for split, numbers in {"train": range(1, 14), "test": range(14, 21)}.items()
@@ -43,20 +43,20 @@ def _table() -> dict[str, Person]:
     return heads | brains
 
 
-PEOPLE = _table()  # the one place that says who trains and who tests
+PEOPLE = _make_table()  # the only place that decides who trains and who tests
 
 
 def folders() -> list[pathlib.Path]:
-    """The folders that `ZOO_ANATOMIES` names, and the subfolders of each that bear a repository's short name."""
-    given = [pathlib.Path(part) for part in os.environ.get(SETTING, "").split(os.pathsep) if part]
-    return [place for path in given for place in (path, *(path / name for name in REPOSITORIES))]
+    """Returns the folders that `ZOO_ANATOMIES` names, and their subfolders with the short name of a repository."""
+    paths = [pathlib.Path(part) for part in os.environ.get(SETTING, "").split(os.pathsep) if part]
+    return [place for path in paths for place in (path, *(path / name for name in REPOSITORIES))]
 
 
 def locate(name: str) -> pathlib.Path:
-    """The label map of a person.
+    """Returns the label map file of a person.
 
     Raises:
-        FileNotFoundError: no folder of the setting has it, with what to clone and to set.
+        FileNotFoundError: no folder of the setting has it; the message says what to clone and to set.
     """
     person = PEOPLE[name]
     for folder in folders():
@@ -71,21 +71,21 @@ def locate(name: str) -> pathlib.Path:
 
 
 def names(split: str = "train") -> list[str]:
-    """Names of the people of a split whose label maps the setting's folders hold."""
+    """Lists the people of a split whose label maps are in the setting's folders."""
     there = {file.name for folder in folders() if folder.is_dir() for file in folder.iterdir()}
     return [name for name, person in PEOPLE.items() if person.split == split and person.file in there]
 
 
 def required(split: str = "train") -> list[str]:
-    """As `names`, but never empty.
+    """Lists people as `names` does, but raises instead of returning an empty list.
 
     Raises:
         FileNotFoundError: there is nobody of that split.
     """
-    found = names(split)
-    if not found:
+    people = names(split)
+    if not people:
         locate(next(name for name, person in PEOPLE.items() if person.split == split))
-    return found
+    return people
 
 
 # SynthSeg's codes that are not FreeSurfer's, and FreeSurfer's that another structure of the scheme stands for.
@@ -126,8 +126,8 @@ _KNOWN: tuple[int, ...] = (
 _KNOWN += (50, 51, 52, 53, 54, 57, 58, 60, 62, 63, 85, 137, 164, 502, 508, 509, 511, 512, 514, 515, 516, 530)
 
 
-def _codes_table() -> np.ndarray:
-    """(codes,) int16: index in the scheme, -1 where these maps have no such code."""
+def _make_code_table() -> np.ndarray:
+    """Returns the index in the scheme of each code, (codes,) int16, -1 where these maps have no such code."""
     table = np.full(1000, -1, np.int16)
     index = {label.code: label.index for label in LABELS}
     for code in _KNOWN:
@@ -138,11 +138,11 @@ def _codes_table() -> np.ndarray:
 
 
 def from_synthseg(codes: np.ndarray, name: str = "label map") -> np.ndarray:
-    """Labels of the scheme from the codes of SynthSeg's and SynthSR's maps.
+    """Converts the codes of SynthSeg's and SynthSR's maps to labels of the scheme.
 
     Args:
         codes: (x, y, z) integers.
-        name: of the map, for the refusal.
+        name: of the map, for the error message.
 
     Returns:
         (x, y, z) int16.
@@ -150,11 +150,11 @@ def from_synthseg(codes: np.ndarray, name: str = "label map") -> np.ndarray:
     Raises:
         ValueError: codes that the scheme has no structure for, each with its volume in voxels.
     """
-    table = _codes_table()
-    found, counts = np.unique(codes, return_counts=True)
+    table = _make_code_table()
+    values, counts = np.unique(codes, return_counts=True)
     strange = [
         f"{code} ({count} voxels)"
-        for code, count in zip(found.tolist(), counts.tolist(), strict=True)
+        for code, count in zip(values.tolist(), counts.tolist(), strict=True)
         if not 0 <= code < len(table) or table[code] < 0
     ]
     if strange:
@@ -172,7 +172,7 @@ def split_merged(labels: np.ndarray) -> np.ndarray:
         labels: (x, y, z) of the scheme, RAS, so that right is where the first axis ends.
 
     Returns:
-        (x, y, z) int16; a map that has right labels already comes back unchanged.
+        (x, y, z) int16; a map that already has right labels is returned unchanged.
     """
     right = np.arange(NUM_LABELS) > PARTNERS
     if right[labels].any():
@@ -181,9 +181,9 @@ def split_merged(labels: np.ndarray) -> np.ndarray:
 
 
 def midline(labels: np.ndarray) -> np.ndarray:
-    """(x, y, z) bool, True right of the plane that lies half-way between the outer borders of both sides.
+    """Marks the voxels right of the plane half-way between the outer borders of both sides, (x, y, z) bool.
 
-    A least-squares fit of the half-way x over y and z, so that a slightly turned brain is split along its own fissure.
+    Fits the half-way x over y and z by least squares, so that a slightly turned brain is split along its own fissure.
     """
     sided = PARTNERS[labels] != labels
     size, y_size, z_size = labels.shape
@@ -198,7 +198,7 @@ def midline(labels: np.ndarray) -> np.ndarray:
 
 
 def read(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The label map of a person in the scheme: int16, RAS, 1 mm, cut to what it holds, and its affine.
+    """Reads the label map of a person in the scheme, int16, RAS, 1 mm, cut to its content, and its affine.
 
     Raises:
         FileNotFoundError: see `locate`.
@@ -217,7 +217,7 @@ def read(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def framed(labels: np.ndarray, affine: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts to what is labelled and adds the same margin of background on every side."""
+    """Cuts to the labelled part and adds the same margin of background on every side."""
     low_high = ndimage.find_objects((labels > 0).astype(np.uint8))[0]
     affine = affine.copy()
     affine[:3, 3] += affine[:3, :3] @ (np.array([axis.start for axis in low_high]) - margin)

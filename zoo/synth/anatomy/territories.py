@@ -1,8 +1,8 @@
-"""Lays arterial territories on every anatomy, and finds where an artery may be blocked.
+"""Maps arterial territories onto every anatomy, and finds where an artery may be blocked.
 
 The territories are those of the Johns Hopkins atlas in the package rapidtide, drawn from 1,298 strokes; they are read
-from there at run time and never stored in this package. They are moved to each anatomy by its structures: an affine
-through the centres of all structures and the edges of the brain, bent where the centres differ.
+from there at run time and never stored in this package. Structures guide them to each anatomy: an affine through
+the centres of all structures and the edges of the brain, bent where the centres differ.
 
 Source: Liu et al., Digital 3D brain MRI arterial territories atlas, Scientific Data 2023,
 doi:10.1038/s41597-022-01923-0.
@@ -45,7 +45,7 @@ TERRITORIES = {
     "superior_cerebellar": 27,
     "inferior_cerebellar": 29,
 }
-# What a blocked artery cuts off, and how often it is the one.
+# Probability of each blocked artery, and the territories that it cuts off.
 OCCLUSIONS: dict[str, tuple[float, tuple[str, ...]]] = {
     "m1": (
         0.35,
@@ -74,7 +74,7 @@ def territories(name: str) -> np.ndarray:
     """Returns the territories of an anatomy, from the cache; derives them the first time.
 
     Args:
-        name: of the anatomy, held-out ones too: whoever calls decides what trains.
+        name: of the anatomy, held-out ones too: the caller decides which of them train.
 
     Returns:
         (x, y, z) uint8 on the anatomy's grid: values of the atlas, 0 outside grey and white matter.
@@ -88,7 +88,7 @@ def territories(name: str) -> np.ndarray:
 
 
 def locate() -> pathlib.Path:
-    """Returns the atlas' file.
+    """Returns the file of the atlas.
 
     Raises:
         FileNotFoundError: the package is not installed, with the command that installs it.
@@ -106,7 +106,7 @@ def _derive(name: str) -> np.ndarray:
     atlas = nib.nifti1.load(locate())
     values = np.asanyarray(atlas.dataobj)
     values = np.where(values <= max(TERRITORIES.values()) + 1, values, 0).astype(np.uint8)
-    # The atlas has gaps and its own outline: every place takes the nearest territory, the anatomy's tissue cuts.
+    # The atlas has gaps and its own outline: every place takes the nearest territory, cut by the anatomy's tissue.
     nearest = ndimage.distance_transform_edt(values == 0, return_distances=False, return_indices=True)
     template, brain = anatomy(TEMPLATE), anatomy(name, allow_test=True)
     here, there = landmarks(brain.labels), landmarks(template.labels)
@@ -119,7 +119,7 @@ def _derive(name: str) -> np.ndarray:
 
 
 def landmarks(labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns points that two brains share: the centre of each structure, and the six ends of the cerebrum.
+    """Returns the points that match brains: the centre of each structure, and the six ends of the cerebrum.
 
     Args:
         labels: (x, y, z) of the scheme.
@@ -127,8 +127,8 @@ def landmarks(labels: np.ndarray) -> dict[str, np.ndarray]:
     Returns:
         Name -> (3,) voxels.
     """
-    found = completion.centroids(np.where(np.isin(labels, BRAIN), labels, 0))
-    points = {LABELS[index].name: np.asarray(point, float) for index, point in found.items()}
+    centroids = completion.centroids(np.where(np.isin(labels, BRAIN), labels, 0))
+    points = {LABELS[index].name: np.asarray(point, float) for index, point in centroids.items()}
     cerebrum = np.isin(labels, [*sides("cortex"), *sides("white")])
     middle = np.array([float(np.median(places)) for places in np.nonzero(cerebrum)])
     for axis in range(3):
@@ -181,19 +181,19 @@ def coded(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     maps = []
     for name in names:
         labels = anatomy(name, allow_test=True).labels
-        maps.append(_cut(tissues(labels) + CODE * territories(name)))
+        maps.append(_crop(tissues(labels) + CODE * territories(name)))
     shape = np.max([codes.shape for codes in maps], axis=0)
-    codes = np.stack([_centred(each, shape) for each in maps])
+    codes = np.stack([_pad_to(each, shape) for each in maps])
     return codes, np.stack([places(each) for each in codes])
 
 
-def _cut(codes: np.ndarray) -> np.ndarray:
+def _crop(codes: np.ndarray) -> np.ndarray:
     box = ndimage.find_objects((codes > 0).astype(np.uint8))[0]
     return codes[box]
 
 
-def _centred(codes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    room = [int(wanted) - size for wanted, size in zip(shape, codes.shape, strict=True)]
+def _pad_to(codes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    room = [int(target) - size for target, size in zip(shape, codes.shape, strict=True)]
     return np.pad(codes, [(extra // 2, extra - extra // 2) for extra in room])
 
 
@@ -213,18 +213,18 @@ def members(occlusion: str) -> np.ndarray:
 
 
 def places(codes: np.ndarray, num: int = NUM_PLACES) -> np.ndarray:
-    """Draws voxels of each occlusion's territory, once: (occlusions, sides, num, 3) float32.
+    """Draws voxels of each occlusion's territory, always the same: (occlusions, sides, num, 3) float32.
 
     Raises:
         ValueError: an anatomy lacks a territory.
     """
     draw = np.random.default_rng(0)
     flat = codes.reshape(-1)
-    found = np.zeros((len(OCCLUSIONS), 2, num, 3), np.float32)
+    voxels = np.zeros((len(OCCLUSIONS), 2, num, 3), np.float32)
     for row, name in enumerate(OCCLUSIONS):
         for side, member in enumerate(members(name)):
             inside = np.flatnonzero(member[flat // CODE])
             if not len(inside):
                 raise ValueError(f"The anatomy has no voxel in the territory of {name!r}. Use a whole brain.")
-            found[row, side] = np.stack(np.unravel_index(draw.choice(inside, num), codes.shape), -1)
-    return found
+            voxels[row, side] = np.stack(np.unravel_index(draw.choice(inside, num), codes.shape), -1)
+    return voxels

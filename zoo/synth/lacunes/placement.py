@@ -17,7 +17,7 @@ from zoo.synth.anatomy.sources import anatomy, cache_folder
 
 Tensor = Any
 KINDS = ("lacune", "perivascular", "sulcal", "hyperintensity", "impossible")
-# Bits of a voxel's zone: bit k where a centre of kind k may lie, then tissue that holds lacunes, then tissue that cannot.
+# Bits of a voxel's zone: bit k where a centre of kind k may lie; then tissue that may hold lacunes, and that cannot.
 TISSUE, IMPOSSIBLE = 32, 64
 REGIONS = ("background", "basal_ganglia", "white_matter", "thalamus", "pons", "elsewhere")
 NUM_PLACES = 512
