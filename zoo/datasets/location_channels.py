@@ -1,4 +1,4 @@
-"""Where a voxel is, as images: place along x, y and z, and distance to the ventricles, for networks that ask for it."""
+"""Writes location channels: the position along x, y and z, and the distance to the ventricles, as images."""
 
 import os
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def location_images(
         ventricles: their values in the label map.
 
     Returns:
-        Name -> file. Places are mm to the right, front and top of the ventricles' centre of mass over the extent of
+        Name -> file. Positions are mm to the right, front and top of the ventricles' centre of mass over the extent of
         the brain along that axis; the distance is in units of 30 mm; both are 0 outside the brain.
 
     Raises:
@@ -51,7 +51,7 @@ def location_images(
 
 
 def _relative_position(head: np.ndarray, ventricles: np.ndarray, axis: int) -> np.ndarray:
-    """Voxels from the ventricles' middle over those of the brain, along one axis; broadcasts to the volume."""
+    """Returns the offset from the ventricles' centre over the brain's extent on one axis; broadcasts to the volume."""
     others = tuple({0, 1, 2} - {axis})
     across = np.arange(head.shape[axis])
     extent = np.flatnonzero(head.any(axis=others))

@@ -1,4 +1,4 @@
-"""Folds by subject, drawn from a seed and kept in a file."""
+"""Draws folds by subject from a seed, and reads and writes them as a file."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Split:
     validation: tuple[str, ...]
 
     def select(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
-        """The cases of both sides.
+        """Returns the training cases and the validation cases.
 
         Raises:
             ValueError: an id that is not among the cases.
@@ -33,7 +33,7 @@ class Split:
 
 
 def folds(cases: Sequence[Case], num_folds: int = 5, *, seed: int = 0) -> list[Split]:
-    """Cuts cases into folds; all cases of a subject lie in one fold, and fold sizes differ by one subject at most.
+    """Divides cases into folds; all cases of a subject lie in one fold, and folds differ by one subject at most.
 
     Args:
         cases: at least as many subjects as folds, in any order: the ids decide.
@@ -68,7 +68,7 @@ def write(splits: Sequence[Split], path: str | Path, *, seed: int | None = None)
 
 
 def read(path: str | Path) -> list[Split]:
-    """Reads what `write` wrote.
+    """Reads splits from a file that `write` made.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,4 +1,4 @@
-"""How the values of a map spread within its structures, as a figure; matplotlib is imported when drawn."""
+"""Draws histograms of a map within its structures; imports matplotlib when drawing."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -18,15 +18,15 @@ def draw_histogram(
     unit: str = "ppm",
     bins: int = 100,
 ) -> "Figure":
-    """Draws the density of a map in each structure, both sides of one as one line.
+    """Draws the density of a map in each structure, with one line for left and right together.
 
     Args:
-        values: (x, y, z), a susceptibility map say.
+        values: (x, y, z), for example a susceptibility map.
         labels: (x, y, z) label map on the same grid.
         names: value -> name; `left_` and `right_` before it are joined, labels without a name are left out.
-        limits: of the axis; what lies beyond counts into the outer bins.
+        limits: of the axis; values beyond count in the outer bins.
         unit: of the values.
-        bins: how many.
+        bins: number of bins.
 
     Returns:
         A matplotlib figure.

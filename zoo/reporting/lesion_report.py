@@ -1,4 +1,4 @@
-"""Report sections about lesions: found ones by size and region, false ones, and pictures of missed and false ones."""
+"""Makes the report sections about lesions: sensitivity by size and region, and pictures of missed and false ones."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ class LesionCase:
     Attributes:
         case: its name.
         label: name of the label.
-        matching: of the lesions that are there and those that were drawn; `region` of each is a key of `regions`.
+        matching: of the reference lesions and the predicted ones; `region` of each is a key of `regions`.
         affine: (4, 4), voxels to mm.
         detections: candidates for the FROC curve; None where probabilities were not kept.
         regions: value -> name; empty where regions are not known.
@@ -40,11 +40,11 @@ class LesionCase:
     regions: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     def region(self, lesion: Lesion) -> str:
-        """Name of the region of a lesion; "unknown" without regions."""
+        """Returns the name of the region of a lesion; "unknown" without regions."""
         return self.regions.get(lesion.region, "outside") if self.regions else "unknown"
 
     def centre_mm(self, lesion: Lesion) -> tuple[float, float, float]:
-        """Centre of a lesion in the world of its scan."""
+        """Returns the centre of a lesion in the world coordinates of its scan."""
         x, y, z = (self.affine @ [*lesion.centre, 1.0])[:3].tolist()
         return x, y, z
 
@@ -53,7 +53,7 @@ Draw = Callable[[LesionCase, Lesion], bytes]
 
 
 def summary(cases: Sequence[LesionCase]) -> Row:
-    """Scores over the lesions of all cases together, so that each lesion counts alike."""
+    """Scores the lesions of all cases together, so that each lesion counts equally."""
     scores = lesions.pool_scores([case.matching for case in cases])
     counts = {name: int(scores[name]) for name in ("lesions", "found", "detections", "false_positives")}
     rates = {name: scores[name] for name in ("fp_per_image", *POOLED)}
@@ -61,7 +61,7 @@ def summary(cases: Sequence[LesionCase]) -> Row:
 
 
 def rows(cases: Sequence[LesionCase]) -> list[Row]:
-    """One row for each lesion that is there and each false one, for a table of all."""
+    """Returns one row for each reference lesion and each false one, for a table of all."""
     return [
         _lesion_row(case, lesion, outcome)
         for case in cases
@@ -92,7 +92,7 @@ def _lesion_row(case: LesionCase, lesion: Lesion, outcome: str) -> Row:
 
 
 def sections(cases: Sequence[LesionCase], draw: Draw, *, sizes_mm: Sequence[float] = SIZES_MM) -> list[Section]:
-    """The parts of a report about one label's lesions.
+    """Makes the report sections about the lesions of one label.
 
     Args:
         cases: of one label.
@@ -114,14 +114,14 @@ def sections(cases: Sequence[LesionCase], draw: Draw, *, sizes_mm: Sequence[floa
 
 
 def _as_two_columns(row: Row) -> list[Row]:
-    """One row as a table of two columns, which a narrow screen can show."""
+    """Turns a row into a table of two columns, which fits a narrow screen."""
     words = {"fp_per_image": "false positives an image", "f1": "F1", "dice_of_hits": "Dice of hits"}
     measures = {name: words.get(name, name.replace("_", " ")) for name in row}
     return [{"measure": measures[name], "value": value} for name, value in row.items() if name != "label"]
 
 
 def by_size(cases: Sequence[LesionCase], edges_mm: Sequence[float] = SIZES_MM) -> list[Row]:
-    """Sensitivity and false positives in bins of diameter."""
+    """Returns sensitivity and false positives in bins of diameter."""
     groups = lesions.sensitivity_by([case.matching for case in cases], lesions.size_bin(edges_mm))
     return [_group_row(_name_bin(row["group"]), row, "diameter, mm") for row in groups]
 
@@ -132,7 +132,7 @@ def _name_bin(group: Any) -> str:
 
 
 def by_region(cases: Sequence[LesionCase]) -> list[Row]:
-    """Sensitivity and false positives in each region, by name."""
+    """Returns sensitivity and false positives in each region, sorted by name."""
     totals: dict[str, dict[str, float]] = {}
     for case in cases:
         for row in lesions.sensitivity_by([case.matching], case.region):
@@ -174,7 +174,7 @@ def _operating_point(cases: Sequence[LesionCase]) -> tuple[float, float]:
 
 
 def draw_froc(curve: Froc, point: tuple[float, float] | None = None) -> Picture:
-    """Sensitivity against false positives an image.
+    """Draws sensitivity against false positives an image.
 
     Args:
         curve: from `zoo.evaluation.lesions.froc`.
@@ -202,7 +202,7 @@ def draw_froc(curve: Froc, point: tuple[float, float] | None = None) -> Picture:
 
 
 def _draw_gallery(cases: Sequence[LesionCase], outcome: str, draw: Draw) -> Section:
-    """Thumbnails of all missed or all false lesions, the largest first."""
+    """Draws thumbnails of the missed or the false lesions, the largest first."""
     pairs = [(case, lesion) for case in cases for lesion in _select_lesions(case, outcome)]
     pairs.sort(key=lambda pair: -pair[1].volume_ml)
     title = f"{cases[0].label}: {len(pairs)} {outcome}"

@@ -1,4 +1,4 @@
-"""Three planes of a volume with the outlines of its labels, as a figure or a PNG; matplotlib is imported when drawn."""
+"""Draws three planes of a volume with the outlines of its labels; imports matplotlib when drawing."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ PLANES = (
 
 
 class _Scene(NamedTuple):
-    """What is drawn, all in RAS on one grid: volumes, voxel size, where the planes cut, the box that is shown."""
+    """Everything to draw, in RAS on one grid: volumes, affine, where the planes cut, and the box to show."""
 
     volume: np.ndarray
     labels: np.ndarray
@@ -59,7 +59,7 @@ class _Scene(NamedTuple):
         return float((self.box[axis].stop - self.box[axis].start) * self.spacing_mm[axis])
 
     def cut(self, volume: np.ndarray, plane: _Plane) -> np.ndarray:
-        """A plane of a volume as rows and columns, the first row at the bottom."""
+        """Returns a plane of a volume as rows and columns, the first row at the bottom."""
         index: list[slice | int] = list(self.box)
         index[plane.axis] = self.at[plane.axis]
         return volume[tuple(index)].T
@@ -126,7 +126,7 @@ def write_planes(
     at_mm: Sequence[float] | None = None,
     title: str = "",
 ) -> Path:
-    """Writes what `draw_planes` draws as a PNG, whole or not at all.
+    """Writes the picture of `draw_planes` as a PNG, whole or not at all.
 
     Args:
         path: ends in .png; the rest as `draw_planes`.
@@ -142,7 +142,7 @@ def write_planes(
 
     Raises:
         ImportError: matplotlib is missing.
-        ValueError: another suffix, or what `draw_planes` refuses.
+        ValueError: another suffix, or as `draw_planes`.
     """
     from zoo.reporting.report import png
 
@@ -169,7 +169,7 @@ def _build_scene(image: Image, labels: Image, reference: Image | None, at_mm: Se
 
 
 def _find_box(shown: np.ndarray, spacing_mm: np.ndarray) -> tuple[slice, ...]:
-    """The part of the volume that holds something, with a margin; all of it where nothing does."""
+    """Finds the part of the volume that holds something, with a margin; the whole volume if nothing does."""
     box = []
     for axis, size in enumerate(shown.shape):
         occupied = np.flatnonzero(shown.any(tuple({0, 1, 2} - {axis})))
@@ -180,7 +180,7 @@ def _find_box(shown: np.ndarray, spacing_mm: np.ndarray) -> tuple[slice, ...]:
 
 
 def _find_centre(labels: np.ndarray, box: tuple[slice, ...]) -> tuple[int, int, int]:
-    """The centre of the labels' box; of the shown box where there are none."""
+    """Finds the centre of the labels' bounding box, or of the shown box if there are no labels."""
     voxels = np.argwhere(labels)
     ends = [voxels.min(0), voxels.max(0)] if len(voxels) else [[s.start for s in box], [s.stop - 1 for s in box]]
     x, y, z = ((np.asarray(ends[0]) + np.asarray(ends[1])) // 2).tolist()
@@ -221,7 +221,7 @@ def _draw_plane(axes: "Axes", scene: _Scene, plane: _Plane) -> None:
 def _draw_outline(
     axes: "Axes", mask: np.ndarray, extent: tuple[float, float, float, float], colour: str, width: float
 ) -> None:
-    """The line half-way between voxels inside and outside; closed at the edge of the picture too."""
+    """Draws the line half-way between voxels inside and outside, closed at the edge of the picture too."""
     if not mask.any():
         return
     framed = np.pad(mask.astype(float), 1)
@@ -265,7 +265,7 @@ def _draw_legend(figure: "Figure", scene: _Scene, names: Mapping[int, str], midd
 
 
 def _pick_colour(scene: _Scene, value: int) -> str:
-    """One colour a label, in the order of the values that the map holds."""
+    """Returns the colour of a label, in the order of the values in the map."""
     values = np.unique(scene.labels[scene.labels != 0])
     return COLOURS[int(np.searchsorted(values, value)) % len(COLOURS)]
 

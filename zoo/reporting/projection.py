@@ -1,4 +1,4 @@
-"""Maximum-intensity projections of a map over a scan, in three planes; matplotlib is imported when drawn."""
+"""Draws maximum-intensity projections of a map over a scan, in three planes; imports matplotlib when drawing."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ Image = nibabel.Nifti1Image
 
 
 def draw_projection(scan: Image, values: Image, *, threshold: float, title: str = "") -> "Figure":
-    """Draws the largest value along each line of sight, in colour, over the scan's plane through the largest of all.
+    """Draws maximum-intensity projections in colour over the scan's planes through the largest value.
 
     Args:
         scan: shown in grey from its 1st to its 99.8th percentile.
@@ -65,7 +65,7 @@ def draw_projection(scan: Image, values: Image, *, threshold: float, title: str 
 
 
 def write_projection(path: str | os.PathLike, scan: Image, values: Image, *, threshold: float, title: str = "") -> Path:
-    """Writes what `draw_projection` draws as a PNG, whole or not at all; it raises what that does."""
+    """Writes the picture of `draw_projection` as a PNG, whole or not at all; raises the same errors."""
     from zoo.reporting.report import png
 
     return write_whole(path, png(draw_projection(scan, values, threshold=threshold, title=title)))

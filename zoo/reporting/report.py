@@ -1,4 +1,4 @@
-"""One self-contained HTML page of an evaluation: opens from disk without a network, sorts, prints."""
+"""Writes the report of an evaluation as one self-contained HTML page with sortable, printable tables."""
 
 import base64
 import dataclasses
@@ -25,7 +25,7 @@ class Picture:
 
     @property
     def data(self) -> str:
-        """The PNG in base64, for an address that holds the picture itself."""
+        """Returns the PNG in base64, for a data URL."""
         return base64.b64encode(self.png).decode()
 
 
@@ -41,17 +41,17 @@ class Section:
 
     @property
     def columns(self) -> list[str]:
-        """Columns of the table, in order of first appearance."""
+        """Returns the columns of the table, in order of first appearance."""
         return list(dict.fromkeys(key for row in self.table for key in row))
 
     @property
     def rows(self) -> list[list[dict[str, Any]]]:
-        """Cells with what sorts and what is shown."""
+        """Returns the cells, each with the value to sort by and the text to show."""
         return [[cell(row.get(column, "")) for column in self.columns] for row in self.table]
 
 
 def cell(value: Any) -> dict[str, Any]:
-    """How a value is sorted and shown: a missing number as a dash, never as zero."""
+    """Returns how a value is sorted and shown; a missing number is a dash, never zero."""
     if isinstance(value, float | np.floating):
         value = float(value)
         if math.isnan(value):
@@ -98,14 +98,14 @@ def write_report(
 
 
 def png(figure: Any) -> bytes:
-    """A matplotlib figure as PNG bytes."""
+    """Returns a matplotlib figure as PNG bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
 
 
 def draw_distributions(values: Mapping[str, Sequence[float]], *, label: str, caption: str) -> Picture:
-    """One row a group: every case as a dot, the quartiles as a box; groups in their given order.
+    """Draws one row a group: every case as a dot, the quartiles as a box; groups in their order in `values`.
 
     Args:
         values: group -> one number a case; NaN is left out and its count is written.
@@ -134,10 +134,10 @@ def draw_distributions(values: Mapping[str, Sequence[float]], *, label: str, cap
 
 
 def draw_calibration(confidence: Sequence[float], correct: Sequence[float], count: Sequence[int]) -> Picture:
-    """Accuracy against stated probability, one point a bin, its area the share of voxels.
+    """Draws accuracy against predicted probability, one point a bin, with an area after its share of voxels.
 
     Args:
-        confidence: mean probability of the chosen label in each bin.
+        confidence: mean probability of the predicted label in each bin.
         correct: fraction of voxels of the bin whose label is right.
         count: voxels of the bin.
     """

@@ -1,4 +1,4 @@
-"""Labels seen from outside: shaded surfaces, within a head of glass where one is given; needs no 3D library."""
+"""Draws the shaded surfaces of labels from outside, within a glass shell if there is one; needs no 3D library."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,7 +31,7 @@ GLASS = np.array([0.62, 0.70, 0.80])
 
 
 class Seen(NamedTuple):
-    """What one looks at, pixel by pixel, the first row at the bottom.
+    """A rendered view, pixel by pixel, the first row at the bottom.
 
     Attributes:
         label: (rows, columns) int, the label in front; 0 where there is none.
@@ -45,18 +45,18 @@ class Seen(NamedTuple):
 
 
 def look(labels: Image, view: str, *, pixel_mm: float = 1.0, around: Image | None = None) -> Seen:
-    """Looks at a label map from one side, without perspective.
+    """Renders a label map from one side, without perspective.
 
-    Rays are cast through the smoothed mask of all labels; where one first enters it, the gradient gives the light.
+    Casts rays through the smoothed mask of all labels; the gradient where a ray first enters it gives the light.
 
     Args:
         labels: a label map, 0 is background.
         view: a name of `VIEWS`.
         pixel_mm: size of a pixel in mm.
-        around: a map whose extent the picture has; None for the labels' own. What lies outside is cut off.
+        around: a map whose extent the picture covers; None for that of the labels. Labels outside are cut off.
 
     Returns:
-        What is seen.
+        The view.
 
     Raises:
         ValueError: there is no such view, or the map is empty.
@@ -78,7 +78,7 @@ def look(labels: Image, view: str, *, pixel_mm: float = 1.0, around: Image | Non
 
 
 def _view_axes(view: str) -> np.ndarray:
-    """(3, 3): the picture's right, its up, and the way of the eye, as rows in RAS."""
+    """Returns the picture's right, its up and the viewing direction as the rows of a (3, 3) array, in RAS."""
     forward, up = (np.asarray(direction, float) for direction in VIEWS[view])
     forward /= np.linalg.norm(forward)
     right = np.cross(forward, up)
@@ -87,7 +87,7 @@ def _view_axes(view: str) -> np.ndarray:
 
 
 def _find_extent(labels: Image, frame: np.ndarray, pixel_mm: float) -> np.ndarray:
-    """(2, 3) int, first and last pixel of what is labelled, rightwards, upwards and away, with a margin."""
+    """Returns the first and last labelled pixel rightwards, upwards and away, with a margin: (2, 3) int."""
     voxels = np.argwhere(np.rint(images.array(labels)))
     if not len(voxels):
         raise ValueError("There is nothing to look at: the label map is 0 everywhere. Choose labels that it holds.")
@@ -97,7 +97,7 @@ def _find_extent(labels: Image, frame: np.ndarray, pixel_mm: float) -> np.ndarra
 
 
 def _cast_rays(extent: np.ndarray, frame: np.ndarray, pixel_mm: float) -> np.ndarray:
-    """(rows, columns, steps, 3) places in mm."""
+    """Returns the places along each ray in mm: (rows, columns, steps, 3)."""
     columns, rows = (np.arange(*extent[:, axis], dtype=np.float32) * pixel_mm for axis in (0, 1))
     near, far = (extent[:, 2] * pixel_mm).tolist()
     steps = np.arange(near, far, STEP_MM, dtype=np.float32)
@@ -106,7 +106,7 @@ def _cast_rays(extent: np.ndarray, frame: np.ndarray, pixel_mm: float) -> np.nda
 
 
 def _find_surface(soft: np.ndarray, rays: np.ndarray, to_voxel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, columns, 3) mm where each ray enters the mask, between two of its steps, and whether it does."""
+    """Returns where each ray enters the mask, interpolated, (rows, columns, 3) in mm, and whether it does."""
     along = _sample(soft, rays, to_voxel)
     inside = along > LEVEL
     first = np.maximum(inside.argmax(-1), 1)[..., None]
@@ -117,7 +117,7 @@ def _find_surface(soft: np.ndarray, rays: np.ndarray, to_voxel: np.ndarray) -> t
 
 
 def _sample(volume: np.ndarray, places_mm: np.ndarray, to_voxel: np.ndarray, order: int = 1) -> np.ndarray:
-    """Values at places; outside of the volume 0, which closes what it cuts, or at order 0 the nearest label."""
+    """Samples values at places; outside the volume 0, which closes cut surfaces, or for order 0 the nearest label."""
     voxels = places_mm @ to_voxel[:3, :3].T.astype(np.float32) + to_voxel[:3, 3].astype(np.float32)
     return ndimage.map_coordinates(
         volume, np.moveaxis(voxels, -1, 0), order=order, mode="nearest" if order == 0 else "constant"
@@ -125,14 +125,14 @@ def _sample(volume: np.ndarray, places_mm: np.ndarray, to_voxel: np.ndarray, ord
 
 
 def _estimate_normals(soft: np.ndarray, place: np.ndarray, to_voxel: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """(rows, columns, 3): outward normals as right, up, away from the eye."""
+    """Estimates the outward normals as right, up, away from the eye: (rows, columns, 3)."""
     rises = [_sample(soft, place + axis, to_voxel) - _sample(soft, place - axis, to_voxel) for axis in frame]
     outward = -np.stack(rises, -1)
     return outward / np.maximum(np.linalg.norm(outward, axis=-1, keepdims=True), 1e-6)
 
 
 def _fill_nearest(volume: np.ndarray) -> np.ndarray:
-    """Every voxel with the label nearest to it."""
+    """Fills the background with the nearest label."""
     nearest = ndimage.distance_transform_edt(volume == 0, return_distances=False, return_indices=True)
     return volume[tuple(nearest)]
 
@@ -149,7 +149,7 @@ def draw_surfaces(
 
     Args:
         labels: a label map, 0 is background.
-        shell: a mask around them, drawn as glass: a brain, say.
+        shell: a mask around them, for example a brain, drawn as glass.
         names: value -> name, for the legend; `left_` and `right_` of one name share a colour. None for no legend.
         views: names of `VIEWS`.
         title: one line above the pictures.
@@ -189,14 +189,14 @@ def _without_side(name: str) -> str:
 
 
 def _assign_colours(labels: Image, names: Mapping[int, str]) -> dict[int, str]:
-    """One colour a structure, in the order of the values that the map holds; both sides share it."""
+    """Assigns a colour to each structure, in the order of the values in the map; left and right share it."""
     values = [int(value) for value in np.unique(np.rint(images.array(labels))) if value]
     kinds = list(dict.fromkeys(_without_side(names.get(value, str(value))) for value in values))
     return {value: COLOURS[kinds.index(_without_side(names.get(value, str(value)))) % len(COLOURS)] for value in values}
 
 
 def _paint(labels: Image, shell: Image | None, view: str, colours: Mapping[int, str]) -> np.ndarray:
-    """(rows, columns, 3) float in 0 to 1."""
+    """Paints one view: (rows, columns, 3) float in 0 to 1."""
     from matplotlib.colors import to_rgb
 
     seen = look(labels, view, around=shell)

@@ -1,4 +1,4 @@
-"""Small pictures around one place: three planes of each channel with the outlines of two masks, as PNG."""
+"""Draws small pictures around a place: three planes of each channel with the outlines of two masks, as PNG."""
 
 import io
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ GROUND = (11, 13, 16)
 
 
 class Thumbnails:
-    """One case made ready for many small pictures.
+    """Holds a case, prepared for many small pictures.
 
     Args:
         channels: scans on one grid, from top to bottom; each is shown from its 1st to its 99.8th percentile where it is
@@ -33,10 +33,10 @@ class Thumbnails:
         self._masks = [images.to_ras(np.asarray(mask, bool), channels[0].affine)[0] for mask in (reference, prediction)]
 
     def png(self, at_mm: Sequence[float]) -> bytes:
-        """A grid of pictures, a row a channel, sagittal, coronal and axial; the subject's left is on the left.
+        """Draws a grid of pictures: a row a channel, sagittal, coronal and axial; the subject's left is on the left.
 
         Args:
-            at_mm: the place in the middle, in the scan's world.
+            at_mm: the centre, in the scan's world coordinates.
         """
         from matplotlib.image import imsave
 
@@ -63,7 +63,7 @@ class Thumbnails:
         return tile
 
     def _pixel_places(self, axis: int, at: np.ndarray) -> np.ndarray:
-        """Voxel coordinates of every pixel, (3, rows, columns), the first row at the top; pixels are square in mm."""
+        """Returns the voxel coordinates of each pixel, (3, rows, columns), top row first; pixels are square in mm."""
         plane = next(plane for plane in PLANES if plane.axis == axis)
         spacing = images.spacing_mm(self._affine)
         steps = (np.arange(PIXELS) + 0.5) / PIXELS - 0.5

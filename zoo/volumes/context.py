@@ -1,7 +1,7 @@
-"""The surroundings of a patch: a region several times as wide about the same centre, averaged to as many voxels.
+"""Computes the surroundings of a patch: a region several times as wide about its centre, averaged to as many voxels.
 
-Voxel j of the surroundings is the mean of a block of `ratio` voxels a side. The blocks of the middle lie on those of
-the patch itself, so that what a network makes of them joins its level of that stride voxel by voxel.
+Voxel j of the surroundings is the mean of a block of `ratio` voxels a side. The central blocks lie on those of
+the patch itself, so that a network can join their features to its level of that stride voxel by voxel.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def check(size: Sequence[int], ratio: int) -> None:
-    """Refuses what has no surroundings of that kind.
+    """Checks that a patch can have surroundings of a ratio.
 
     Args:
         size: voxels of a patch along x, y, z.
@@ -30,9 +30,9 @@ def check(size: Sequence[int], ratio: int) -> None:
 
 
 def block_means(volume: np.ndarray, ratio: int) -> np.ndarray:
-    """The mean of every block of a volume, wherever it begins; beyond the volume is 0.
+    """Averages the blocks of a volume that begin at each voxel; the volume is 0 beyond its edge.
 
-    Made once for a volume: the surroundings of each window are then every `ratio`-th of its entries.
+    Called once for a volume: the surroundings of each window are then every `ratio`-th entry.
 
     Args:
         volume: (x, y, z, channels).
@@ -54,10 +54,10 @@ def block_means(volume: np.ndarray, ratio: int) -> np.ndarray:
 
 
 def around(means: np.ndarray, corner: Sequence[int], size: Sequence[int], ratio: int) -> np.ndarray:
-    """The surroundings of one window.
+    """Returns the surroundings of one window.
 
     Args:
-        means: what `block_means` made of the volume.
+        means: from `block_means` of the volume.
         corner: first voxel of the window in the volume.
         size: its voxels along x, y, z.
         ratio: as for the means.

@@ -1,6 +1,6 @@
-"""NIfTI images: reading what can be trusted, writing whole files, and orientation there and back.
+"""Reads, checks, writes and reorients NIfTI images.
 
-Resampling has its own file and is found here too. Affines are in mm, as nibabel uses them.
+The functions of `zoo.volumes.resampling` are also available here. Affines are in mm, as nibabel uses them.
 """
 
 import os
@@ -44,8 +44,8 @@ Image = nibabel.Nifti1Image  # Nifti2Image is a subclass of it
 def read(path: str | os.PathLike, *, ndim: int = 3) -> Image:
     """Reads a NIfTI file into memory and checks that it is whole and usable.
 
-    What the file contains decides, not its name: NIfTI-1 and -2, plain or gzipped (its checksum is verified),
-    either byte order. The sform gives the affine when it has a code, else the qform, else the voxel sizes
+    Detects the format from the content, not the name: NIfTI-1 or -2, plain or gzipped (the checksum is
+    verified), either byte order. The sform gives the affine when it has a code, else the qform, else the voxel sizes
     alone.
 
     Args:
@@ -64,7 +64,7 @@ def read(path: str | os.PathLike, *, ndim: int = 3) -> Image:
 
 
 def check(image: Image, name: str = "The image", *, ndim: int = 3) -> Image:
-    """Checks that an image is one that a network can be given, and squeezes a 4D image with one volume.
+    """Checks that a network can take an image, and squeezes a 4D image with one volume.
 
     Args:
         image: a Nifti1Image or Nifti2Image.
@@ -92,7 +92,7 @@ def check(image: Image, name: str = "The image", *, ndim: int = 3) -> Image:
 
 
 def array(image: Image) -> np.ndarray:
-    """The voxels of an image, slope and intercept applied.
+    """Returns the voxels of an image, slope and intercept applied.
 
     Args:
         image: any nibabel image.
@@ -109,7 +109,7 @@ def write(
 ) -> Path:
     """Writes an array as NIfTI on the grid of another image, whole or not at all.
 
-    The file is written beside its place under another name and then renamed. It keeps the affine, qform,
+    The file is written under a temporary name in the same folder and then renamed. It keeps the affine, qform,
     sform, their codes, zooms, units and byte order of `like`, and drops what describes the voxels of `like`
     alone: display range, intent and header extensions. The same input gives the same bytes.
 
@@ -139,7 +139,7 @@ def write(
 def on_grid_of(
     like: Image, array: np.ndarray, *, dtype: np.dtype | type | str | None = None, name: str = "The image"
 ) -> Image:
-    """An image in memory, as `write` writes it: the grid of another image around an array.
+    """Returns an array as an image on the grid of another image, with the header that `write` stores.
 
     Args:
         like: the image whose grid it is.
@@ -201,7 +201,7 @@ def check_same_grid(images: Sequence[Image], names: Sequence[str], *, tolerance_
     Args:
         images: at least one; only `shape` and `affine` are looked at.
         names: what the error calls them, one each ("t1", "flair").
-        tolerance_mm: how far apart the same voxel of two images may lie.
+        tolerance_mm: largest distance between the same voxel of two images.
 
     Raises:
         ValueError: shapes differ, or voxels lie further apart, with the measured difference.
@@ -246,7 +246,7 @@ def _check_shape(shape: tuple[int, ...], name: str, ndim: int) -> tuple[int, ...
 
 
 def _list_ends(num: int) -> list[int | str]:
-    """Every index of a short list, the ends of a long one."""
+    """Lists every index of a short axis, the ends of a long one."""
     return list(range(num)) if num <= 4 else [0, 1, "...", num - 1]
 
 

@@ -1,6 +1,6 @@
-"""Intensities as one clip and one straight line a volume, so that a volume is kept in the dtype of its file.
+"""Measures intensity steps as one clip and one linear map a volume, so that it is kept in the dtype of its file.
 
-The numbers are measured on the whole volume, never on a patch, and applied to the patch after it was cut out.
+The numbers are measured on the whole volume, never on a patch, and applied to each patch after it is cut out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +18,9 @@ class Line:
     """`(clip(x, low, high) - offset) * scale`; where `keep_zero`, a voxel that is 0 stays 0.
 
     Attributes:
-        low: values below become it.
-        high: values above become it.
-        offset: taken away after clipping.
+        low: smaller values become this.
+        high: larger values become this.
+        offset: subtracted after clipping.
         scale: multiplied last.
         keep_zero: whether 0 marks voxels outside the head.
     """
@@ -32,7 +32,7 @@ class Line:
     keep_zero: bool = False
 
     def apply(self, array: np.ndarray) -> np.ndarray:
-        """The line on a NumPy volume, in float32."""
+        """Applies the line to a NumPy volume, in float32."""
         clipped = np.clip(array.astype(np.float32), self.low, self.high)
         mapped = (clipped - np.float32(self.offset)) * np.float32(self.scale)
         return np.where(array == 0, np.float32(0), mapped) if self.keep_zero else mapped
@@ -42,7 +42,7 @@ Step = Mapping[str, Any]
 
 
 def of_channel(steps: Sequence[Step], name: str) -> list[Step]:
-    """The steps that a channel goes through: those that name it in `channels`, and those that name none."""
+    """Selects the steps of a channel: those that name it in `channels`, and those that name none."""
     selected = [step for step in steps if name in step.get("channels", (name,))]
     return [{key: value for key, value in step.items() if key != "channels"} for step in selected]
 
@@ -56,10 +56,10 @@ def measure(array: np.ndarray, steps: Sequence[Step]) -> Line:
             (low, high) or "clip_percentiles" (low, high in 0..100, mask) first, then one of "z_score" (mask),
             "range" (low, high: these become 0 and 1; of the volume where left out) or "maximum". `mask` is
             "nonzero" or None; under "nonzero" a z-score leaves zeros zero. "susceptibility" changes nothing and
-            refuses what is no masked map in ppm. Steps of some channels alone go through `of_channel` first.
+            raises for anything but a masked map in ppm. Select steps of single channels with `of_channel` first.
 
     Returns:
-        The line that carries the steps out.
+        The line that performs the steps.
 
     Raises:
         ValueError: a step of another name, or a setting that the step does not have.
@@ -96,7 +96,7 @@ def _clip_percentiles(
 
 
 def _z_score(array: np.ndarray, line: Line, mask: str | None = None) -> Line:
-    """Two passes a slice at a time: float64 sums, and no second volume in memory."""
+    """Measures mean and SD in two passes, slice by slice: float64 sums, without a second volume in memory."""
     num, total, squares = 0, 0.0, 0.0
     for plane in _iterate_planes(array, line, mask):
         num, total = num + plane.size, total + float(plane.sum(dtype=np.float64))

@@ -18,8 +18,8 @@ def flatten(images: np.ndarray, inside: np.ndarray, *, sigma_mm: float = SIGMA_M
 
     Args:
         images: (x, y, z, channels) at 1 mm, any scale; may be multiplied by anything positive.
-        inside: (x, y, z) bool, the brain; what is outside counts for nothing.
-        sigma_mm: SD of the Gaussian; what is much smaller stays as it is.
+        inside: (x, y, z) bool, the brain; voxels outside are ignored.
+        sigma_mm: SD of the Gaussian; much smaller structures stay as they are.
 
     Returns:
         (x, y, z, channels) float32, 0 outside; a channel without contrast is 0.

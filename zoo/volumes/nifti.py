@@ -1,4 +1,4 @@
-"""NIfTI files as bytes: parsed whole into memory, and written whole or not at all."""
+"""Parses NIfTI files from bytes into memory, and writes them whole or not at all."""
 
 import gzip
 import math
@@ -26,9 +26,9 @@ BLOCK = (4, 64)  # rows along y and z that are turned at once
 
 
 def load(path: Path) -> nibabel.Nifti1Image:
-    """Parses a NIfTI or FreeSurfer file; `zoo.volumes.image.read` does this and then checks what the image holds.
+    """Parses a NIfTI or FreeSurfer file; `zoo.volumes.image.read` calls this and then checks the content.
 
-    The header is read first, and then no more bytes than it needs. Units are honoured: the image is in mm.
+    The header is read first, and then no more bytes than it needs. Metres and microns are converted to mm.
 
     Args:
         path: a NIfTI-1 or -2 file or an MGH file (.mgh, .mgz), plain or gzipped, whatever its name.
@@ -120,7 +120,7 @@ def check_affine(affine: np.ndarray | None, name: str) -> None:
 
 
 def spacing_mm(affine: np.ndarray) -> np.ndarray:
-    """Voxel size in mm along each array axis: (3,) float64, the lengths of the affine's columns."""
+    """Returns the voxel size in mm along each array axis: (3,) float64, the lengths of the affine's columns."""
     return np.sqrt((np.asarray(affine, np.float64)[:3, :3] ** 2).sum(0))
 
 
@@ -153,7 +153,7 @@ def _read(stream: IO[bytes], path: Path, count: int) -> bytes:
 
 
 def _read_content(start: bytes, stream: IO[bytes], stored: Stored, path: Path) -> bytes:
-    """Returns what the header asks for; reads to the end, where gzip has its checksum, unless much more follows."""
+    """Reads the bytes that the header announces, and on to the end for gzip's checksum unless much more follows."""
     shape, dtype, offset = stored
     needed = max(offset + math.prod(int(n) for n in shape) * dtype.itemsize, len(start))
     most = MOST_PACKED * path.stat().st_size  # a header may ask for terabytes that cannot be there
@@ -188,7 +188,7 @@ def _detect_class(content: bytes, path: Path) -> type[nibabel.Nifti1Image]:
 
 
 def _view_voxels(content: bytes, stored: tuple[tuple[int, ...], np.dtype, int], path: Path) -> np.ndarray:
-    """A view of the stored numbers behind a header, in the axis order of the file."""
+    """Returns a view of the stored numbers behind a header, in the axis order of the file."""
     shape, dtype, offset = stored
     if dtype.kind not in "iuf":
         raise ValueError(
@@ -208,7 +208,7 @@ def _view_voxels(content: bytes, stored: tuple[tuple[int, ...], np.dtype, int], 
 
 
 def _to_native(raw: np.ndarray) -> np.ndarray:
-    """C order and this machine's bytes. Files lie the other way round: blocks that fit the cache halve the time."""
+    """Turns voxels from Fortran to C order and native bytes; blocks that fit the cache halve the time."""
     dtype = raw.dtype.newbyteorder("=")
     if raw.ndim != 3 or raw.flags.c_contiguous:
         return np.ascontiguousarray(raw, dtype)
@@ -221,7 +221,7 @@ def _to_native(raw: np.ndarray) -> np.ndarray:
 
 
 def _scale(raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    """Slope and intercept in float64, a slice at a time: exact to float32, and no second volume in memory."""
+    """Applies slope and intercept in float64, slice by slice: exact to float32, without a second volume in memory."""
     scaled = np.empty(raw.shape, np.float32)
     with np.errstate(all="ignore"):
         for k in range(raw.shape[-1]):
@@ -230,7 +230,7 @@ def _scale(raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
 
 
 def _stream(image: nibabel.Nifti1Image, raw: BufferedWriter, compressed: bool) -> None:
-    """Writes an image to an open file; no name or time in the gzip header, so the bytes repeat."""
+    """Writes an image to an open file; the gzip header has no name or time, so equal images give equal bytes."""
     if not compressed:
         image.to_stream(raw)
         return

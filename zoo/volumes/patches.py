@@ -11,8 +11,8 @@ FLOOR = 1e-6  # smallest blending weight: corners of a patch must count where no
 def starts(shape: Sequence[int], patch: Size, overlap: float = 0.5) -> np.ndarray:
     """Returns the first voxels of the fewest evenly spaced patches that cover a volume with at least that overlap.
 
-    Even spacing rather than a last patch pushed back: the overlap is the same everywhere, and so is the
-    blending.
+    Patches are spaced evenly, and the last one is not pushed back, so overlap and blending are the same
+    everywhere.
 
     Args:
         shape: voxels along x, y, z; at least the patch.
@@ -77,8 +77,8 @@ def gaussian_weight(patch: Size, sigma_fraction: float = 1 / 8) -> np.ndarray:
 def blend(mean: np.ndarray, total: np.ndarray, values: np.ndarray, *, start: Sequence[int], weight: np.ndarray) -> None:
     """Adds one patch to a weighted mean, in place: mean += (values - mean) * weight / total.
 
-    The running form, not a sum divided at the end, because it is exact where patches agree: a network that
-    returns its input gives the volume back bit for bit, and the mean is readable at any time.
+    Uses a running mean, not a sum divided at the end, because it is exact where patches agree: a network that
+    returns its input gives the volume back bit for bit, and the mean can be read at any time.
 
     Args:
         mean: (x, y, z[, channels]) float32, zeros before the first patch.
@@ -105,7 +105,7 @@ def pad_to(
         value: of the new voxels.
 
     Returns:
-        The padded array (`array` itself when it fits already) and the slices that undo it: `padded[slices]`.
+        The padded array (`array` itself when it fits already) and the slices that undo the padding: `padded[slices]`.
         An odd voxel goes to the far end.
 
     Raises:

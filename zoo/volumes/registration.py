@@ -1,4 +1,4 @@
-"""Diffeomorphic registration of two sets of tissue maps: a stationary velocity, found coarse to fine."""
+"""Registers two sets of tissue maps diffeomorphically: estimates a stationary velocity, coarse to fine."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ SQUARINGS = 6
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a registration runs.
+    """Settings of a registration.
 
     Attributes:
         shrink: voxels of the given grid along the edge of a level's voxel, the coarsest first.
@@ -40,16 +40,16 @@ class Warp:
     velocity: np.ndarray
 
     def displacement(self, *, inverse: bool = False) -> np.ndarray:
-        """Where each voxel of the fixed image lies in the moving one, less its own place: (3, x, y, z) in voxels.
+        """Returns the shift from each voxel of the fixed image to its place in the moving one: (3, x, y, z) in voxels.
 
         Args:
-            inverse: the way back, from the moving image to the fixed one.
+            inverse: return the shift from the moving image to the fixed one instead.
         """
         return integrated(-self.velocity if inverse else self.velocity)
 
 
 def integrated(velocity: np.ndarray) -> np.ndarray:
-    """The displacement of a stationary velocity after unit time, by scaling and squaring.
+    """Integrates a stationary velocity over unit time to a displacement, by scaling and squaring.
 
     Args:
         velocity: (3, x, y, z) in voxels.
@@ -66,7 +66,7 @@ def integrated(velocity: np.ndarray) -> np.ndarray:
 
 
 def pulled(volumes: np.ndarray, displacement: np.ndarray, *, order: int = 1) -> np.ndarray:
-    """Volumes at displaced places, the border held.
+    """Samples volumes at displaced places; past the border the border repeats.
 
     Args:
         volumes: (n, x, y, z).
@@ -74,19 +74,19 @@ def pulled(volumes: np.ndarray, displacement: np.ndarray, *, order: int = 1) -> 
         order: 1 trilinear, 0 nearest.
 
     Returns:
-        (n, x, y, z) float32; of the volumes' type where nearest.
+        (n, x, y, z) float32; the dtype of the volumes for order 0.
     """
     return pulled_at(volumes, np.indices(displacement.shape[1:], np.float32) + displacement, order=order)
 
 
 def pulled_at(volumes: np.ndarray, places: np.ndarray, *, order: int = 1) -> np.ndarray:
-    """Volumes (n, x, y, z) at places (3, ...) in voxels, as `pulled` interpolates: (n, ...)."""
+    """Samples volumes (n, x, y, z) at places (3, ...) in voxels, as `pulled` interpolates: (n, ...)."""
     kind = volumes.dtype if order == 0 else np.float32
     return np.stack([ndimage.map_coordinates(volume, places, kind, order=order, mode="nearest") for volume in volumes])
 
 
 def register(fixed: np.ndarray, moving: np.ndarray, settings: Settings = DEFAULT) -> Warp:
-    """Finds the diffeomorphism that carries one brain's tissue maps onto another's, affinely aligned already.
+    """Estimates the diffeomorphism that maps one brain's tissue maps onto another's, already affinely aligned.
 
     Symmetric demons on several channels at once: at each round the velocity moves along the difference of the maps,
     by the mean of both gradients, at most `step` voxels, and is smoothed. Maps should have soft edges.
@@ -142,7 +142,7 @@ def _shrink_shape(shape: Sequence[int], shrink: int) -> tuple[int, ...]:
 
 
 def _shrink(maps: np.ndarray, shrink: int) -> np.ndarray:
-    """Means over blocks, the last ones filled up by the border."""
+    """Averages blocks; the last ones are filled up with the border."""
     if shrink == 1:
         return maps.astype(np.float32)
     room = [(0, 0)] + [(0, -size % shrink) for size in maps.shape[1:]]
@@ -152,7 +152,7 @@ def _shrink(maps: np.ndarray, shrink: int) -> np.ndarray:
 
 
 def resized(velocity: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """A velocity or displacement on a finer grid of the same extent, in its voxels.
+    """Interpolates a velocity or displacement to a finer grid of the same extent, in voxels of that grid.
 
     Args:
         velocity: (3, x, y, z) in voxels.

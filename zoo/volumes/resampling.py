@@ -1,4 +1,4 @@
-"""Resampling between grids whose centres coincide, and between any two grids.
+"""Resamples volumes between grids whose centres coincide, and between any two grids.
 
 The linear case is one small matrix an axis, multiplied by BLAS: on a 181 x 217 x 181 head this was two to
 seven times as fast as `scipy.ndimage.zoom`, and a wider kernel against aliasing is only another matrix.
@@ -15,12 +15,12 @@ SPACING_DECIMALS, AFFINE_DECIMALS = 6, 5
 
 
 def resampled_shape(shape: Sequence[int], spacing_in: Spacing, spacing_out: Spacing) -> tuple[int, int, int]:
-    """Voxels along each axis that cover the same field of view: n * spacing_in / spacing_out, halves upwards.
+    """Returns the voxels that cover the same field of view: n * spacing_in / spacing_out, halves rounded up.
 
     Args:
         shape: voxels along x, y, z (further axes are ignored).
-        spacing_in: present voxel size in mm, one number or three.
-        spacing_out: wanted voxel size in mm, one number or three.
+        spacing_in: current voxel size in mm, one number or three.
+        spacing_out: new voxel size in mm, one number or three.
 
     Returns:
         Three counts, each at least 1.
@@ -37,7 +37,7 @@ def resample_affine(
     *,
     new_shape: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """The affine that belongs to what `resample` returns: new voxel size, same directions, same centre in mm.
+    """Returns the affine of what `resample` returns: new voxel size, same directions, same centre in mm.
 
     Args:
         affine: (4, 4), voxel index to mm, of the image before resampling.
@@ -76,10 +76,10 @@ def resample(
 
     Args:
         array: (x, y, z) or (x, y, z, channels), finite.
-        spacing_in: present voxel size in mm, one number or three.
-        spacing_out: wanted voxel size in mm, one number or three.
+        spacing_in: current voxel size in mm, one number or three.
+        spacing_out: new voxel size in mm, one number or three.
         order: 1 linear, for images and probabilities; 0 nearest voxel, for label maps.
-        shape: voxels wanted along x, y, z; `resampled_shape` when None.
+        shape: output voxels along x, y, z; `resampled_shape` when None.
         antialias: widen the linear kernel by the shrink factor along axes that shrink (it averages what falls
             into a voxel instead of picking two of its neighbours). Off by default, as networks are usually
             trained.
@@ -102,15 +102,15 @@ def resample(
 def resample_labels(
     labels: np.ndarray, spacing_in: Spacing, spacing_out: Spacing, *, shape: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Resamples a label map by majority: each voxel takes the label with the largest share of it.
+    """Resamples a label map by majority: each voxel takes the label that covers most of it.
 
     Slower than order 0 (one pass a label) and better when shrinking, where the nearest voxel is one of many.
 
     Args:
         labels: (x, y, z) integers or booleans.
-        spacing_in: present voxel size in mm, one number or three.
-        spacing_out: wanted voxel size in mm, one number or three.
-        shape: voxels wanted along x, y, z; `resampled_shape` when None.
+        spacing_in: current voxel size in mm, one number or three.
+        spacing_out: new voxel size in mm, one number or three.
+        shape: output voxels along x, y, z; `resampled_shape` when None.
 
     Returns:
         `shape`, dtype of `labels`; of labels with equal shares the smallest.
@@ -135,7 +135,7 @@ def resample_like(
 ) -> np.ndarray:
     """Samples a volume on any other grid, oblique ones included; 0 where that grid leaves the volume.
 
-    Grids whose axes are parallel take the fast separable way, others `scipy.ndimage.affine_transform`. The
+    Grids with parallel axes are resampled axis by axis, which is fast; others by `scipy.ndimage.affine_transform`. The
     edge repeats over the outer half voxel, so a volume reaches as far as its voxels do.
 
     Args:
@@ -169,7 +169,7 @@ def resample_like(
 
 
 def _zero_outside(result: np.ndarray, positions: Sequence[np.ndarray], source_shape: Sequence[int]) -> np.ndarray:
-    """Sets to 0 what was sampled more than half a voxel outside the source."""
+    """Sets voxels to 0 that were sampled more than half a voxel outside the source."""
     inside = [(x >= -0.5) & (x <= n - 0.5) for x, n in zip(positions, source_shape, strict=False)]
     if all(each.all() for each in inside):
         return result
@@ -202,7 +202,7 @@ def _spacing_ratio(spacing_in: Spacing, spacing_out: Spacing) -> np.ndarray:
 
 
 def _sample_positions(num_in: int, num_out: int, ratio: float) -> np.ndarray:
-    """Where the output voxels lie along one input axis, symmetric about the common centre."""
+    """Returns the positions of the output voxels on an input axis, symmetric about the common centre."""
     return np.round((np.arange(num_out) - (num_out - 1) / 2) * ratio, SPACING_DECIMALS) + (num_in - 1) / 2
 
 
@@ -224,20 +224,20 @@ def _resample_separable(
 
 
 def _nearest_index(x: np.ndarray, num: int) -> np.ndarray:
-    """Nearest index; halves go towards the centre, so mirrored volumes give mirrored results."""
+    """Returns the nearest index; halves go towards the centre, so mirrored volumes give mirrored results."""
     index = np.where(x < (num - 1) / 2, np.floor(x + 0.5), np.ceil(x - 0.5))
     return index.clip(0, num - 1).astype(int)
 
 
 def _triangle_weights(x: np.ndarray, num: int, width: float) -> np.ndarray:
-    """Row i weighs the input voxels for position x[i] with a triangle of half-width `width` voxels."""
+    """Returns a matrix whose row i weighs the input voxels for x[i], a triangle of half-width `width` voxels."""
     distance = np.abs(x.clip(0, num - 1)[:, None] - np.arange(num))
     weights = (1 - distance / width).clip(0)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _multiply_axis(matrix: np.ndarray, array: np.ndarray, axis: int) -> np.ndarray:
-    """Multiplies `matrix` (m, n) onto one axis of length n, moving no axes: that would copy the volume."""
+    """Multiplies `matrix` (m, n) onto one axis of length n without moving axes, which would copy the volume."""
     before, after = array.shape[:axis], array.shape[axis + 1 :]
     if not after:
         result = array.reshape(-1, array.shape[axis]) @ matrix.T
@@ -263,7 +263,7 @@ def _resample_oblique(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, .
 
 
 def _find_outside(matrix: np.ndarray, shape: Sequence[int], source_shape: Sequence[int]) -> np.ndarray:
-    """Which target voxels lie more than half a voxel outside the source."""
+    """Returns a mask of the target voxels that lie more than half a voxel outside the source."""
     outside = np.zeros(tuple(shape), bool)
     i, j, k = np.ogrid[tuple(slice(n) for n in shape)]
     for row, num in zip(matrix[:3], source_shape[:3], strict=True):

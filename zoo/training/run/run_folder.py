@@ -1,4 +1,4 @@
-"""The run folder: its settings, the versions that it ran on, its log and curves."""
+"""Writes and reads a run folder: its settings, the versions that it ran on, its log and its curves."""
 
 import csv
 import importlib.metadata
@@ -19,7 +19,7 @@ CONFIG, LAST = "config.json", "last.safetensors"
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide the numbers, of Python and of the system."""
+    """Returns the versions of the packages that decide the numbers, of Python and of the system."""
     version_of = {"python": platform.python_version(), "system": platform.platform()}
     for package in PACKAGES:
         try:
@@ -30,7 +30,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the checkout that zoo runs from, "+changes" when it differs; "" for an installed copy."""
+    """Returns the commit that zoo runs from, followed by "+changes" if files differ; "" for an installed copy."""
     here = pathlib.Path(__file__).parent
     ask = lambda *words: subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True)  # noqa: E731
     try:
@@ -44,7 +44,7 @@ def commit() -> str:
 
 
 def open_run(out: pathlib.Path, config: Mapping[str, Any]) -> pathlib.Path:
-    """Makes the folder, or opens the one of the same run, and writes `config.json` and `versions.json`.
+    """Makes a run folder, or opens that of the same run, and writes `config.json` and `versions.json`.
 
     Args:
         out: the run folder.
@@ -89,7 +89,7 @@ def _check_same_run(path: pathlib.Path, config: Mapping[str, Any]) -> None:
 
 
 def write_log(path: pathlib.Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Writes the whole log as CSV; rewritten at each checkpoint, so it never runs ahead of the weights."""
+    """Writes the whole log as CSV; each checkpoint writes it again, so it never runs ahead of the weights."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [",".join(columns), *(",".join(_format_cell(row.get(key)) for key in columns) for row in rows)]
     write_whole(path, ("\n".join(lines) + "\n").encode())
@@ -100,13 +100,13 @@ def _format_cell(value: float | None) -> str:
 
 
 def read_log(path: pathlib.Path) -> list[dict[str, float]]:
-    """The log as a list of rows; empty cells are left out."""
+    """Reads the log as a list of rows; empty cells are left out."""
     with path.open(newline="") as file:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: pathlib.Path) -> None:
-    """Draws one panel for the losses and one for every other metric, training beside validation, against steps."""
+    """Draws training and validation curves against steps: one panel a metric, the loss first."""
     from matplotlib.figure import Figure
 
     names = sorted(
