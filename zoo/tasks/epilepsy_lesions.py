@@ -1,4 +1,4 @@
-"""Defines the task of lesions as outliers: a siamese auto-encoder learns what is normal at each place, unlabelled.
+"""Defines the task of lesions as outliers: a siamese auto-encoder learns the normal at each place, without labels.
 
 The network reconstructs two patches of the same place in two healthy people and makes their codes agree. A person's
 code at a place is then compared with the codes of controls there (`zoo.normative.model`), by the same detectors for

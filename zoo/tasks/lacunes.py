@@ -1,10 +1,10 @@
-"""Lacunes of presumed vascular origin on T1, T2 and FLAIR: tiny, rare, and with many look-alikes.
+"""Defines the task of lacunes of presumed vascular origin on T1, T2 and FLAIR: tiny, rare, with many look-alikes.
 
 Trained on lacunes and four kinds of mimic that are painted over real anatomies (`zoo.synth.lacunes.scan`); a second
-scanner, whose contrast, slices and noise never train, tells how far a network carries.
+scanner, whose contrast, slices and noise are never trained on, shows how well a network generalises.
 
-Source: the questions of Ooms' thesis on the Rotterdam Scan Study (TU Delft): which activation and optimiser, which cure
-for the imbalance, and which constraint in the loss tells perivascular spaces apart.
+Source: Ooms' thesis on the Rotterdam Scan Study (TU Delft), which asks for the best activation, optimiser, remedy for
+the imbalance, and constraint in the loss that separates perivascular spaces.
 """
 
 import functools
@@ -47,7 +47,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adadelta": {"name": "adadelta", "learning_rate": 1.0},
 }
 ACTIVATIONS = ("leaky_relu", "elu")
-# Name -> loss and what it is called with; a weight in `Fit.loss_arguments` turns it on.
+# Name -> loss and its arguments; a weight in `Fit.loss_arguments` turns it on.
 TERMS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "cross_entropy": (losses.binary_cross_entropy, {}),
     "weighted_cross_entropy": (losses.binary_cross_entropy, {"positive_weight": None}),
@@ -65,7 +65,7 @@ TERMS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "location": (losses.location_penalty, {}),
 }
-WEIGHT = "weight"  # the map that the location term wants beside the labels
+WEIGHT = "weight"  # the map that the location term needs beside the labels
 SEARCH = {
     "arguments.filters": [(8, 16, 32), (8, 16, 32, 64), (16, 32, 64, 128)],
     "arguments.activation": list(ACTIVATIONS),
@@ -76,7 +76,7 @@ SEARCH = {
 
 
 def size_bounds(patch: Sequence[int], spacing_mm: Sequence[float] = SPACING_MM) -> tuple[float, float]:
-    """Smallest and largest plausible volume of all lacunes in a patch, in voxels.
+    """Returns the smallest and largest plausible volume of all lacunes in a patch, in voxels.
 
     Args:
         patch: voxels along x, y, z.
@@ -92,7 +92,7 @@ def size_bounds(patch: Sequence[int], spacing_mm: Sequence[float] = SPACING_MM) 
 
 
 def loss(*, bounds_voxels: Sequence[float] | None = None, epsilon: float | None = None, **weights: float) -> Any:
-    """A sum of terms of `TERMS`, by their weights.
+    """Returns a weighted sum of terms of `TERMS`.
 
     Args:
         bounds_voxels: of the size term; None takes those of the task's patch.
@@ -117,7 +117,7 @@ def loss(*, bounds_voxels: Sequence[float] | None = None, epsilon: float | None 
 
 
 def metrics() -> list[Any]:
-    """Dice of the lacunes."""
+    """Returns the Dice of the lacunes."""
     return [MeanDice(1)]
 
 
@@ -126,25 +126,25 @@ def _metrics_with_map() -> list[Any]:
 
 
 def synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, Any]]:
-    """Patches of the training anatomies; splits differ in their seeds alone, test brains are never touched."""
+    """Draws patches of the training anatomies; splits differ only in their seeds, test brains are never used."""
     return samples(task, names("train"))
 
 
 def samples(
     task: Task, anatomies: Sequence[str], ranges: Vascular | None = None, scanner: Scanner = FIRST
 ) -> Callable[[Any], tuple[Any, Any]]:
-    """Patches of some anatomies.
+    """Draws patches of some anatomies.
 
     Args:
         task: its patch, channels, maps and share of positive patches are used.
-        anatomies: names; what is held out is the caller's to heed.
-        ranges: of what is drawn; None takes the default ones with the task's share of positives.
-        scanner: that acquires them.
+        anatomies: names; the caller leaves out the held-out ones.
+        ranges: of the samples; None takes the default ones with the task's share of positives.
+        scanner: the scanner that acquires them.
 
     Returns:
-        A graph function from a seed to T1, T2 and FLAIR, location channels where the task has them, and all that of the
-        surroundings where it has a context, (x, y, z, channels) float32; and labels (x, y, z, 1) int32, with the map of
-        impossible places after them where the task wants it.
+        A graph function from a seed to T1, T2 and FLAIR, location channels where the task has them, and the same of
+        the surroundings where it has a context, (x, y, z, channels) float32; and labels (x, y, z, 1) int32, with the
+        map of impossible places after them where the task needs it.
     """
     paint = painter(task, anatomies, ranges, scanner)
 
@@ -161,13 +161,13 @@ def samples(
 def painter(
     task: Task, anatomies: Sequence[str], ranges: Vascular | None = None, scanner: Scanner = FIRST, *, margin: int = 0
 ) -> Callable[[Any], tuple[Any, Any, Any]]:
-    """As `samples`, with mimics and impossible places as `zoo.synth.lacunes.scan.apply` gives them.
+    """Draws patches as `samples`, with mimics and impossible places as `zoo.synth.lacunes.scan.apply` gives them.
 
-    The surroundings that a context needs are one painting with the patch, with what `WHOLE` has around it: 128 voxels a
-    side for 32 and a context of 4. `margin` paints as many voxels on each side of the patch of a task without context.
+    Where the task has a context, patch and surroundings are painted together, with what `WHOLE` has around the patch:
+    128 voxels a side for a patch of 32 and a context of 4. Without context, `margin` widens the patch on each side.
 
     Raises:
-        ValueError: the loss wants a map of impossible places that the task does not draw.
+        ValueError: the loss needs a map of impossible places that the task does not draw.
     """
     if bool(task.fit.loss_arguments.get("location")) != (WEIGHT in task.synthesis.maps):
         raise ValueError(
@@ -183,8 +183,8 @@ def painter(
         number = ops.cast(seeds.bits(seed, (1,), stream=7)[0] % brains[0].shape[0], "int32")
         params = scan.draw(seeds.fold(seed, 401), ranges, scanner, around=around)
         brain, location = placement.pick(brains, number), LOCATION[0] in task.data.channels
-        found = scan.apply(brain, params, shape, scanner, location=location, inner=task.data.patch)
-        return surroundings.two_scales(*found, ratio=task.data.context) if task.data.context else found
+        volumes = scan.apply(brain, params, shape, scanner, location=location, inner=task.data.patch)
+        return surroundings.two_scales(*volumes, ratio=task.data.context) if task.data.context else volumes
 
     return paint
 
@@ -219,52 +219,52 @@ def scans(
     """Writes whole scans with lacunes and mimics that no training patch showed.
 
     Args:
-        folder: gets a subfolder a case: `T1`, `T2`, `FLAIR`, `lacunes` (truth), `kinds` (what every object is, as
+        folder: gets a subfolder per case: `T1`, `T2`, `FLAIR`, `lacunes` (truth), `kinds` (what every object is, as
             `zoo.synth.lacunes.scan` numbers them) and `regions` (`zoo.synth.lacunes.placement.REGIONS`), all `.nii.gz`,
-            and their names in `regions.tsv`; what is there is kept.
-        anatomies: names; held-out ones are for tests alone.
+            and their names in `regions.tsv`; existing cases stay.
+        anatomies: names; held-out ones only for tests.
         scanners: names of `SCANNERS`.
-        draws: numbers of the scans of each brain and scanner.
+        draws: numbers of the scans per brain and scanner.
 
     Returns:
         The cases; `scanner` is among their tabular values.
     """
-    return [_case(folder, name, scanner, draw) for scanner in scanners for name in anatomies for draw in draws]
+    return [_write_case(folder, name, scanner, draw) for scanner in scanners for name in anatomies for draw in draws]
 
 
-def _case(folder: Path, name: str, scanner: str, draw: int) -> Case:
+def _write_case(folder: Path, name: str, scanner: str, draw: int) -> Case:
     home = folder / f"{scanner}_{name.removeprefix('donor_')}_{draw}"
-    files = {one: home / f"{one}.nii.gz" for one in (*CHANNELS, "lacunes", "kinds", "regions")}
+    files = {key: home / f"{key}.nii.gz" for key in (*CHANNELS, "lacunes", "kinds", "regions")}
     if not all(path.exists() for path in files.values()):
         home.mkdir(parents=True, exist_ok=True)
         seed = [TEST_SEED, draw, zlib.crc32(name.encode()) % 2**16, list(SCANNERS).index(scanner)]
         volumes = scanned(name, SCANNERS[scanner], seed)
-        for one, path in files.items():
-            _write(path, volumes[one])
+        for key, path in files.items():
+            _write_image(path, volumes[key])
     rows = ["index\tname", *(f"{index}\t{region}" for index, region in enumerate(placement.REGIONS))]
     write_whole(home / "regions.tsv", "\n".join([*rows, ""]).encode())
-    return Case(home.name, name, {one: files[one] for one in CHANNELS}, files["lacunes"], {"scanner": scanner})
+    return Case(home.name, name, {key: files[key] for key in CHANNELS}, files["lacunes"], {"scanner": scanner})
 
 
 def scanned(name: str, scanner: Scanner, seed: Any) -> dict[str, np.ndarray]:
-    """A whole scan of an anatomy.
+    """Simulates a whole scan of an anatomy.
 
     Args:
         name: of the anatomy.
-        scanner: that acquires it.
+        scanner: the scanner that acquires it.
         seed: integers.
 
     Returns:
         (x, y, z) arrays, 1 mm: T1, T2, FLAIR int16, exactly 0 outside the brain; `lacunes`, `kinds`, `regions` uint8.
     """
     fields, labels = placement.on_grid(name, WHOLE_SHAPE), placement.labels_on_grid(name, WHOLE_SHAPE)
-    image, kinds = (np.asarray(each) for each in _whole(scanner)(fields, np.asarray(seed, np.int32)))
+    image, kinds = (np.asarray(each) for each in _compile_painter(scanner)(fields, np.asarray(seed, np.int32)))
     head = (image != 0).any(-1)
-    found = {
+    channels = {
         channel: (np.clip(np.round(100 * image[..., number] + 1000), 1, 32000) * head).astype(np.int16)
         for number, channel in enumerate(CHANNELS)
     }
-    return found | {
+    return channels | {
         "lacunes": (kinds == LACUNE).astype(np.uint8),
         "kinds": kinds.astype(np.uint8),
         "regions": placement.regions(labels),
@@ -272,8 +272,8 @@ def scanned(name: str, scanner: Scanner, seed: Any) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def _whole(scanner: Scanner) -> Callable[[Any, Any], Any]:
-    """Paints a whole brain, compiled once for all brains that share a grid."""
+def _compile_painter(scanner: Scanner) -> Callable[[Any, Any], Any]:
+    """Returns the function that paints a whole brain, compiled once for all brains that share a grid."""
 
     def paint(fields: Any, seed: Any) -> tuple[Any, Any]:
         brain = placement.Brain(*fields)
@@ -283,7 +283,7 @@ def _whole(scanner: Scanner) -> Callable[[Any, Any], Any]:
     return tf.function(paint, jit_compile=True)
 
 
-def _write(path: Path, array: np.ndarray) -> None:
+def _write_image(path: Path, array: np.ndarray) -> None:
     affine = np.eye(4)
     affine[:3, 3] = [-(size - 1) / 2 for size in array.shape]
     images.write(path, array, nib.nifti1.Nifti1Image(array, affine))
@@ -299,22 +299,22 @@ def variant(
     positive_fraction: float = 1 / 3,
     context: int | None = None,
 ) -> Task:
-    """The task with another of the source's settings.
+    """Returns the task with other settings of the source.
 
     Args:
         activation: "leaky_relu" or "elu".
         optimizer: "adam" or "adadelta", each with the schedule and averaging of the task.
         patch: voxels a side, 32, 64 or 96.
         loss: term of `TERMS` -> weight, and `bounds_voxels` or `epsilon`; None takes the task's. With a weight on
-            `location` the samples carry a map of impossible places, which real data lack.
-        location_channels: whether the network is told where it is: place along x, y and z, and distance to the
+            `location` the samples include a map of impossible places, which real data lack.
+        location_channels: whether the network also sees its location: place along x, y and z, and distance to the
             ventricles, as four more images that prediction needs: `zoo.datasets.location_channels.location_images`.
         positive_fraction: share of patches with a lacune.
-        context: how many times as wide the surroundings are that the network sees beside each patch, 4 as the source
-            asks; None for none.
+        context: width of the surroundings that the network sees beside each patch, over that of the patch; 4 in the
+            source; None for no surroundings.
 
     Raises:
-        ValueError: another activation, optimiser, patch or term.
+        ValueError: an unknown activation, optimiser, patch or term.
     """
     if activation not in ACTIVATIONS:
         raise unknown_choice("activation", activation, ACTIVATIONS)
@@ -322,17 +322,17 @@ def variant(
         raise unknown_choice("optimiser", optimizer, OPTIMIZERS)
     if patch not in PATCHES:
         raise ValueError(f"patch is one of {PATCHES} voxels a side, got {patch}.")
-    chosen = dict(TASK.fit.loss_arguments if loss is None else loss)
-    if chosen.get("size"):
-        chosen.setdefault("bounds_voxels", size_bounds((patch,) * 3))
-    placed = bool(chosen.get("location"))
+    loss_arguments = dict(TASK.fit.loss_arguments if loss is None else loss)
+    if loss_arguments.get("size"):
+        loss_arguments.setdefault("bounds_voxels", size_bounds((patch,) * 3))
+    location = bool(loss_arguments.get("location"))
     return TASK.replace(
         arguments={**TASK.network.arguments, "activation": activation},
         optimizer={**TASK.fit.optimizer, **OPTIMIZERS[optimizer]},
         patch=(patch,) * 3,
-        loss_arguments=chosen,
-        maps=(WEIGHT,) if placed else (),
-        metrics=_metrics_with_map if placed else metrics,
+        loss_arguments=loss_arguments,
+        maps=(WEIGHT,) if location else (),
+        metrics=_metrics_with_map if location else metrics,
         channels=(*CHANNELS, *LOCATION) if location_channels else CHANNELS,
         positive_fraction=positive_fraction,
         context=context,
@@ -363,8 +363,8 @@ TASK = Task(
     ),
     fit=Fit(
         loss=loss,
-        # Not the two-class Dice of the source: most patches are empty, and with its epsilon of a voxel finding nothing
-        # at all pays more there than finding lacunes elsewhere. It fell into that after 450 steps.
+        # Not the two-class Dice of the source: most patches are empty, and with its epsilon of a voxel, predicting
+        # nothing gains more there than finding lacunes gains elsewhere. It collapsed to that after 450 steps.
         loss_arguments={"cross_entropy": 5.0, "dice": 1.0},
         metrics=metrics,
         monitor="dice",

@@ -1,9 +1,9 @@
-"""The final infarct of an acute stroke from perfusion and diffusion maps, and from how it was treated.
+"""Defines the task of the final infarct of an acute stroke, from perfusion and diffusion maps and the treatment.
 
 Six maps enter as they are, each scaled within the brain, on the scan's own grid; time to reperfusion, its grade, age
-and NIHSS scale and shift the channels of every level (FiLM), so that one network answers "and if it had been opened
-two hours earlier?". No real patient is used: every sample is a stroke made up in the arterial territories of a real
-anatomy, in which what is lost follows from delay and treatment (`zoo.synth.stroke`).
+and NIHSS scale and shift the channels of every level (FiLM), so that one network can also predict the outcome of
+another treatment, as reperfusion two hours earlier. No real patient is used: every sample is a simulated stroke in the
+arterial territories of a real anatomy, whose infarct follows from delay and treatment (`zoo.synth.stroke`).
 
 Source: the task and its loss, cross-entropy and soft Dice, after Monteiro's V-Net for ISLES 2017 (Winzeck et al.,
 Frontiers in Neurology 2018, doi 10.3389/fneur.2018.00679).
@@ -58,34 +58,34 @@ SEARCH = {
 
 
 def loss(cross_entropy: float = 1.0, dice: float = 1.0, epsilon: float = 1.0) -> Any:
-    """`cross_entropy * CE + dice * Dice`, both over the voxels of the scan.
+    """Returns `cross_entropy * CE + dice * Dice`, both over the voxels of the scan.
 
     Args:
         cross_entropy: weight of `-mean(y log p + (1 - y) log(1 - p))`.
         dice: weight of `-(2 sum y p + epsilon) / (sum y + sum p + epsilon)`.
-        epsilon: in voxels; 0 is the source's Dice, which collapses alone.
+        epsilon: in voxels; 0 is the source's Dice, which collapses when used alone.
     """
     terms = [(cross_entropy, binary_cross_entropy), (dice, negative_dice, {"epsilon": epsilon})]
     return Combined([term for term in terms if term[0]], maps=("mask",))
 
 
 def metrics() -> list[Any]:
-    """Dice of the lesion over the voxels of the scan."""
+    """Returns the Dice of the lesion over the voxels of the scan."""
     return [MeanDice(2, maps=("mask",))]
 
 
 def synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, Any]]:
-    """Patches of strokes in the training anatomies; splits differ in their seeds alone, test brains are not touched."""
+    """Draws patches of strokes in the training anatomies; splits differ only in seeds, test brains are never used."""
     return samples(task, names("train"))
 
 
 def samples(task: Task, anatomies: Sequence[str], perfusion: Perfusion = DEFAULT) -> Callable[[Any], tuple[Any, Any]]:
-    """Patches of strokes in some anatomies.
+    """Draws patches of strokes in some anatomies.
 
     Args:
         task: its patch and tabular inputs are used.
-        anatomies: names; what is held out is the caller's to heed.
-        perfusion: the ranges.
+        anatomies: names; the caller leaves out the held-out ones.
+        perfusion: the ranges of the samples.
 
     Returns:
         A graph function from a seed to maps (x, y, z, 6) float32 scaled as a whole scan would be, with the
@@ -98,23 +98,23 @@ def samples(task: Task, anatomies: Sequence[str], perfusion: Perfusion = DEFAULT
         brain = Brain(ops.take(codes, number, axis=0), ops.take(places, number, axis=0))
         params = draw(seeds.fold(seed, 201), perfusion, grades=tuple(TICI.values()))
         maps, lesion, scan = apply(brain, params, task.data.patch, perfusion)
-        image = _scaled(maps, *moments(brain, params), seeds.fold(seed, 202))
-        image = (image, _vector(task, params)) if task.data.tabular else image
+        image = _scale_maps(maps, *moments(brain, params), seeds.fold(seed, 202))
+        image = (image, _encode_tabular(task, params)) if task.data.tabular else image
         return image, ops.concatenate([lesion, scan], axis=-1)
 
     return sample
 
 
-def _scaled(maps: Any, mean: Any, sd: Any, seed: Any) -> Any:
-    """The z-score of a whole scan, whose mean and SD are known from its patch to a tenth only."""
-    apart = 0.1 * seeds.normal(seed, (2, len(CHANNELS)))
+def _scale_maps(maps: Any, mean: Any, sd: Any, seed: Any) -> Any:
+    """Scales maps to the z-score of a whole scan, whose mean and SD a patch gives only to a tenth."""
+    errors = 0.1 * seeds.normal(seed, (2, len(CHANNELS)))
     head = ops.cast(ops.any(maps != 0, axis=-1, keepdims=True), "float32")
-    return (maps - mean - apart[0] * sd) / (sd * (1.0 + apart[1])) * head
+    return (maps - mean - errors[0] * sd) / (sd * (1.0 + errors[1])) * head
 
 
-def _vector(task: Task, params: Any) -> Any:
-    """What `zoo.hub.tabular.encode` makes of the drawn values, in the graph."""
-    pairs = [((params[DRAWN[one.name]] - one.mean) / one.sd, ops.zeros(())) for one in task.data.tabular]
+def _encode_tabular(task: Task, params: Any) -> Any:
+    """Encodes the drawn values as `zoo.hub.tabular.encode` does, in the graph."""
+    pairs = [((params[DRAWN[field.name]] - field.mean) / field.sd, ops.zeros(())) for field in task.data.tabular]
     return ops.stack([ops.cast(entry, "float32") for pair in pairs for entry in pair])
 
 
@@ -137,18 +137,18 @@ def test_cases(folder: Path) -> list[Case]:
     """Writes whole scans of strokes in the two held-out brains, two on each of the four grids.
 
     Args:
-        folder: gets a subfolder a case with six maps and `lesion.nii.gz`, and `tabular.csv`; what is there is kept.
+        folder: gets a subfolder per case with six maps and `lesion.nii.gz`, and `tabular.csv`; existing cases stay.
 
     Returns:
         The cases, with their tabular values.
     """
-    cases = [_test_case(folder, number) for number in range(NUM_TEST)]
+    cases = [_write_test_case(folder, number) for number in range(NUM_TEST)]
     rows = [["case", *DRAWN], *([case.id, *(f"{case.tabular[name]}" for name in DRAWN)] for case in cases)]
     write_whole(folder / "tabular.csv", "".join(",".join(row) + "\n" for row in rows).encode())
     return cases
 
 
-def _test_case(folder: Path, number: int) -> Case:
+def _write_test_case(folder: Path, number: int) -> Case:
     donors, grid = names("test")[:2], GRIDS[number // 2 % len(GRIDS)]
     ranges = Perfusion(grids=(grid,))
     grades = tuple(TICI.values())
@@ -161,14 +161,14 @@ def _test_case(folder: Path, number: int) -> Case:
         brain = Brain(ops.convert_to_tensor(codes[0]), ops.convert_to_tensor(places[0]))
         maps, lesion, _ = (ops.convert_to_numpy(each) for each in apply(brain, params, grid[0], ranges))
         for channel, path in enumerate(files.values()):
-            _write(path, np.round(maps[..., channel], 2), grid[1])
-        _write(home / "lesion.nii.gz", lesion[..., 0].astype(np.uint8), grid[1])
+            _write_image(path, np.round(maps[..., channel], 2), grid[1])
+        _write_image(home / "lesion.nii.gz", lesion[..., 0].astype(np.uint8), grid[1])
     tabular: dict[str, float | str] = {name: round(float(params[key]), 2) for name, key in DRAWN.items()}
     tabular["tici"] = list(TICI)[int(np.argmin(np.abs(np.array(grades) - float(params["recanalised"]))))]
     return Case(home.name, home.name, files, home / "lesion.nii.gz", tabular)
 
 
-def _write(path: Path, array: np.ndarray, spacing_mm: Sequence[float]) -> None:
+def _write_image(path: Path, array: np.ndarray, spacing_mm: Sequence[float]) -> None:
     affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = [-(size - 1) / 2 * mm for size, mm in zip(array.shape, spacing_mm, strict=True)]
     images.write(path, array, nib.nifti1.Nifti1Image(array, affine))
@@ -189,7 +189,7 @@ TASK = Task(
     ),
     network=Network(
         builder="vnet",
-        # Neither published form has a norm; with one, and no unit that can die, a hundred steps find the lesion.
+        # Neither published form has a norm; with one, and an activation that cannot die, 100 steps find the lesion.
         arguments={
             "filters": FILTERS,
             "strides": STRIDES,
