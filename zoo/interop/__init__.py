@@ -1,1 +1,1 @@
-"""Models and weights of other stacks."""
+"""Loads models and weights of other stacks."""

@@ -1,4 +1,4 @@
-"""Models of Keras 2 and TensorFlow Addons 0.23 in Keras 3: the graph is built again, then takes over the weights.
+"""Loads models of Keras 2 and TensorFlow Addons 0.23 in Keras 3: rebuilds the graph, then assigns the weights.
 
 TensorFlow Addons ended in 2024 and cannot be imported beside Keras 3. Neither it nor Keras 2 is needed here.
 """
@@ -20,7 +20,7 @@ Config = dict[str, Any]
 
 @keras.saving.register_keras_serializable("zoo", "gelu_tanh")
 def gelu_tanh(x: Any) -> Any:
-    """GELU by its tanh approximation, the default of TensorFlow Addons; Keras' own default is exact."""
+    """Computes GELU by its tanh approximation, the default of TensorFlow Addons; that of Keras is exact."""
     return ops.gelu(x, approximate=True)
 
 
@@ -36,13 +36,13 @@ def load(path: str | os.PathLike, *, h5_gelu: str = "exact") -> keras.Model:
     """Loads a functional or Sequential model of Keras 2, layers of TensorFlow Addons among them.
 
     Instance and group normalisation, spectral normalisation and adaptive pooling become Keras' own layers. Weight
-    normalisation becomes the layer inside it with the kernel that it stood for: the same function, but training goes
-    on without the reparametrisation.
+    normalisation becomes its inner layer with the normalised kernel: the same function, but training continues
+    without the reparametrisation.
 
     Args:
         path: an .h5 file, or the folder of a SavedModel.
-        h5_gelu: what an activation "gelu" means in an .h5 file, which does not say whose it is: "exact" as in Keras, or
-            "tanh" as in TensorFlow Addons. A SavedModel and the layer GELU say.
+        h5_gelu: what an activation "gelu" means in an .h5 file, which does not name its library: "exact" as in Keras,
+            or "tanh" as in TensorFlow Addons. A SavedModel and the layer GELU name it.
 
     Returns:
         A Keras 3 model, not compiled (`training` gives optimiser and loss).
@@ -88,7 +88,7 @@ def _known(layer: Config) -> bool:
 
 
 def _builds(layer: Config) -> bool:
-    """Whether Keras 3 takes these arguments: it has dropped some."""
+    """Returns whether Keras 3 takes the arguments of a layer: it has dropped some."""
     plain = json.loads(json.dumps(layer["config"]).replace("zoo>gelu_tanh", "gelu"))  # ours, known to be there
     try:
         getattr(keras.layers, layer["class_name"]).from_config(plain)
@@ -98,7 +98,7 @@ def _builds(layer: Config) -> bool:
 
 
 def _activation_name(activation: Any) -> Any:
-    """A function of TensorFlow Addons is a dictionary in an .h5 file and a name in a SavedModel."""
+    """Returns the name of an activation; for TensorFlow Addons an .h5 file holds a dictionary, a SavedModel a name."""
     function = isinstance(activation, dict) and activation.get("class_name") == "function"
     return activation["config"] if function else activation
 
@@ -114,7 +114,7 @@ def _has_counterpart(activation: Any) -> bool:
 
 
 def _translate(layer: Config, *, gelu_tanh: bool) -> Config:
-    """The configuration of one layer in Keras 3's words; who feeds it stays."""
+    """Translates the configuration of a layer to Keras 3; its inputs stay."""
     layer = copy.deepcopy(layer)
     owner, _, name = layer["class_name"].rpartition(">")
     config = {key: value for key, value in layer["config"].items() if key not in _unused_arguments(name)}
@@ -137,7 +137,7 @@ def _translate(layer: Config, *, gelu_tanh: bool) -> Config:
 
 
 def _rename_arguments(layer: str, config: Config) -> Config:
-    """Arguments that have another form in Keras 3."""
+    """Returns the arguments that have another form in Keras 3, and removes their old names from `config`."""
     new: Config = {}
     if isinstance(config.get("dtype"), dict):  # a policy of mixed precision
         new["dtype"] = config["dtype"]["config"]["name"]
@@ -154,7 +154,7 @@ def _translate_activation(name: str, gelu_tanh: bool) -> str:
 
 
 def _unused_arguments(layer: str) -> tuple[str, ...]:
-    """What a layer of Keras 2 inherited, kept in its configuration and never used, and what Keras 3 no longer takes."""
+    """Names the arguments that a layer of Keras 2 stored but never used, and those that Keras 3 no longer takes."""
     unused: tuple[str, ...] = ("ragged",)
     if layer.startswith(("DepthwiseConv", "SeparableConv")) or layer.endswith("Transpose"):
         unused += ("groups",)
@@ -204,7 +204,7 @@ LAYERS: dict[str, Callable[[Config], tuple[str, Config]]] = {
 
 
 def _carry_over(model: keras.Model, old: list[Config], saved: keras2.Saved) -> None:
-    """Gives every layer its weights; a SavedModel counts the layers that have some, an H5 file names them."""
+    """Assigns the weights of every layer; a SavedModel numbers the layers that have some, an H5 file names them."""
     place, faults = 0, []
     for config in old:
         name = config["config"]["name"]
@@ -221,7 +221,7 @@ def _carry_over(model: keras.Model, old: list[Config], saved: keras2.Saved) -> N
 
 
 def _unfold(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The kernel that a magnitude `g` and a direction stand for: g v / |v|, a norm for each output channel."""
+    """Computes the kernel from a magnitude `g` and a direction `v`: g v / |v|, one norm for each output channel."""
     arrays = dict(arrays)
     direction, magnitude = arrays.pop("v", arrays.get("kernel")), arrays.pop("g", None)
     if direction is None or magnitude is None:
@@ -249,7 +249,7 @@ def _assign(layer: keras.Layer, arrays: dict[str, np.ndarray]) -> list[str]:
 
 @keras.saving.register_keras_serializable("zoo")
 class SigmoidFocalCrossentropy(keras.losses.Loss):
-    """The focal loss of TensorFlow Addons: summed over the last axis, where Keras' own takes the mean.
+    """Computes the focal loss of TensorFlow Addons: a sum over the last axis, where that of Keras is a mean.
 
     alpha_t (1 - p_t)^gamma BCE, with alpha_t = alpha where y = 1 and 1 - alpha where y = 0.
     Source: Lin et al., ICCV 2017, arXiv 1708.02002.
@@ -268,7 +268,7 @@ class SigmoidFocalCrossentropy(keras.losses.Loss):
         self.from_logits, self.alpha, self.gamma = from_logits, alpha, gamma
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Loss of each sample: both (..., classes) to (...,)."""
+        """Returns the loss of each sample: both (..., classes) to (...,)."""
         p = ops.sigmoid(y_pred) if self.from_logits else y_pred
         entropy = ops.binary_crossentropy(y_true, y_pred, from_logits=self.from_logits)
         right = y_true * p + (1 - y_true) * (1 - p)
@@ -276,14 +276,14 @@ class SigmoidFocalCrossentropy(keras.losses.Loss):
         return ops.sum(share * (1 - right) ** self.gamma * entropy, axis=-1)
 
     def get_config(self) -> Config:
-        """What `__init__` takes."""
+        """Returns the arguments of `__init__`."""
         own = {"from_logits": self.from_logits, "alpha": self.alpha, "gamma": self.gamma}
         return {"name": self.name, "reduction": self.reduction, **own}
 
 
 @keras.saving.register_keras_serializable("zoo")
 class ContrastiveLoss(keras.losses.Loss):
-    """y d^2 + (1 - y) max(margin - d, 0)^2 of the distance d of a pair, y = 1 where the two are alike.
+    """Computes y d^2 + (1 - y) max(margin - d, 0)^2 of the distance d of a pair, with y = 1 where the two are alike.
 
     Source: Hadsell et al., CVPR 2006, 10.1109/CVPR.2006.100.
     """
@@ -295,11 +295,11 @@ class ContrastiveLoss(keras.losses.Loss):
         self.margin = margin
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Loss of each pair, in the shape of the distances."""
+        """Returns the loss of each pair, in the shape of the distances."""
         return y_true * ops.square(y_pred) + (1 - y_true) * ops.square(ops.maximum(self.margin - y_pred, 0.0))
 
     def get_config(self) -> Config:
-        """What `__init__` takes."""
+        """Returns the arguments of `__init__`."""
         return {"name": self.name, "reduction": self.reduction, "margin": self.margin}
 
 
@@ -308,10 +308,11 @@ _RATES = ("learning_rate", "beta_1", "beta_2", "epsilon", "amsgrad")
 
 
 def training(path: str | os.PathLike) -> tuple[keras.optimizers.Optimizer, Any]:
-    """Optimiser and loss of a compiled .h5 model, for training that goes on; moments start anew.
+    """Loads optimiser and loss of a compiled .h5 model to continue training; moments start anew.
 
-    TensorFlow Addons' AdamW takes `weight_decay` off a weight at each step, Keras' takes it times the learning rate: it
-    is divided by that here, the same numbers at a constant rate. MovingAverage becomes the optimiser's own `use_ema`.
+    At each step, AdamW of TensorFlow Addons subtracts `weight_decay` times the weight, that of Keras this times the
+    learning rate: `weight_decay` is divided by the rate here, which gives the same numbers at a constant rate.
+    MovingAverage becomes `use_ema` of the optimiser.
 
     Returns:
         For `model.compile(*training(path))`.

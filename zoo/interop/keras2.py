@@ -1,4 +1,4 @@
-"""What Keras 2 wrote, H5 or SavedModel, as plain data: the configuration and the weights of each layer by name."""
+"""Reads models of Keras 2, H5 or SavedModel, as plain data: the configuration and each layer's weights by name."""
 
 import json
 import os
@@ -32,10 +32,10 @@ class Saved:
 
 
 def read(path: str | os.PathLike) -> Saved:
-    """Reads an .h5 file or a SavedModel folder without running anything that is in it.
+    """Reads an .h5 file or a SavedModel folder without running code from it.
 
     Raises:
-        FileNotFoundError: there is nothing.
+        FileNotFoundError: there is no such file or folder.
         ValueError: it holds no Keras 2 model, or only its weights.
     """
     path = Path(path)
@@ -101,14 +101,14 @@ def _key_by_last_part(layer: str, items: Any) -> dict[str, np.ndarray]:
 
 
 def _read_metadata(content: bytes) -> Iterator[str]:
-    """Field 5 (the JSON) of every node (field 1) of keras_metadata.pb."""
+    """Yields field 5 (the JSON) of every node (field 1) of keras_metadata.pb."""
     for number, node in _read_fields(content):
         if number == 1:
             yield from (value.decode() for field, value in _read_fields(node) if field == 5)
 
 
 def _read_fields(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """The length-delimited fields of a protocol buffer; whole numbers are passed over."""
+    """Yields the length-delimited fields of a protocol buffer; skips whole numbers."""
     place = 0
     while place < len(content):
         tag, place = _read_varint(content, place)
@@ -129,7 +129,7 @@ def _read_varint(content: bytes, place: int) -> tuple[int, int]:
 
 
 def _to_plain(value: Any) -> Any:
-    """A configuration with Keras 2's written-out tuples as lists."""
+    """Returns a configuration with the tuples that Keras 2 wrote out as lists."""
     if isinstance(value, dict):
         return (
             _to_plain(value["items"])

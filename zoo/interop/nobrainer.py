@@ -1,4 +1,4 @@
-"""The 3D U-Net of nobrainer, which ANTsPyNet builds as well, with its weights, in the zoo's own `unet3d`.
+"""Loads the 3D U-Net of nobrainer, which ANTsPyNet builds as well, with its weights as a `unet3d` of the zoo.
 
 Both (nobrainer/models/unet.py, antspynet/architectures/create_custom_unet_model.py) build one network, of 4,768,289
 parameters with one output: two 3x3x3 convolutions a level, no norm, learned up-sampling. A file names its layers
@@ -36,7 +36,7 @@ def load_unet(path: str | os.PathLike, *, num_classes: int = 1) -> keras.Model:
         num_classes: of its output; 1 has 4,768,289 parameters.
 
     Returns:
-        `unet3d` that gives logits: nobrainer ends in a sigmoid (one class) or softmax.
+        A `unet3d` that returns logits: nobrainer ends in a sigmoid (one class) or softmax.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -67,13 +67,13 @@ def load_unet(path: str | os.PathLike, *, num_classes: int = 1) -> keras.Model:
 
 
 def _reorder_channels(kernel: np.ndarray) -> np.ndarray:
-    """A kernel over (skip, up-convolved) channels as one over (up-convolved, skip); a skip is as wide as its output."""
+    """Reorders input channels from (skip, up-convolved) to (up-convolved, skip); a skip is as wide as the output."""
     skip = kernel.shape[-1]
     return np.concatenate([kernel[..., skip:, :], kernel[..., :skip, :]], axis=-2)
 
 
 def _read_convolutions(path: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """Kernel and bias of each convolution, by kind, in the order of the numbers in their names."""
+    """Reads kernel and bias of each convolution, by kind, in the order of the numbers in their names."""
     import h5py
 
     if not path.is_file():

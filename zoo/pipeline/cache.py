@@ -60,7 +60,7 @@ class Cache:
         """Returns the cache with some of its cases, in this order; ids of cases that were left out are passed over.
 
         Raises:
-            ValueError: an id that the cache does not know, or none that it holds.
+            ValueError: an id that the cache does not know, or no id that it holds.
         """
         by_id = {entry.id: entry for entry in self.entries}
         left_out = {failure.case for failure in self.failures}
@@ -75,9 +75,9 @@ def build(
 ) -> Cache:
     """Reads cases once and keeps them.
 
-    In memory, what it will take is printed first, and where that is too much the cache goes to disk. On disk each case
-    is one shard, written whole or not at all; another run takes what is there, also after a kill, and writes anew what
-    is stale: files that changed in size or time, or another reading. A bad case is left out and reported.
+    In memory, the expected size is printed first, and if that is too much the cache goes to disk. On disk each case is
+    one shard, written whole or not at all; another run uses the shards that exist, also after a kill, and rewrites
+    stale ones: files that changed in size or time, or another reading. A bad case is left out and reported.
 
     Args:
         cases: at least one, with different ids.

@@ -1,4 +1,4 @@
-"""Where the arrays of one prepared case lie among the bytes of a cache."""
+"""Records where the arrays of a prepared case lie among the bytes of a cache."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,7 @@ ALIGNMENT = 64  # bytes; TensorFlow takes slices of aligned memory as they are, 
 
 
 def padded(num_bytes: int) -> int:
-    """The next multiple of `ALIGNMENT`."""
+    """Rounds up to the next multiple of `ALIGNMENT`."""
     return -(-num_bytes // ALIGNMENT) * ALIGNMENT
 
 
@@ -49,7 +49,7 @@ class Entry:
 
 
 def from_plain(plain: dict[str, Any]) -> Entry:
-    """The entry that `dataclasses.asdict` and JSON made plain.
+    """Restores an entry from its plain form, made by `dataclasses.asdict` and JSON.
 
     Raises:
         KeyError, TypeError, ValueError: it is something else.

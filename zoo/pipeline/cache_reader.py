@@ -1,4 +1,4 @@
-"""A cache as TensorFlow sees it: tables of where things lie, and windows cut from the bytes there."""
+"""Reads a cache in TensorFlow: looks up where arrays lie, and cuts windows from their bytes."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ Raw = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class Table:
-    """Windows of the cases of a cache.
+    """Reads windows of the cases of a cache.
 
     Args:
         cache: in memory or on disk.
@@ -38,15 +38,15 @@ class Table:
         self.labelled = entries[0].labels is not None
 
     def shape(self, case: tf.Tensor) -> tf.Tensor:
-        """Voxels of a case along x, y, z: (3,) int64."""
+        """Returns the voxels of a case along x, y, z: (3,) int64."""
         return tf.gather(self._shapes, case)
 
     def tabular(self, case: tf.Tensor) -> tf.Tensor:
-        """The conditioning vector of a case, float32; NaN is missing."""
+        """Returns the conditioning vector of a case, float32; NaN where a value is missing."""
         return tf.gather(self._tabular, case)
 
     def voxel(self, case: tf.Tensor, label: tf.Tensor, rank: tf.Tensor) -> tf.Tensor:
-        """The remembered voxel number `rank` of a class in a case: (3,) int64."""
+        """Returns the remembered voxel number `rank` of a class in a case: (3,) int64."""
         at = tf.gather_nd(self._spans, tf.stack([case, label]))
         if self._cache.places is not None:
             flat = self._cache.places[at + rank]
@@ -57,7 +57,7 @@ class Table:
         return tf.stack([flat // (shape[1] * shape[2]), flat // shape[2] % shape[1], flat % shape[2]])
 
     def image(self, case: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-        """A window of all channels, intensities lined up: (*size, channels) float32."""
+        """Reads a window of all channels, intensities normalised: (*size, channels) float32."""
         channels = []
         for number in range(self.num_channels):
             raw = self._read_window(
@@ -67,7 +67,7 @@ class Table:
         return tf.stack(channels, -1)
 
     def labels(self, case: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-        """A window of the class indices: (*size, 1) int32."""
+        """Reads a window of the class indices: (*size, 1) int32."""
         blocks = [entry.labels for entry in self._cache.entries if entry.labels]
         return self._read_window(blocks, case, start, size, tf.int32)[..., None]
 
@@ -83,7 +83,7 @@ class Table:
     def _read_window(
         self, blocks: Sequence[Block], case: tf.Tensor, start: tf.Tensor, size: tf.Tensor, dtype: tf.DType
     ) -> tf.Tensor:
-        """Reads the planes that a window needs, which lie side by side, and cuts the rest off."""
+        """Reads the adjacent planes that a window needs, and cuts the rest off."""
         names = sorted({block.dtype for block in blocks})
         kinds = np.array([names.index(block.dtype) for block in blocks], np.int32)
         begins = np.array([block.at for block in blocks], np.int64)
@@ -102,7 +102,7 @@ class Table:
         return tf.switch_case(tf.gather(kinds, case), branches)
 
     def _read(self, case: tf.Tensor, at: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
-        """Bytes of a case: a slice of memory as it is, or a string read from the shard at that place alone."""
+        """Reads bytes of a case: a slice of memory, or a string from that place of the shard alone."""
         if self._buffer is not None:
             return tf.slice(self._buffer, [tf.gather(self._bases, case) + at], [length])
         rest = tf.gather(self._sizes, case) - at - length

@@ -1,4 +1,4 @@
-"""From cases to batches: one tf.data pipeline."""
+"""Makes batches from cases with one tf.data pipeline."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -22,12 +22,12 @@ Patch = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """Which batches come, and from where.
+    """Settings of a stream of batches: which ones it has, and where they are made.
 
     Attributes:
         seed: the same seed gives the same batches in the same order; None draws one, and order may vary.
-        start: number of the first batch, to go on where a run was stopped.
-        stop: number of the batch to stop before; None goes on for ever.
+        start: number of the first batch, to continue a stopped run.
+        stop: number of the batch to stop before; None for an endless stream.
         shard: this host's number and the number of hosts; each host reads its own part of the cases.
         turn: (i, n) takes batches i, i + n, i + 2 n and so on of the stream, so that n workers that all see every case
             share one stream; start and stop then count this worker's batches.
@@ -51,7 +51,7 @@ class Stream:
     prefetch: int = 2
 
     def part(self, cases: Sequence[Case]) -> list[Case]:
-        """The cases of this host.
+        """Returns the cases of this host.
 
         Raises:
             ValueError: no such host, or fewer cases than hosts.
@@ -73,12 +73,12 @@ def dataset(
     augment: Augment | None = None,
     stream: Stream | None = None,
 ) -> tf.data.Dataset:
-    """Batches of patches for `model.fit`.
+    """Makes batches of patches for `model.fit`.
 
     Args:
         cases: what a reader listed, or a cache that `zoo.pipeline.cache.build` made, to be used several times.
-        patch: voxels along x, y, z; smaller volumes are padded with 0 on both sides after their intensities are lined
-            up. None gives whole volumes, one round in the order of the cases unless `stream.stop` says otherwise.
+        patch: voxels along x, y, z; smaller volumes are padded with 0 on both sides after their intensities are
+            normalised. None gives whole volumes, one round in the order of the cases unless `stream.stop` is set.
         batch_size: patches a batch; the last, smaller batch of a stream that ends is dropped, except with patch=None.
         reading: channels, grid, intensities and labels.
         sampling: how centres are drawn.
@@ -135,10 +135,10 @@ def _check_settings(cache: caches.Cache, stream: Stream, patch: Patch | None, ba
 
 
 def _number_samples(stream: Stream, batch_size: int, num_cases: int | None) -> tf.data.Dataset:
-    """Numbers of patches, or of volumes up to `num_cases`; a patch is its number.
+    """Counts the numbers of patches, or of volumes up to `num_cases`; each number defines its patch.
 
-    They are counted out batch by batch, so that a service, which deals out what the first data set holds, gives each
-    worker whole batches.
+    Counts batch by batch, so that a service, which distributes the elements of the first data set, gives each worker
+    whole batches.
     """
     if stream.stop is None and num_cases is not None:
         return tf.data.Dataset.range(stream.start * batch_size, num_cases)
@@ -155,7 +155,7 @@ def _map(samples: tf.data.Dataset, function: Callable[..., Any], stream: Stream)
 def _read_sample(
     table: Table, plan: sampler.Plan, number: tf.Tensor, *, seed: int, patch: Patch | None, stream: Stream
 ) -> tuple[tf.Tensor, ...]:
-    """Case number, image and, where there are any, labels of one patch, or of one whole volume."""
+    """Returns the case number, the image and any labels of one patch, or of one whole volume."""
     if patch is None:
         case = number % len(plan.counts)
         start, size = tf.zeros([3], tf.int64), table.shape(case)
@@ -175,7 +175,7 @@ def _read_sample(
 def _draw_patch(
     table: Table, plan: sampler.Plan, number: tf.Tensor, *, seed: int, patch: Patch
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Case, first voxel and size of a patch, cut down where the volume is smaller."""
+    """Draws the case, first voxel and size of a patch; the size is cut where the volume is smaller."""
     case, kind, rank = plan.draw(number, seed)
     uniform = tf.random.stateless_uniform([6], tf.stack([tf.constant(~seed, tf.int64), number]), dtype=tf.float64)
     shape, patch_size = table.shape(case), tf.constant(patch, tf.int64)
@@ -197,11 +197,11 @@ def _draw_patch(
 
 
 def _read_surroundings(table: Table, case: tf.Tensor, first: tf.Tensor, *, patch: Patch, ratio: int) -> tf.Tensor:
-    """As `zoo.volumes.context.around`, of what the cache holds: (*patch, channels) float32.
+    """Reads the surroundings of a patch from the cache, as `zoo.volumes.context.around`: (*patch, channels) float32.
 
     Args:
         table: the cases.
-        case: which one.
+        case: its number.
         first: (3,) int64, first voxel of the patch; negative where the patch was padded.
         patch: its voxels.
         ratio: how many times as wide.
@@ -243,7 +243,7 @@ def _augment(augment: Augment, seed: int, views: int, number: tf.Tensor, case: t
 
 
 def _model_inputs(table: Table, case: tf.Tensor, image: tf.Tensor, *labels: tf.Tensor) -> Any:
-    """What the model is given."""
+    """Returns the inputs of the model, and the labels if there are any."""
     tabular = table.tabular(case)
     shown = {"volume": image, "conditioning": tabular} if tabular.shape[-1] else image
     return (shown, *labels) if labels else shown
@@ -258,6 +258,6 @@ def _batch(samples: tf.data.Dataset, batch_size: int, patch: Patch | None, maske
 
 
 def _distribute(address: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """Each batch is made once, by one of the workers."""
+    """Distributes a data set over a service; each batch is made once, by one of the workers."""
     policy = tf.data.experimental.service.ShardingPolicy.DYNAMIC
     return tf.data.experimental.service.distribute(policy, service=address)

@@ -1,7 +1,7 @@
 """Maps files side by side into memory, so that TensorFlow sees them as one tensor without a copy.
 
-Nothing is read until it is touched, and the system drops what it needs the memory for. A file that is replaced by
-another of its name stays as it was, since the mapping holds the old one.
+Bytes are read when they are first used, and the system may drop them when it needs the memory. If another file
+replaces a mapped one, the mapping keeps the old content.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ _FIXED = 0x10  # MAP_FIXED, on Linux and macOS; Python's mmap module does not of
 
 
 def join(files: Sequence[str]) -> tuple[tf.Tensor, np.ndarray]:
-    """Maps files one behind the other.
+    """Maps files one after the other.
 
     Args:
         files: paths of files that are not empty.

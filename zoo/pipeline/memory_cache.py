@@ -37,7 +37,7 @@ def fill(cases: Sequence[Case], reading: Reading, sizes: Sequence[int]) -> Fille
     Args:
         cases: what to read.
         reading: how; the channels are named.
-        sizes: what `estimate` gave.
+        sizes: from `estimate`.
     """
     starts = np.cumsum([0, *sizes])
     buffer = _allocate_aligned(int(starts[-1]))

@@ -1,4 +1,4 @@
-"""From the files of a case to arrays on one RAS grid, in the dtype of the files, with what the sampler must know."""
+"""Reads a case into arrays on one RAS grid, in the dtype of its files, with the places for the sampler."""
 
 import hashlib
 import itertools
@@ -21,7 +21,7 @@ FORMAT = 2  # of what `prepare` gives; a change makes every cache stale
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How cases are read; equal readings of equal files share a cache.
+    """Settings of how cases are read; equal readings of equal files share a cache.
 
     Attributes:
         channels: names, in the order of the last tensor axis; None takes those of the first case.

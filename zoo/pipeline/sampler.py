@@ -1,4 +1,4 @@
-"""Which case and which voxel the n-th patch is cut around: a function of the seed and n alone."""
+"""Draws the case and the voxel at the centre of the n-th patch, from the seed and n alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ ANYWHERE, HARD = -1, -2  # kinds of place beside the class indices
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How patch centres are chosen.
+    """Settings of how patch centres are drawn.
 
     Of any n patches in a row, counted from the first, exactly floor(n * positive_fraction) are centred on foreground
     (near an edge the patch is moved inside; the voxel stays in it). Of the others, floor(m * hard_fraction) of m are
@@ -23,10 +23,10 @@ class Sampling:
 
     Attributes:
         positive_fraction: share of patches on foreground, 0 to 1, exact to a thousandth. Default: nnU-Net's.
-        class_weights: class index -> how often relative to the others; None draws every class equally often.
+        class_weights: class index -> frequency relative to the others; None draws every class equally often.
         hard_fraction: share of the other patches that are centred on hard places.
-        hard_places: case id -> (n, 3) voxels of the cached grid, what `mine` found; mine anew every few epochs and
-            make the data set again with `Stream(start=...)`.
+        hard_places: case id -> (n, 3) voxels of the cached grid, from `mine`; mine again every few epochs and remake
+            the data set with `Stream(start=...)`.
         jitter: greatest shift of a centre along each axis, as a share of the patch, 0 to 0.5, so that a lesion is not
             always in the middle.
     """
@@ -130,12 +130,12 @@ def plan(counts: np.ndarray, ids: Sequence[str], sampling: Sampling) -> Plan:
 
 
 def mine(probability: np.ndarray, labels: np.ndarray, *, num: int, threshold: float = 0.5) -> np.ndarray:
-    """The hardest false positives of one case, for `Sampling.hard_places`.
+    """Finds the hardest false positives of one case, for `Sampling.hard_places`.
 
     Args:
         probability: (x, y, z) of foreground, from a prediction on the cached grid.
         labels: (x, y, z), 0 is background.
-        num: how many at most.
+        num: most voxels to return.
         threshold: least probability.
 
     Returns:
@@ -152,7 +152,7 @@ def mine(probability: np.ndarray, labels: np.ndarray, *, num: int, threshold: fl
 
 
 def _cumulate_shares(num_classes: int, present: list[int], weights: Mapping[int, float] | None) -> np.ndarray:
-    """Cumulated shares, so that the first one above a number in [0, 1) is the class drawn."""
+    """Cumulates the shares of classes, so that the first one above a number in [0, 1) is the class drawn."""
     shares = np.zeros(num_classes)
     for index, weight in (dict.fromkeys(present, 1.0) if weights is None else weights).items():
         if index not in present:
@@ -175,12 +175,12 @@ def _list_hard_rows(ids: Sequence[str], places: Mapping[str, Any]) -> np.ndarray
 
 
 def _schedule(number: tf.Tensor, share: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """Whether the turn `number` is one of a share spread evenly, and how many were so before; exact, on integers."""
+    """Returns whether turn `number` belongs to an evenly spread share, and how many turns before it do, exactly."""
     ratio = Fraction(share).limit_denominator(1000)
     before = number * ratio.numerator // ratio.denominator
     return (number + 1) * ratio.numerator // ratio.denominator > before, before
 
 
 def _pick(uniform: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """A whole number from 0 to count - 1 from a uniform number in [0, 1)."""
+    """Maps a uniform number in [0, 1) to a whole number from 0 to count - 1."""
     return tf.cast(uniform * tf.cast(count, tf.float64), tf.int64)

@@ -2,7 +2,7 @@
 
 The first record of a shard is its entry as JSON; then one record an array: channels, labels, places, each filled up so
 that the next begins where memory is aligned and the file can be mapped. Since a shard describes itself, the manifest
-can be lost, or never written, without harm: what a killed run left is taken over.
+can be lost, or never written, without harm: the shards of a killed run are used.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def digest(value: Any) -> str:
 
 
 def fill(cases: Sequence[Case], reading: Reading, folder: Path) -> tuple[list[Entry], list[Failure]]:
-    """Prepares cases into shards, those left out that are there already.
+    """Prepares cases into shards, except those that exist already.
 
     Args:
         cases: what to read.

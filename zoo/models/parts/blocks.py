@@ -1,4 +1,4 @@
-"""What two or more networks share: functions that take a tensor and return one, every layer named."""
+"""Builds the parts that networks share: functions from tensor to tensor, with every layer named."""
 
 import math
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ UPSAMPLINGS = ("resize", "transpose")
 
 @dataclass(frozen=True)
 class Style:
-    """What every convolution of a network has in common.
+    """Settings that all convolutions of a network share.
 
     Attributes:
         norm: "batch", "instance", "group" (8 groups, or the largest number below that divides) or "none".
         activation: "relu", "leaky_relu" (slope 0.01), "elu", "prelu" (one slope a channel) or "none".
         dropout: rate after every convolution, in [0, 1).
-        padding: "same", or "valid" for outputs that saw no border.
-        any_size: take odd sizes too, by cropping what an up-convolution overshoots.
+        padding: "same", or "valid" for outputs that no border affects.
+        any_size: take odd sizes too, by cropping the overshoot of an up-convolution.
 
     Raises:
         ValueError: a value is none of these.
@@ -54,7 +54,7 @@ class Style:
 
 
 def choose(kind: str, value: object, choices: Sequence[str]) -> None:
-    """Refuses a value that is none of the choices.
+    """Checks that a value is one of the choices.
 
     Raises:
         ValueError: the nearest match and all choices are named.
@@ -64,7 +64,7 @@ def choose(kind: str, value: object, choices: Sequence[str]) -> None:
 
 
 def entrance(input_shape: Sequence[int | None], conditioning: int, sizes: Sizes) -> tuple:
-    """The inputs of a network: a volume of a size that fits, and tabular values when asked for.
+    """Makes the inputs of a network: a volume of a size that fits, and tabular values if there are any.
 
     Args:
         input_shape: (x, y, z, channels), None where open.
@@ -88,7 +88,7 @@ def entrance(input_shape: Sequence[int | None], conditioning: int, sizes: Sizes)
 
 
 def volume_shape(input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-    """(x, y, z, channels) as a tuple.
+    """Checks an input shape and returns (x, y, z, channels) as a tuple.
 
     Raises:
         ValueError: it has not four entries, or the number of channels is open.
@@ -113,13 +113,13 @@ def convolution(
     dilation_rate: int = 1,
     use_bias: bool = True,
 ) -> KerasTensor:
-    """One convolution, 3x3x3 unless said.
+    """Applies a convolution, by default 3x3x3.
 
     Args:
         x: (batch, x, y, z, channels).
-        filters: channels that come out.
+        filters: output channels.
         name: of the layer.
-        style: what the network's convolutions share; the padding counts here.
+        style: settings that the network's convolutions share; only the padding is used here.
         kernel_size: edge in voxels.
         strides: voxels from one output to the next.
         dilation_rate: voxels from one tap of the kernel to the next.
@@ -142,7 +142,7 @@ def convolution(
 
 
 def normalise(x: KerasTensor, name: str, norm: str) -> KerasTensor:
-    """Normalises: statistics in float32 whatever the precision."""
+    """Applies a norm; its statistics are float32 in any precision."""
     if norm == "none":
         return x
     if norm == "batch":
@@ -168,14 +168,14 @@ def drop(x: KerasTensor, name: str, rate: float) -> KerasTensor:
 
 
 def finish(x: KerasTensor, name: str, style: Style) -> KerasTensor:
-    """Norm, activation, dropout: what follows a convolution."""
+    """Applies what follows a convolution: norm, activation, dropout."""
     x = normalise(x, f"{name}_norm", style.norm)
     x = activate(x, f"{name}_{style.activation}", style.activation)
     return drop(x, f"{name}_dropout", style.dropout)
 
 
 def stage(x: KerasTensor, filters: Sequence[int], name: str, style: Style) -> KerasTensor:
-    """Convolution, norm, activation, dropout, once for each number of filters."""
+    """Applies convolution, norm, activation and dropout, once for each number of filters."""
     for index, width in enumerate(filters):
         part = f"{name}_conv_{index}"
         x = convolution(x, width, part, style, use_bias=style.norm != "instance")
@@ -184,7 +184,7 @@ def stage(x: KerasTensor, filters: Sequence[int], name: str, style: Style) -> Ke
 
 
 def pool(x: KerasTensor, strides: Triple, name: str) -> KerasTensor:
-    """Maximum over `strides` voxels; an odd rest makes one voxel more."""
+    """Takes the maximum over `strides` voxels; an odd rest makes one voxel more."""
     return layers.MaxPooling3D(strides, strides, padding="same", name=name)(x)
 
 
@@ -202,7 +202,7 @@ def rise(
 
     Args:
         x: (batch, x, y, z, channels).
-        filters: channels that come out.
+        filters: output channels.
         strides: factor for each axis.
         name: of the layer.
         kernel_size: voxels along an edge; None for as many as the strides.
@@ -228,7 +228,7 @@ def rise(
 
 
 def fit(x: KerasTensor, skip: KerasTensor, name: str, style: Style) -> tuple[KerasTensor, KerasTensor]:
-    """Makes a volume and a skip equal in size, where the padding or an odd size made them differ."""
+    """Crops a volume or a skip to equal size, where the padding or an odd size made them differ."""
     if style.padding == "valid":
         skip = CropLike("center", name=f"{name}_crop")([skip, x])
     if style.any_size:
@@ -237,7 +237,7 @@ def fit(x: KerasTensor, skip: KerasTensor, name: str, style: Style) -> tuple[Ker
 
 
 def fit_shortcut(shortcut: KerasTensor, x: KerasTensor, name: str, style: Style) -> KerasTensor:
-    """Crops what a residual stage adds, where unpadded convolutions took voxels from the border."""
+    """Crops the shortcut of a residual stage, where unpadded convolutions took voxels from the border."""
     return CropLike("center", name=f"{name}_add_crop")([shortcut, x]) if style.padding == "valid" else shortcut
 
 
@@ -247,7 +247,7 @@ def join(x: KerasTensor, skip: KerasTensor, name: str, style: Style) -> KerasTen
 
 
 def halves(volume: KerasTensor) -> tuple[KerasTensor, KerasTensor]:
-    """A patch and its surroundings (`zoo.volumes.context`), which are the second half of the channels.
+    """Splits channels into a patch and its surroundings (`zoo.volumes.context`), the second half.
 
     Raises:
         ValueError: the number of channels is odd.
@@ -276,9 +276,9 @@ def fold(x: KerasTensor, factor: int) -> KerasTensor:
 
 
 def head(x: KerasTensor, num_classes: int, level: int, fold: int = 1) -> KerasTensor:
-    """Logits in float32, whatever the precision of the network: "logits", or "logits_1" a level down.
+    """Makes logits in float32 in any precision of the network, named "logits", or "logits_1" a level down.
 
-    With `fold` the convolution gives those of a cube of voxels, which are then spread out.
+    With `fold` the convolution gives the logits of a cube of voxels, which are then unfolded.
     """
     name = f"logits_{level}" if level else "logits"
     x = layers.Conv3D(num_classes * fold**3, 1, dtype="float32", name=name)(x)
@@ -286,7 +286,7 @@ def head(x: KerasTensor, num_classes: int, level: int, fold: int = 1) -> KerasTe
 
 
 def heads(levels: Sequence[KerasTensor], num_classes: int, deep_supervision: bool, fold: int = 1):
-    """Logits of the full resolution, or with deep supervision a list from every level, it first.
+    """Makes the logits of the full resolution, or with deep supervision a list from every level, full resolution first.
 
     Args:
         levels: the decoder's volumes, full resolution first.

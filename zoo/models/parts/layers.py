@@ -1,4 +1,4 @@
-"""The few layers that Keras lacks, each in `keras.ops`, so that they run on every backend."""
+"""Adds the layers that Keras lacks, written in `keras.ops` to run on every backend."""
 
 import dataclasses
 import math
@@ -14,10 +14,10 @@ register = keras.saving.register_keras_serializable(package="zoo")
 
 @register
 class SizeCheck(keras.layers.Layer):
-    """Passes a volume on, or refuses it when its size does not fit the network.
+    """Returns a volume unchanged, or raises when its size does not fit the network.
 
     A network with open shapes learns the size only when it is called; without this layer a bad size
-    surfaces as a mismatch deep inside a concatenation. Only static shapes are looked at, so nothing is
+    surfaces as a mismatch deep inside a concatenation. Only static shapes are checked, so nothing is
     added to a compiled function.
 
     Args:
@@ -41,11 +41,11 @@ class SizeCheck(keras.layers.Layer):
         return volume
 
     def compute_output_shape(self, input_shape):
-        """The shape that came in."""
+        """Returns the input shape."""
         return input_shape
 
     def get_config(self):
-        """The sizes as plain numbers and words."""
+        """Returns the configuration, sizes as plain numbers and words."""
         return {**super().get_config(), "sizes": dataclasses.asdict(self.sizes)}
 
 
@@ -54,8 +54,8 @@ class CropLike(keras.layers.Layer):
     """Crops a volume to the size of a second one.
 
     Args:
-        keep: "center" as a skip beside an unpadded decoder needs it; "start" drops the last voxels,
-            as an up-convolution needs it that overshoots an odd size by one.
+        keep: "center" for a skip beside an unpadded decoder; "start" drops the last voxels, for an
+            up-convolution that overshoots an odd size by one.
     """
 
     def __init__(self, keep: str = "center", **layer: Any) -> None:
@@ -71,12 +71,12 @@ class CropLike(keras.layers.Layer):
         return volume[:, x, y, z]
 
     def compute_output_shape(self, input_shape):
-        """The size of the second, the channels of the first."""
+        """Returns the size of the second with the channels of the first."""
         volume, like = input_shape
         return (*like[:-1], volume[-1])
 
     def get_config(self):
-        """Which end is kept."""
+        """Returns the configuration with `keep`."""
         return {**super().get_config(), "keep": self.keep}
 
 
@@ -85,7 +85,7 @@ class Half(keras.layers.Layer):
     """Takes the first or the second half of the channels.
 
     Args:
-        second: whether it is the second.
+        second: take the second half.
     """
 
     def __init__(self, second: bool = False, **layer: Any) -> None:
@@ -93,16 +93,16 @@ class Half(keras.layers.Layer):
         self.second = second
 
     def call(self, volume):
-        """(batch, x, y, z, channels) to (batch, x, y, z, channels / 2)."""
+        """Maps (batch, x, y, z, channels) to (batch, x, y, z, channels / 2)."""
         middle = volume.shape[-1] // 2
         return volume[..., middle:] if self.second else volume[..., :middle]
 
     def compute_output_shape(self, input_shape):
-        """Half as many channels."""
+        """Returns the input shape with half as many channels."""
         return (*input_shape[:-1], input_shape[-1] // 2)
 
     def get_config(self):
-        """Which half."""
+        """Returns the configuration with `second`."""
         return {**super().get_config(), "second": self.second}
 
 
@@ -110,8 +110,8 @@ class Half(keras.layers.Layer):
 class Fold(keras.layers.Layer):
     """Folds cubes of voxels into channels (space to depth), exactly: `Unfold` gives the volume back.
 
-    One axis at a time, so that no tensor has more than five axes and every export carries it. A voxel's place in its
-    cube counts first along x, then y, then z, then come the channels.
+    Folds one axis at a time, so that no tensor has more than five axes and every export supports it. Output channels
+    are ordered by the voxel's place in its cube along x, then y, then z, then by channel.
 
     Args:
         factor: edge of a cube in voxels.
@@ -122,7 +122,7 @@ class Fold(keras.layers.Layer):
         self.factor = factor
 
     def call(self, volume):
-        """(batch, x, y, z, channels) to (batch, x / factor, y / factor, z / factor, factor^3 channels)."""
+        """Maps (batch, x, y, z, channels) to (batch, x / factor, y / factor, z / factor, factor^3 channels)."""
         by = self.factor
         channels = volume.shape[-1]
         batch, x, y, z = ops.shape(volume)[:-1]
@@ -131,7 +131,7 @@ class Fold(keras.layers.Layer):
         return ops.reshape(ops.transpose(planes, (0, 1, 3, 2, 4)), (batch, x // by, y // by, z // by, by**3 * channels))
 
     def compute_output_shape(self, input_shape):
-        """Fewer voxels, more channels."""
+        """Returns the shape with fewer voxels and more channels."""
         batch, *sizes, channels = input_shape
         return (batch, *(size and size // self.factor for size in sizes), channels * self.factor**3)
 
@@ -153,7 +153,7 @@ class Unfold(keras.layers.Layer):
         self.factor = factor
 
     def call(self, volume):
-        """(batch, x, y, z, factor^3 channels) to (batch, factor x, factor y, factor z, channels)."""
+        """Maps (batch, x, y, z, factor^3 channels) to (batch, factor x, factor y, factor z, channels)."""
         by = self.factor
         channels = volume.shape[-1] // by**3
         batch, x, y, z = ops.shape(volume)[:-1]
@@ -163,7 +163,7 @@ class Unfold(keras.layers.Layer):
         return ops.reshape(lines, (batch, x * by, y * by, z * by, channels))
 
     def compute_output_shape(self, input_shape):
-        """More voxels, fewer channels."""
+        """Returns the shape with more voxels and fewer channels."""
         batch, *sizes, channels = input_shape
         return (batch, *(size and size * self.factor for size in sizes), channels // self.factor**3)
 
@@ -202,7 +202,7 @@ class FiLM(keras.layers.Layer):
 
 @register
 class FourierFeatures(keras.layers.Layer):
-    """Sines and cosines of a position at octave frequencies, so that a small network can tell places apart.
+    """Computes sines and cosines of a position at octave frequencies, so that a small network can separate places.
 
     `[sin(2^k pi p), cos(2^k pi p)]` for k = 0 ... `octaves` - 1.
 
@@ -224,11 +224,11 @@ class FourierFeatures(keras.layers.Layer):
         return ops.concatenate([ops.sin(phases), ops.cos(phases)], axis=-1)
 
     def compute_output_shape(self, input_shape):
-        """(batch, 2 x axes x octaves)."""
+        """Returns (batch, 2 x axes x octaves)."""
         return (input_shape[0], 2 * input_shape[1] * self.octaves)
 
     def get_config(self):
-        """The number of frequencies."""
+        """Returns the configuration with `octaves`."""
         return {**super().get_config(), "octaves": self.octaves}
 
 
@@ -237,7 +237,7 @@ class Paste(keras.layers.Layer):
     """Pastes a fine patch into a coarse volume at a position, smoothly and differentiably.
 
     Each coarse voxel under the patch becomes the triangle-weighted mean of the patch voxels around it;
-    all others stay. Three small matrices, one an axis, do it, so it compiles to three matrix products.
+    all others stay. Uses one small matrix for each axis, so it compiles to three matrix products.
 
     Args:
         ratio: fine voxels along the edge of a coarse one (coarse spacing / fine spacing).
@@ -248,7 +248,7 @@ class Paste(keras.layers.Layer):
         self.ratio = ratio
 
     def call(self, triple):
-        """Pastes.
+        """Pastes the patch.
 
         Args:
             triple: patch (batch, x, y, z, channels), volume (batch, X, Y, Z, channels) and the patch's
@@ -274,7 +274,7 @@ class Paste(keras.layers.Layer):
         return volume * (1 - covered) + patch * covered
 
     def _weights(self, position, fine: int, coarse: int):
-        """(batch, coarse, fine) weights that sum to one a row, and (batch, coarse) 1 under the patch."""
+        """Returns (batch, coarse, fine) weights, each row with sum 1, and (batch, coarse) 1 under the patch."""
         coarse_centres = ops.arange(coarse, dtype=position.dtype) - (coarse - 1) / 2
         offset = coarse_centres - position[:, None] * (coarse - 1) / 2
         distance = ops.abs(offset[:, :, None] * self.ratio - (ops.arange(fine, dtype=position.dtype) - (fine - 1) / 2))
@@ -288,5 +288,5 @@ class Paste(keras.layers.Layer):
         return input_shape[1]
 
     def get_config(self):
-        """The ratio of the spacings."""
+        """Returns the configuration with `ratio`."""
         return {**super().get_config(), "ratio": self.ratio}

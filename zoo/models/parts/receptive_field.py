@@ -1,4 +1,4 @@
-"""How much of the input one output voxel sees: the halo that a sliding window needs."""
+"""Computes the receptive field of a layer, the halo that a sliding window needs."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ Field = tuple[float, float]  # edge in input voxels, input voxels from one voxel
 
 
 def receptive_field(model: keras.Model, layer: str | None = None) -> tuple[int, int, int]:
-    """Edge of the receptive field of a layer's voxel, in voxels of the input.
+    """Computes the edge of the receptive field of a layer's voxel, in voxels of the input.
 
-    Counted as the papers count it: each convolution or pooling of edge k adds (k - 1) times the distance
+    Counts as papers do: each convolution or pooling of edge k adds (k - 1) times the distance
     of its input's voxels, a stride multiplies that distance, a transposed convolution divides it first.
 
     Args:
-        model: a functional model, its sub-models counted as nothing.
+        model: a functional model; its sub-models add nothing.
         layer: name of the layer; None for the model's last one.
 
     Returns:

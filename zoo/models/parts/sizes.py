@@ -1,4 +1,4 @@
-"""Which sizes of volume a network takes, and the words in which it refuses the others."""
+"""Computes the sizes of volume that a network takes, and the error for all others."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -16,8 +16,8 @@ class Sizes:
     Attributes:
         minimum: smallest size in voxels, (x, y, z).
         multiple: step from one fitting size to the next in voxels, (x, y, z).
-        rule: first half of the refusal, up to "got".
-        advice: second half of the refusal, what to do.
+        rule: first half of the error, up to "got".
+        advice: second half of the error, what to do.
     """
 
     minimum: Triple
@@ -26,13 +26,13 @@ class Sizes:
     advice: str = ADVICE
 
     def check(self, shape: Sequence[int | None]) -> None:
-        """Refuses a volume that does not fit; axes that are still open pass.
+        """Checks that a volume fits; open axes pass.
 
         Args:
             shape: (x, y, z) in voxels, None where open.
 
         Raises:
-            ValueError: an axis does not fit, in words that say which sizes do.
+            ValueError: an axis does not fit; the message says which sizes do.
         """
         for size, minimum, multiple in zip(shape, self.minimum, self.multiple, strict=True):
             if size is not None and (size < minimum or (size - minimum) % multiple):
@@ -41,10 +41,10 @@ class Sizes:
 
 
 def level_strides(strides: Sequence[int | Sequence[int]] | None, halvings: int) -> tuple[Triple, ...]:
-    """One (x, y, z) stride for each step down, two everywhere when nothing is said.
+    """Returns one (x, y, z) stride for each step down.
 
     Args:
-        strides: one entry for each step down, an int for all axes or (x, y, z); None for 2.
+        strides: one entry for each step down, an int for all axes or (x, y, z); None for 2 everywhere.
         halvings: number of steps down.
 
     Raises:
@@ -70,7 +70,7 @@ def _parse_stride(entry: int | Sequence[int]) -> Triple:
 
 
 def strides_by_spacing(spacing_mm: Sequence[float], steps: int) -> tuple[Triple, ...]:
-    """Strides that leave an axis of thick slices alone until the other axes have come within a factor 2 of it.
+    """Returns strides that keep an axis of thick slices until the other axes are within a factor 2 of it.
 
     Args:
         spacing_mm: voxel size along x, y, z.
@@ -87,16 +87,16 @@ def strides_by_spacing(spacing_mm: Sequence[float], steps: int) -> tuple[Triple,
 
 
 def divisor(strides: Iterable[Triple]) -> Triple:
-    """What every size must be a multiple of, (x, y, z), under "same" padding."""
+    """Returns the divisor of every size, (x, y, z), under "same" padding."""
     steps = list(strides)
     return math.prod(s[0] for s in steps), math.prod(s[1] for s in steps), math.prod(s[2] for s in steps)
 
 
 def same_sizes(name: str, strides: Sequence[Triple], levels: int | None = None) -> Sizes:
-    """Sizes of an encoder and decoder with "same" padding: multiples of the divisor.
+    """Returns the sizes of an encoder and decoder with "same" padding: multiples of the divisor.
 
     Args:
-        name: the network, for the refusal.
+        name: the network, for the error.
         strides: one (x, y, z) for each step down.
         levels: number of levels to name; None for one more than steps down.
     """
@@ -106,10 +106,10 @@ def same_sizes(name: str, strides: Sequence[Triple], levels: int | None = None) 
 
 
 def folded_sizes(name: str, fold: int, strides: Sequence[Triple]) -> Sizes:
-    """Sizes of a network that folds cubes of voxels into channels before its first level.
+    """Returns the sizes of a network that folds cubes of voxels into channels before its first level.
 
     Args:
-        name: the network, for the refusal.
+        name: the network, for the error.
         fold: edge of a cube in voxels; 1 for none.
         strides: one (x, y, z) for each step down.
 
@@ -126,7 +126,7 @@ def folded_sizes(name: str, fold: int, strides: Sequence[Triple]) -> Sizes:
 
 
 def level_of_context(context: int, strides: Sequence[Triple]) -> int:
-    """The level whose voxels are as large as those of surroundings `context` times as wide.
+    """Finds the level whose voxels are as large as those of surroundings `context` times as wide.
 
     Args:
         context: how many times as wide.
@@ -146,10 +146,10 @@ def level_of_context(context: int, strides: Sequence[Triple]) -> int:
 
 
 def context_sizes(name: str, context: int, sizes: Sizes) -> Sizes:
-    """Of sizes, those with surroundings whose middle lies on the voxels of the level that they join.
+    """Returns those of the sizes whose surroundings are centred on the voxels of the level that they join.
 
     Args:
-        name: the network, for the refusal.
+        name: the network, for the error.
         context: how many times as wide the surroundings are.
         sizes: without them.
     """
@@ -163,10 +163,10 @@ def context_sizes(name: str, context: int, sizes: Sizes) -> Sizes:
 def valid_sizes(
     name: str, strides: Sequence[Triple], down: Sequence[int], up: Sequence[int], between: int = 0
 ) -> Sizes:
-    """Sizes of an encoder and decoder with "valid" padding: every step down must meet an even split.
+    """Returns the sizes of an encoder and decoder with "valid" padding: every step down must divide evenly.
 
     Args:
-        name: the network, for the refusal.
+        name: the network, for the error.
         strides: one (x, y, z) for each step down.
         down: voxels that each level of the encoder takes from an axis, the bottom last.
         up: voxels that each level of the decoder takes from an axis, the top first.
@@ -180,7 +180,7 @@ def valid_sizes(
 
 
 def any_sizes() -> Sizes:
-    """Every size from one voxel on."""
+    """Returns the sizes of a network that takes every size from one voxel on."""
     return Sizes((1, 1, 1), (1, 1, 1), "every size must be at least 1")
 
 
