@@ -4,8 +4,8 @@ Each batch has one head, one conductivity and one montage, a member of a bank; t
 extents, moments and strengths of their sources and in their noise. Everything is a function of a seed: `draw` draws
 the parameters, `apply` computes the topographies by two matrix products.
 
-Moments are uniform on the sphere, so that a topography and its negative are
-equally likely, and a sign flip would add nothing.
+Moments are uniform on the sphere, so that a topography and its negative are equally likely, and a sign flip would add
+nothing.
 """
 
 import dataclasses
