@@ -1,1 +1,1 @@
-"""tf.data: cached cases, sampled patches, batches."""
+"""Caches cases, samples patches and makes batches, with tf.data."""

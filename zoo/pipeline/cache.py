@@ -25,7 +25,7 @@ MEMORY_SHARE = 0.6  # of the free memory that a cache may take; the network need
 
 @dataclass(frozen=True)
 class Cache:
-    """Prepared cases.
+    """Prepared cases, in memory or on disk.
 
     Attributes:
         entries: where each case lies.

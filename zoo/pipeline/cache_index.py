@@ -15,7 +15,7 @@ def padded(num_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class Block:
-    """One array: its dtype by name, and the byte at which it begins, counted from the start of its file or buffer."""
+    """One array: the name of its dtype, and its first byte, counted from the start of its file or buffer."""
 
     dtype: str
     at: int

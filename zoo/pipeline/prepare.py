@@ -52,7 +52,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A case in memory.
+    """A case, read and prepared in memory.
 
     Attributes:
         channels: one (x, y, z) array a channel, RAS+, C-contiguous, in a dtype of `KEPT`.

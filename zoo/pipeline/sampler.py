@@ -19,7 +19,7 @@ class Sampling:
 
     Of any n patches in a row, counted from the first, exactly floor(n * positive_fraction) are centred on foreground
     (near an edge the patch is moved inside; the voxel stays in it). Of the others, floor(m * hard_fraction) of m are
-    centred on `hard_places`, and the rest on background, case after case in an order drawn anew each round.
+    centred on `hard_places`, and the rest on background, case after case in a new random order each round.
 
     Attributes:
         positive_fraction: share of patches on foreground, 0 to 1, exact to a thousandth. Default: nnU-Net's.
@@ -48,7 +48,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sampling over the cases of a cache; made by `plan`.
+    """A sampling, fitted to the cases of a cache by `plan`.
 
     Attributes:
         sampling: the settings.

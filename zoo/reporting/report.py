@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A PNG and what it shows."""
+    """A PNG and its caption."""
 
     png: bytes
     caption: str
@@ -31,7 +31,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the page: a heading, a note, a table, pictures, and small pictures side by side, each optional."""
+    """A section of the page: a heading and, each optional, a note, a table, pictures and thumbnails."""
 
     title: str
     note: str = ""

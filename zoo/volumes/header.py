@@ -12,11 +12,11 @@ LARGEST_MM = 1e4  # a voxel of ten metres is no scan of anything
 
 
 class GeometryWarning(UserWarning):
-    """A header leaves doubt about where the voxels lie, or was repaired."""
+    """Warns that a header was repaired, or leaves the place of its voxels in doubt."""
 
 
 def check_sizes(header: Any, path: Path) -> None:
-    """Refuses headers whose voxels have no size, or whose voxels would be read from the header itself.
+    """Checks that voxels have a size and that their data begin behind the header.
 
     Args:
         header: a NIfTI-1 or -2 header of nibabel.
@@ -48,7 +48,7 @@ def convert_to_mm(header: Any) -> float | None:
         header: a NIfTI-1 or -2 header of nibabel; voxel sizes, qform offsets and sform rows are scaled.
 
     Returns:
-        What positions were multiplied by; None where the header is in mm or does not say.
+        The factor that positions were multiplied by; None where the header is in mm or names no unit.
     """
     unit, time_unit = header.get_xyzt_units()
     factor = MM_PER_UNIT.get(unit)
@@ -62,7 +62,7 @@ def convert_to_mm(header: Any) -> float | None:
 
 
 def doubt_about_sides(header: Any) -> str | None:
-    """Says why left and right are in doubt: no orientation code at all, or two forms that mirror each other.
+    """Explains why left and right are in doubt: no orientation code, or a qform and sform that mirror each other.
 
     Args:
         header: a NIfTI-1 or -2 header of nibabel.
@@ -82,7 +82,7 @@ def doubt_about_sides(header: Any) -> str | None:
 
 
 def warn(path: Path, factor: float | None, doubt: str | None) -> None:
-    """Warns of what was repaired and what stays in doubt.
+    """Warns of converted units and of doubt about left and right.
 
     Args:
         path: the file.

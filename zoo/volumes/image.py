@@ -58,7 +58,7 @@ def read(path: str | os.PathLike, *, ndim: int = 3) -> Image:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: whatever `check` refuses, and a file that is not NIfTI, truncated or corrupt.
+        ValueError: as `check`, or the file is not NIfTI, truncated or corrupt.
     """
     return check(nifti.load(Path(path)), str(path), ndim=ndim)
 
@@ -199,7 +199,7 @@ def check_same_grid(images: Sequence[Image], names: Sequence[str], *, tolerance_
     """Checks that images lie on the grid of the first, with a tolerance for rounding in headers.
 
     Args:
-        images: at least one; only `shape` and `affine` are looked at.
+        images: at least one; only `shape` and `affine` are used.
         names: what the error calls them, one each ("t1", "flair").
         tolerance_mm: largest distance between the same voxel of two images.
 

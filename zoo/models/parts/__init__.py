@@ -1,1 +1,1 @@
-"""What several networks share: blocks, layers, sizes."""
+"""Holds the parts that networks share: blocks, layers, sizes."""

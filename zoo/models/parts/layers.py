@@ -136,7 +136,7 @@ class Fold(keras.layers.Layer):
         return (batch, *(size and size // self.factor for size in sizes), channels * self.factor**3)
 
     def get_config(self):
-        """The edge of a cube."""
+        """Returns the configuration with `factor`."""
         return {**super().get_config(), "factor": self.factor}
 
 
@@ -168,7 +168,7 @@ class Unfold(keras.layers.Layer):
         return (batch, *(size and size * self.factor for size in sizes), channels // self.factor**3)
 
     def get_config(self):
-        """The edge of a cube."""
+        """Returns the configuration with `factor`."""
         return {**super().get_config(), "factor": self.factor}
 
 
@@ -196,7 +196,7 @@ class FiLM(keras.layers.Layer):
         return volume * (1 + scale) + shift
 
     def compute_output_shape(self, input_shape):
-        """The shape of the volume."""
+        """Returns the shape of the volume."""
         return input_shape[0]
 
 
@@ -284,7 +284,7 @@ class Paste(keras.layers.Layer):
         return weights, inside
 
     def compute_output_shape(self, input_shape):
-        """The shape of the volume."""
+        """Returns the shape of the volume."""
         return input_shape[1]
 
     def get_config(self):

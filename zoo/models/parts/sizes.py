@@ -11,7 +11,7 @@ ADVICE = 'Pad the volume or pass fewer "filters".'
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes that fit: `minimum` voxels or a `multiple` of voxels more, on each axis.
+    """The sizes that a network takes: `minimum` voxels or a `multiple` of voxels more, on each axis.
 
     Attributes:
         minimum: smallest size in voxels, (x, y, z).
