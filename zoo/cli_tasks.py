@@ -61,7 +61,7 @@ def anatomies(
         from zoo.synth import anatomies as known
         from zoo.synth import people
 
-        rows = []
+        rows: list[dict[str, Any]] = []
         there = {name: known.source_of(name) for split in ("train", "test") for name in people.names(split)}
         for name, source in (known.SOURCES | there).items():
             volumes = known.anatomy(name, allow_test=True).volumes_ml
