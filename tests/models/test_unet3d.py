@@ -117,11 +117,12 @@ def test_folding_puts_each_cube_into_one_voxel_and_unfolding_takes_it_out(factor
 
 
 def test_a_folded_network_is_the_plain_one_between_its_ends():
-    model = unet3d((None, None, None, 2), 3, filters=(4, 6), fold=2, deep_supervision=True)
+    model = unet3d((None, None, None, 2), 3, filters=(4, 6, 8), fold=2, deep_supervision=True)
     assert model.get_layer("encoder_0_conv_0").kernel.shape == (3, 3, 3, 16, 4)
     assert model.get_layer("logits").kernel.shape == (1, 1, 1, 4, 24)
-    (logits,) = [model(np.zeros((1, 8, 12, 4, 2), "float32"))[0]]
-    assert logits.shape == (1, 8, 12, 4, 3) and logits.dtype == "float32"
+    logits, lower = model(np.zeros((1, 8, 16, 24, 2), "float32"))
+    assert logits.shape == (1, 8, 16, 24, 3) and logits.dtype == "float32"
+    assert lower.shape == (1, 4, 8, 12, 3)
     assert receptive_field(unet3d(filters=((4,), (4,)), fold=2)) == (22, 22, 22)
 
 

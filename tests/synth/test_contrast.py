@@ -103,7 +103,7 @@ def test_unknown_contrast_names_the_nearest():
 
 
 def test_physics_needs_the_scheme():
-    with pytest.raises(ValueError, match=r"knows 23 classes, got 2. Use 'random'"):
+    with pytest.raises(ValueError, match=r"knows 40 classes, got 2. Use 'random'"):
         contrast.draw(0, contrast.Contrast(kind="t1"), np.array([0, 1]))
 
 

@@ -113,5 +113,5 @@ def test_a_small_set_comes_back_and_cubes_are_for_training_alone(small):
 
 
 def test_both_networks_are_found_by_name():
-    assert tasks.task("eeg_sources").builder == "unet3d" and tasks.task("vnet.eeg_sources") is task.VNET
+    assert tasks.task("eeg_sources").network.builder == "unet3d" and tasks.task("vnet.eeg_sources") is task.VNET
     assert len(task.TASK.data.labels) == task.TASK.num_logits == 10 == len(task.TASK.fit.final_bias)

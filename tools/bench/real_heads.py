@@ -8,10 +8,11 @@ test people of `zoo.synth.anatomy.people` painted in five contrasts and in slice
 """
 
 import argparse
+import functools
+import itertools
 import json
 import platform
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from scipy import ndimage
 
 from zoo.evaluation.surfaces import segmentation_metrics
 from zoo.hub import trained_models
+from zoo.hub.card import Card
 from zoo.inference.predictor import Predictor
 from zoo.synth import phantoms
 from zoo.synth.anatomy import people, sources
@@ -33,6 +35,7 @@ SIX = ("thalamus", "caudate", "putamen", "pallidum", "hippocampus", "amygdala")
 LARGE = ("cortex", "white", "cerebellum_cortex", "brainstem", "thalamus")
 PEOPLE = "test people"
 EXACT = (14, 15, 5, 44)  # ventricles that `from_freesurfer` joins
+METRICS = ("dice", "hd95_mm")
 Table = dict[str, dict[str, float]]
 Predict = Callable[[Any], Any]
 
@@ -47,25 +50,36 @@ def structure_names() -> dict[int, str]:
 
 
 def by_structure(scores: Mapping[int, Mapping[str, float]]) -> Table:
-    """Dice and HD95 by the name of the structure, sides averaged; what neither map has is left out."""
+    """Dice, and HD95 where it was measured, by the name of the structure, sides averaged."""
     names = structure_names()
     sides: dict[str, list[Mapping[str, float]]] = {}
     for value, metrics in scores.items():
-        if not metrics["both_empty"]:
-            sides.setdefault(names[value], []).append(metrics)
+        sides.setdefault(names[value], []).append(metrics)
     return {
-        name: {key: float(np.nanmean([one[key] for one in many])) for key in ("dice", "hd95_mm")}
+        name: {key: float(np.nanmean([one[key] for one in many])) for key in METRICS if key in many[0]}
         for name, many in sides.items()
     }
 
 
 def score(
-    predicted: np.ndarray, reference: np.ndarray, spacing_mm: Iterable[float], names: Sequence[str] = ()
+    predicted: np.ndarray,
+    reference: np.ndarray,
+    spacing_mm: Iterable[float],
+    names: Sequence[str] = (),
+    *,
+    surfaces: bool = True,
 ) -> Table:
-    """A table of the structures asked for, or of all that the reference has."""
+    """A table of the structures asked for, or of all that the reference has; Dice alone without surfaces."""
     have = set(np.unique(reference).tolist())
     wanted = [value for value, name in structure_names().items() if value in have and (not names or name in names)]
-    return by_structure(segmentation_metrics(predicted, reference, tuple(spacing_mm), labels=wanted))
+    if surfaces:
+        return by_structure(segmentation_metrics(predicted, reference, tuple(spacing_mm), labels=wanted))
+    return by_structure({value: dice_of(predicted == value, reference == value) for value in wanted})
+
+
+def dice_of(predicted: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Dice of two masks, the second not empty."""
+    return {"dice": 2 * float((predicted & reference).sum()) / float(predicted.sum() + reference.sum())}
 
 
 def mean(table: Mapping[str, Mapping[str, float]], names: Iterable[str] | None = None, key: str = "dice") -> float:
@@ -119,31 +133,26 @@ def judge_colin27(predict: Predict) -> Table:
     return score(found, reference, nib.affines.voxel_sizes(truth.affine), SIX)
 
 
-def judge_people(
-    predict: Predict, cases: Path, names: Sequence[str], scans: Sequence[phantoms.Scan] = task.SCANS
-) -> dict[str, Table]:
-    """Scan -> table, the mean of people, painted into `cases` where they are not there yet."""
-    values, found = task.source_values()[task.class_table()], {}
-    for scan in scans:
-        tables = []
-        for name in names:
-            brain = sources.anatomy(name, head=task.TEST_HEAD, allow_test=True)
-            paths = phantoms.write(cases, name, brain.labels, brain.affine, scan=scan, values=values)
-            truth = nib.nifti1.load(paths[1])
-            predicted = np.asanyarray(predict(str(paths[0])).dataobj)
-            tables.append(score(predicted, np.asanyarray(truth.dataobj), images.spacing_mm(truth.affine)))
-            print(f"{scan.name} {name} {mean(tables[-1]):.3f}", file=sys.stderr, flush=True)
-        found[scan.name] = average(tables)
-    return found
+def judge_person(predict: Predict, cases: Path, name: str, scan: phantoms.Scan, *, surfaces: bool = False) -> Table:
+    """One test person in one contrast, painted into `cases` where that is not there yet."""
+    values, brain = (
+        task.source_values()[task.class_table()],
+        sources.anatomy(name, head=task.TEST_HEAD, allow_test=True),
+    )
+    paths = phantoms.write(cases, name, brain.labels, brain.affine, scan=scan, values=values)
+    truth = nib.nifti1.load(paths[1])
+    predicted = np.asanyarray(predict(str(paths[0])).dataobj)
+    return score(predicted, np.asanyarray(truth.dataobj), images.spacing_mm(truth.affine), surfaces=surfaces)
 
 
 def average(tables: Sequence[Table]) -> Table:
     """Mean over tables of every structure, of those that have it."""
-    names = {name for table in tables for name in table}
-    keys = ("dice", "hd95_mm")
     return {
-        name: {key: float(np.mean([table[name][key] for table in tables if name in table])) for key in keys}
-        for name in sorted(names)
+        name: {
+            key: float(np.mean([table[name][key] for table in tables if name in table]))
+            for key in next(table[name] for table in tables if name in table)
+        }
+        for name in sorted({name for table in tables for name in table})
     }
 
 
@@ -216,30 +225,68 @@ def judge_peer(folder: Path, real: Path) -> Table:
 def summary(table: Table) -> dict[str, float]:
     """Mean over all structures and over six, and the two large tissues where they are there."""
     six = [name for name in SIX if name in table]
-    found = {"dice": mean(table), "dice_six": mean(table, six), "hd95_mm_six": mean(table, six, "hd95_mm")}
+    found = {"dice": mean(table), "dice_six": mean(table, six)}
+    if all("hd95_mm" in table[name] for name in six):
+        found["hd95_mm_six"] = mean(table, six, "hd95_mm")
     return found | {f"dice_{name}": table[name]["dice"] for name in ("cortex", "white") if name in table}
 
 
-def judge(model: str | Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Judges one model on all that was asked for, and says who it is."""
-    begun = time.time()
-    predict = Predictor(model)
-    tables = {"head_ecog": judge_head(predict, arguments.real), "colin27": judge_colin27(predict)}
-    for name, table in tables.items():
-        print(name, json.dumps(summary(table)), file=sys.stderr, flush=True)
-    if arguments.bound:
-        tables["head_ecog, labels to 2 mm and back"] = judge_bound(arguments.real)
-    if arguments.peer:
-        tables["head_ecog, brainchop model30chan18cls"] = judge_peer(arguments.peer, arguments.real)
+def parts(predict: Predict, arguments: argparse.Namespace) -> dict[str, Callable[[], Table]]:
+    """Name of a scan -> what judges it, in order."""
+    found = {
+        "head_ecog": lambda: judge_head(predict, arguments.real),
+        "colin27": lambda: judge_colin27(predict),
+    }
     chosen = people.names("test") if arguments.people is None else arguments.people
-    if chosen:
-        scans = [scan for scan in task.SCANS if not arguments.scans or scan.name in arguments.scans]
-        found = judge_people(predict, arguments.cases, chosen, scans)
-        tables |= {f"{PEOPLE}, {scan}": table for scan, table in found.items()}
-    card = trained_models.card(model)
-    result = {"model": card.name, "version": card.version, "steps": card.training.steps, "people": chosen}
-    result |= {"processor": platform.processor() or platform.machine(), "minutes": (time.time() - begun) / 60}
-    return result | {"summary": {name: summary(table) for name, table in tables.items()}, "structures": tables}
+    for scan, name in itertools.product(task.SCANS, chosen):
+        if not arguments.scans or scan.name in arguments.scans:
+            found[f"{PEOPLE}, {scan.name}, {name}"] = functools.partial(
+                judge_person, predict, arguments.cases, name, scan, surfaces=arguments.surfaces
+            )
+    if arguments.bound:
+        found["head_ecog, labels to 2 mm and back"] = lambda: judge_bound(arguments.real)
+    if arguments.peer:
+        found["head_ecog, brainchop model30chan18cls"] = lambda: judge_peer(arguments.peer, arguments.real)
+    return found
+
+
+def judge(model: str | Path, arguments: argparse.Namespace, kept: Path | None = None) -> dict[str, Any]:
+    """Judges one model on all that was asked for, and says who it is.
+
+    Args:
+        model: its name or folder.
+        arguments: those of `parser`.
+        kept: a file that gets each table as soon as it is there, and is gone on with.
+    """
+    predict = Predictor(model)
+    tables: dict[str, Table] = json.loads(kept.read_text()) if kept and kept.exists() else {}
+    for name, part in parts(predict, arguments).items():
+        if name not in tables:
+            tables[name] = part()
+            print(name, json.dumps(summary(tables[name])), file=sys.stderr, flush=True)
+            if kept:
+                kept.write_text(json.dumps(tables))
+    return describe(trained_models.card(model), tables)
+
+
+def describe(card: Card, tables: Mapping[str, Table]) -> dict[str, Any]:
+    """All tables with their summaries, people averaged for each scan."""
+    structures = {name: table for name, table in tables.items() if not name.startswith(PEOPLE)}
+    scans: dict[str, dict[str, Table]] = {}
+    for name, table in tables.items():
+        if name.startswith(PEOPLE):
+            scan, _, person = name.rpartition(", ")
+            scans.setdefault(scan, {})[person] = table
+    structures |= {scan: average(list(each.values())) for scan, each in scans.items()}
+    return {
+        "model": card.name,
+        "version": card.version,
+        "steps": card.training.steps,
+        "processor": platform.processor() or platform.machine(),
+        "people": {scan: sorted(each) for scan, each in scans.items()},
+        "summary": {name: summary(table) for name, table in structures.items()},
+        "structures": structures,
+    }
 
 
 def write(result: Mapping[str, Any], out: Path) -> Path:
@@ -258,6 +305,7 @@ def parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     options.add_argument("--people", nargs="*", help="test people; all that are there when left out, none when empty")
     options.add_argument("--scans", nargs="*", help="such as t1 t2 t1_5mm; all when left out")
     options.add_argument("--peer", type=Path, help="folder of brainchop's model30chan18cls")
+    options.add_argument("--surfaces", action="store_true", help="HD95 of the test people, too")
     options.add_argument("--bound", action="store_true", help="what the network's grid allows, too")
     return options
 

@@ -119,7 +119,7 @@ def draw(seed: Tensor, contrast: Contrast = Contrast(), classes: np.ndarray = la
         ValueError: there is no contrast of that kind, or it knows no relaxation times for these classes.
     """
     means, sds = _draw_means_and_sds(seed, contrast, int(classes.max()) + 1)
-    num = len(means)
+    num = means.shape[0]
     dark = (seeds.uniform(seed, (), 23) < contrast.dark_background) & (ops.arange(num) == 0)
     return {
         "means": ops.where(dark, 15.0 * seeds.uniform(seed, (), 24), means),

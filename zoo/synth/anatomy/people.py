@@ -92,38 +92,10 @@ def required(split: str = "train") -> list[str]:
 # 29 is "undetermined", a few voxels in white matter; 72 the fifth ventricle, between the two lateral ones.
 _ALSO = {136: "left_choroid", 163: "right_choroid", 29: "left_white", 61: "right_white", 72: "third_ventricle"}
 _ALSO |= {506: "eye", 507: "soft_tissue"}
-_KNOWN: tuple[int, ...] = (
-    0,
-    2,
-    3,
-    4,
-    5,
-    7,
-    8,
-    10,
-    11,
-    12,
-    13,
-    14,
-    15,
-    16,
-    17,
-    18,
-    24,
-    25,
-    26,
-    28,
-    30,
-    31,
-    41,
-    42,
-    43,
-    44,
-    46,
-    47,
-    49,
+_KNOWN = (
+    *(0, 2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 24, 25, 26, 28, 30, 31, 41, 42, 43, 44, 46, 47, 49, 50),
+    *(51, 52, 53, 54, 57, 58, 60, 62, 63, 85, 137, 164, 502, 508, 509, 511, 512, 514, 515, 516, 530),
 )
-_KNOWN += (50, 51, 52, 53, 54, 57, 58, 60, 62, 63, 85, 137, 164, 502, 508, 509, 511, 512, 514, 515, 516, 530)
 
 
 def _make_code_table() -> np.ndarray:
