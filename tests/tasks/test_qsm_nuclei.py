@@ -53,7 +53,7 @@ def test_one_network_a_structure_and_two_channels():
 def test_variants_are_found_by_the_name_of_their_model():
     assert zoo.task("qsm_nuclei") is zoo.task("unet3d.qsm_nuclei") is task.TASK
     assert zoo.task("resunet.qsm_nuclei").network.builder == "resunet"
-    assert zoo.task("unet3d.qsm_nuclei_t1w").channels == ("Chimap", "T1w")
+    assert zoo.task("unet3d.qsm_nuclei_t1w").data.channels == ("Chimap", "T1w")
     for name in ("vnet.qsm_nuclei", "unet3d.qsm_nuclei_t2w", "unet3d.qsm"):
         with pytest.raises(ValueError, match="qsm_nuclei"):
             zoo.task(name)

@@ -94,7 +94,7 @@ class VolumeModel(tf.Module):
         super().__init__(name="volume_model")
         self.network = Network(model, weights)
         self._plan = plan = _make_plan(card, patch or card.input.patch, overlap, tuple(mirror_axes))
-        self._source_values = source_values(card.output.labels) if card.output.labels else None
+        self._source_values = source_values(card.output.labels) if plan.segments else np.zeros(1, np.uint8)
         self.predict = self._signature(self._predict, tf.float32)
         self.predict_int16 = self._signature(self._predict_int16, tf.int16)
         self.patch = tf.function(self._logits, input_signature=self._patch_specs(), autograph=False)
