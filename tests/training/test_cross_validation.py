@@ -35,6 +35,7 @@ def validated(data, tmp_path_factory):
     return out, cross_validation.cross_validate(TASK, data, out, folds=2, options=OPTIONS)
 
 
+@pytest.mark.slow
 def test_every_case_is_predicted_by_a_model_that_has_not_seen_it(validated):
     out, rows = validated
     parts = splits.read(out / "splits.json")
@@ -45,6 +46,7 @@ def test_every_case_is_predicted_by_a_model_that_has_not_seen_it(validated):
     assert dice["n"] == 4 and 0 <= dice["mean"] <= 1
 
 
+@pytest.mark.slow
 def test_repeating_keeps_finished_folds(validated, data, monkeypatch):
     out, rows = validated
     monkeypatch.setattr(fit.LocalTrainer, "fit", lambda *_: pytest.fail("trained again"))
@@ -54,6 +56,7 @@ def test_repeating_keeps_finished_folds(validated, data, monkeypatch):
         cross_validation.cross_validate(TASK, data, out, folds=3, options=OPTIONS)
 
 
+@pytest.mark.slow
 def test_the_ensemble_is_the_mean_of_the_folds(validated, data):
     out, _ = validated
     ensemble = cross_validation.Ensemble.of(out, TASK)

@@ -24,6 +24,7 @@ def searched(tmp_path_factory):
     return out, hyperparameter_search.search(task, "synthetic", out, space=SPACE, trials=3, options=OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_until_its_trials_have_ended(searched):
     out, best = searched
     rows = (out / hyperparameter_search.TABLE).read_text().splitlines()

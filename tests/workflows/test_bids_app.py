@@ -118,6 +118,7 @@ def test_what_is_finished_is_kept_and_what_is_torn_or_changed_is_made_again(run,
     assert set(statuses(run("--json", "--overwrite")).values()) == {"done"}
 
 
+@pytest.mark.slow
 def test_other_settings_or_weights_are_an_error_until_overwritten(run, out, model_folder, tmp_path, monkeypatch):
     assert run().exit_code == 0
     done = run("--mirror")
@@ -133,6 +134,7 @@ def test_other_settings_or_weights_are_an_error_until_overwritten(run, out, mode
     assert done.exit_code == 2 and "WeightsSha256" in done.stderr and "Mirror" not in done.stderr
 
 
+@pytest.mark.slow
 def test_label_maps_have_a_table_of_names_and_models_share_a_folder(run, root, out):
     assert run("--participant-label", "01", "02", model=STRUCTURE_MODEL).exit_code == 0
     assert run("--participant_label", "sub-01", model=LESION_MODEL).exit_code == 0
@@ -156,6 +158,7 @@ def test_label_maps_have_a_table_of_names_and_models_share_a_folder(run, root, o
     ]
 
 
+@pytest.mark.slow
 def test_several_channels_and_an_age_from_the_table(run, root, out):
     for subject in ("01", "02"):
         write_bids_scan(root, f"sub-{subject}_acq-x_FLAIR", 9)
@@ -196,6 +199,7 @@ def test_another_level_and_no_bids_data_set_are_refused(zoo_command, root, tmp_p
         assert done.exit_code == 2 and told in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not VALIDATOR.exists(), reason="bids-validator-deno is not installed")
 def test_the_validator_accepts_what_is_written(run, root, out):
     write_bids_scan(root, "sub-01_ses-a_run-1_T1w")
@@ -248,6 +252,7 @@ def children(process):
     return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_leaves_whole_results_and_goes_on(run, model_folder, root, out, endless):
     process = command(model_folder, root, out)
     (first,) = sidecars(out, "01")
