@@ -3,6 +3,7 @@
 import gzip
 import itertools
 
+import keras
 import nibabel
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from support.networks import identity, linear, threshold
 
 import zoo
 from zoo.hub.card import Label, Step
-from zoo.inference import left_right, native_grid, preprocessing, window_memory
+from zoo.inference import inputs, left_right, native_grid, preprocessing, window_memory
 from zoo.inference import predict as module
 from zoo.inference.predict import predict
 from zoo.inference.predictor import Predictor
 from zoo.inference.settings import Settings
+from zoo.volumes import intensity
 
 ORIENTATIONS = [
     np.array(rows)[list(order)] * np.array(signs)[:, None]
@@ -369,3 +371,63 @@ def test_nothing_is_found_where_all_channels_are_0():
             chosen = make_card(labels=known, kind="segmentation", activation=activation, postprocessing=after)
             found = np.asanyarray(Predictor(model, card=chosen)(image).dataobj)
             assert (found[8:] == 7).all() and (found[:7] == expected).all()
+
+
+def overflowing():
+    """A network that gives its input in channel 0 and inf - inf in channel 1; its layer called much is the first."""
+    inputs = keras.Input((None, None, None, 1), name="image")
+    more = keras.layers.Rescaling(1e30, name="more")(inputs)
+    much = keras.layers.Rescaling(1e30, name="much")(more)
+    nothing = keras.layers.Subtract(name="nothing")([much, much])
+    return keras.Model(inputs, keras.layers.Concatenate(name="join")([inputs, nothing]))
+
+
+LABELLED = {"labels": {0: Label("background", 0), 1: Label("lesion", 1)}, "kind": "segmentation"}
+
+
+def test_a_network_that_gives_nan_is_an_error_that_names_case_channel_and_layer(tmp_path):
+    volume = np.ones(SHAPE, np.float32)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "sub-01_T1w.nii.gz")
+    card = make_card(**LABELLED, activation="softmax", patch=(8, 8, 8))
+    with pytest.raises(ValueError) as error:
+        predict(overflowing(), tmp_path / "sub-01_T1w.nii.gz", card=card)
+    assert str(error.value) == (
+        f"{tmp_path}/sub-01_T1w.nii.gz: toy.test gives nan in output channel 1; its layer 'much' is the first whose "
+        "output is not finite. Check the weights and the scan."
+    )
+
+
+def test_a_network_that_overflows_in_low_precision_alone_is_told_so():
+    inputs = keras.Input((None, None, None, 1))
+    model = keras.Model(inputs, keras.layers.Rescaling(1.0)(inputs))
+    predictor = Predictor(model, card=make_card(patch=(8, 8, 8)))
+    predictor._forward = lambda windows: windows * np.float32(np.inf)
+    with pytest.raises(ValueError, match=r'The image in memory: .* gives inf in .* finite\. Set precision="float32'):
+        predictor(nibabel.Nifti1Image(np.ones(SHAPE, np.float32), np.eye(4)))
+
+
+@pytest.mark.parametrize("value", [1e30, -3e15])
+def test_a_voxel_beyond_what_float32_can_square_is_refused_with_its_place(value, tmp_path):
+    volume = np.random.default_rng(0).random(SHAPE).astype(np.float32)
+    volume[3, 5, 7] = value
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "scan.nii")
+    card = make_card(**LABELLED, activation="softmax", preprocessing=(Step("z_score"),))
+    with pytest.raises(ValueError, match=r"scan\.nii has the value \S+ at voxel \(3, 5, 7\), and no .* 1e\+15"):
+        predict(linear([[1, 2]]), tmp_path / "scan.nii", card=card)
+    with pytest.raises(ValueError, match="The image for 'T1w' has the value"):
+        predict(linear([[1, 2]]), nibabel.load(tmp_path / "scan.nii"), card=card)
+
+
+def test_the_largest_voxel_that_is_taken_leaves_mean_and_sd_finite():
+    volume = np.full((64, 64, 64), inputs.LARGEST, np.float32)
+    volume[:32] = -inputs.LARGEST
+    line = intensity.measure(volume, [{"name": "z_score"}])
+    assert line.offset == 0 and line.scale == pytest.approx(1 / inputs.LARGEST)
+
+
+def test_steps_that_leave_nan_name_the_voxel_and_channel():
+    card, volume = make_card(channels=("T1w", "FLAIR")), np.zeros((4, 5, 6, 2), np.float32)
+    assert inputs.check_normalised(volume, card, "a") is volume
+    volume[1, 2, 3, 1] = np.inf
+    with pytest.raises(ValueError, match=r"a: channel 'FLAIR' is inf at voxel \(1, 2, 3\) of the network's grid"):
+        inputs.check_normalised(volume, card, "a")

@@ -8,8 +8,8 @@ from keras import layers, ops
 from zoo import devices
 from zoo.inference import window_memory
 from zoo.inference.batch_norm_folding import fold_batch_norm
-from zoo.inference.compiled_network import prepare
-from zoo.inference.sliding_window import activate, sliding_window
+from zoo.inference.compiled_network import first_bad_layer, prepare
+from zoo.inference.sliding_window import NotFiniteError, activate, sliding_window
 from zoo.models.unet3d import unet3d
 from zoo.volumes.patches import gaussian_weight
 
@@ -325,3 +325,35 @@ def test_precision_and_compiler_follow_the_hardware(tmp_path):
         assert devices.has_fast_bfloat16(str(tmp_path / "new"))
         assert not devices.has_fast_bfloat16(str(tmp_path / "none"))
         assert not devices.use_jit("auto")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_an_error_and_no_background(value):
+    def network(windows):
+        logits = np.concatenate([windows, windows], -1)
+        logits[-1, 1, 2, 3, 1] = value
+        return logits
+
+    with pytest.raises(NotFiniteError, match=rf"The network gives {value} in output channel 1\. Check") as error:
+        sliding_window(network, noise(SHAPE), patch=8)
+    assert error.value.windows.shape == (1, 8, 8, 8, 1)
+
+
+def test_what_fills_the_last_batch_is_not_judged():
+    def network(windows):
+        return np.where(windows.any((1, 2, 3, 4), keepdims=True), windows, np.nan)
+
+    result = sliding_window(network, np.ones((8, 8, 20)), patch=8, batch_size=4, activation="linear")
+    assert (result == 1).all()
+
+
+def test_the_first_layer_that_is_not_finite_is_found_with_tabular_values_too():
+    image, values = keras.Input((None, None, None, 1)), keras.Input((2,))
+    gain = layers.Reshape((1, 1, 1, 2), name="gain")(values)
+    scaled = layers.Multiply(name="scaled")([layers.Concatenate(name="twice")([image, image]), gain])
+    function = ops.negative(scaled)  # no layer, and its output counts all the same
+    model = keras.Model([image, values], layers.Activation("relu", name="last")(function))
+    ones = np.ones((1, 4, 6, 8, 1), np.float32)
+    assert first_bad_layer(model, ones, [1.0, 2.0]) is None
+    assert first_bad_layer(model, ones, [np.inf, 2.0]) == "gain"
+    assert first_bad_layer(model, 1e30 * ones, [1e30, 1.0]) == "scaled"

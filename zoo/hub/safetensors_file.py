@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import errors, files
+from zoo.arrays import first_not_finite
 from zoo.hub import card
 from zoo.hub.card import Weights
 
@@ -103,23 +104,29 @@ def arrays(model: "keras.Model") -> "Arrays":
     return copies
 
 
-def read_weights(model: "keras.Model", file: str | os.PathLike, *, sha256: str | None = None) -> None:
-    """Reads weights into a model by variable path; nothing is assigned unless all names and shapes match.
+def read_weights(
+    model: "keras.Model", file: str | os.PathLike, *, sha256: str | None = None, finite: bool = True
+) -> None:
+    """Reads weights into a model by variable path; nothing is assigned unless all names, shapes and numbers are good.
 
     Args:
         model: a built model.
         file: safetensors, as `write_weights` makes it.
         sha256: what the file must have, in hexadecimal; None leaves it unchecked.
+        finite: whether a weight that is NaN or infinite is refused.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not safetensors, another sha256, or names and shapes that differ; all are named.
+        ValueError: not safetensors, another sha256, names and shapes that differ (all are named), or a weight that is
+            not finite.
     """
     stored = _read_arrays(Path(file), sha256)
     named = variables(model)
     faults = _list_differences({path: tuple(v.shape) for path, v in named.items()}, stored)
     if faults:
         raise ValueError(f"{file} does not fit {model.name!r}: {'; '.join(faults)}. Build the model that wrote it.")
+    if finite:
+        _check_finite(file, stored)
     for path, variable in named.items():
         variable.assign(stored[path])
 
@@ -138,6 +145,17 @@ def _read_arrays(file: Path, sha256: str | None) -> "Arrays":
         return safetensors.numpy.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{file} is not safetensors ({error}). Fetch or save the trained model anew.") from error
+
+
+def _check_finite(file: str | os.PathLike, stored: "Arrays") -> None:
+    """Refuses NaN: the largest of several NaN is the first, so that a network of NaN would find nothing anywhere."""
+    for path, array in stored.items():
+        place = first_not_finite(array)
+        if place is not None:
+            raise ValueError(
+                f"{file} holds {array[place]} in {path} at {list(place)}: no result would mean anything. Fetch the "
+                "model anew, or train and save it anew (in float32, where float16 could not hold its weights)."
+            )
 
 
 def _list_differences(shapes: dict[str, tuple], stored: "Arrays") -> list[str]:

@@ -1,5 +1,6 @@
 """Turns a Keras model into a function from window to logits: folded, in the chosen precision, compiled once a shape."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -82,6 +83,46 @@ def check_conditioning(model: keras.Model, values: Sequence[float] | None) -> np
             f"{model.name!r} takes no tabular values, got {sum(received)}. Leave conditioning out."
         )  # fmt: skip
     return None if values is None else np.asarray([values], np.float32)
+
+
+def first_bad_layer(model: keras.Model, windows: np.ndarray, conditioning: Sequence[float] | None = None) -> str | None:
+    """Runs a network in float32 and names the first layer, in the order of the graph, whose output is not finite.
+
+    Args:
+        model: a functional model.
+        windows: (batch, x, y, z, channels) float32.
+        conditioning: the tabular values of a network that takes them.
+
+    Returns:
+        The layer's name; None where every output is finite, or the model is no graph of layers.
+
+    Example:
+        >>> inputs = keras.Input((None, None, None, 1))
+        >>> outputs = keras.layers.Rescaling(1e30, name="much")(keras.layers.Rescaling(1e30, name="more")(inputs))
+        >>> first_bad_layer(keras.Model(inputs, outputs), np.ones((1, 4, 4, 4, 1), np.float32))
+        'much'
+    """
+    if not getattr(model, "inputs", None):
+        return None
+    layers = [layer for layer in _operations(model) if not isinstance(layer, keras.layers.InputLayer)]
+    flags = {layer.name: _flag_finite(layer) for layer in layers}
+    function = keras.Function(model.inputs, list(flags.values()))
+    values = check_conditioning(model, conditioning)
+    arrays = [windows] if values is None else [windows, np.repeat(values, len(windows), 0)]
+    # Compiled, for a graph frees each tensor after its last reader; only the flags stay.
+    finite = _compile(lambda *tensors: function(list(tensors)), False)(*map(keras.ops.convert_to_tensor, arrays))
+    return next((name for name, flag in zip(flags, finite, strict=True) if not bool(flag)), None)
+
+
+def _operations(model: keras.Model) -> Sequence[keras.Operation]:
+    """Returns layers, and the functions of `keras.ops` between them, in the order of the graph."""
+    return getattr(model, "operations", model.layers)
+
+
+def _flag_finite(layer: keras.Operation) -> keras.KerasTensor:
+    """Returns, symbolically, whether every number that a layer gives is finite."""
+    flags = [keras.ops.all(keras.ops.isfinite(tensor)) for tensor in keras.tree.flatten(layer.output)]
+    return functools.reduce(keras.ops.logical_and, flags)
 
 
 def _compile(run: Callable, jit: bool) -> Callable:

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from zoo.arrays import first_not_finite
 from zoo.datasets.cases import Case, stem
 from zoo.datasets.images import picture
 from zoo.errors import unknown_choice
@@ -16,6 +17,7 @@ from zoo.volumes import image
 from zoo.volumes.image import Image
 
 NIFTI = (".nii.gz", ".nii")
+LARGEST = 1e15  # a plane of squares of larger numbers overflows float32, and their mean and SD would be infinite
 SINGLE = (str, os.PathLike, nibabel.spatialimages.SpatialImage)
 SingleImage = str | os.PathLike | Image
 Images = SingleImage | Sequence[SingleImage] | Mapping[str, SingleImage]
@@ -78,7 +80,7 @@ def read_channels(images: Images, card: Card) -> list[Image]:
     Raises:
         FileNotFoundError: a file does not exist.
         ValueError: a wrong number of channels, an unknown or missing name, an image that cannot be used (as
-            `zoo.volumes.image.read`), or channels on different grids.
+            `zoo.volumes.image.read`), a voxel beyond `LARGEST`, or channels on different grids.
     """
     names = [channel.name for channel in card.input.channels]
     by_name = _by_name(images, names, card.name)
@@ -157,7 +159,52 @@ def _by_name(images: Images, names: list[str], model: str) -> dict[str, SingleIm
     return dict(zip(names, several, strict=True))
 
 
+def name_case(images: Images) -> str:
+    """Returns what errors call a case: its files, where it has some.
+
+    Example:
+        >>> name_case({"T1w": "scans/a_T1w.nii.gz", "FLAIR": "scans/a_FLAIR.nii.gz"})
+        'scans/a_T1w.nii.gz, scans/a_FLAIR.nii.gz'
+    """
+    several = images.values() if isinstance(images, Mapping) else [images] if isinstance(images, SINGLE) else images
+    names = [one if isinstance(one, str | os.PathLike) else one.get_filename() for one in several]
+    return ", ".join(os.fspath(name) for name in names if name) or "The image in memory"
+
+
+def check_normalised(volume: np.ndarray, card: Card, name: str) -> np.ndarray:
+    """Returns a volume that a card's steps made, or refuses one that is not finite.
+
+    Args:
+        volume: (x, y, z, channels) float32.
+        card: of the trained model.
+        name: what the error calls the case.
+
+    Raises:
+        ValueError: a voxel is NaN or infinite; it is named with its channel.
+    """
+    place = first_not_finite(volume)
+    if place is not None:
+        raise ValueError(
+            f"{name}: channel {card.input.channels[place[3]].name!r} is {volume[place]} at voxel {place[:3]} of the "
+            "network's grid after the steps on the card. Check the range of the scan's values."
+        )
+    return volume
+
+
 def _read(channel: SingleImage, name: str) -> Image:
     if isinstance(channel, str | os.PathLike):
-        return image.read(channel)
-    return image.check(channel, f"The image for {name!r}")
+        return _check_range(image.read(channel), str(channel))
+    return _check_range(image.check(channel, f"The image for {name!r}"), f"The image for {name!r}")
+
+
+def _check_range(channel: Image, name: str) -> Image:
+    """Refuses a voxel whose square float32 cannot sum: the network would see zeros or NaN, and find nothing."""
+    values = np.asanyarray(channel.dataobj)
+    if max(float(values.max()), -float(values.min())) > LARGEST:
+        place = np.unravel_index(int(np.argmax(np.abs(values.astype(np.float32)))), values.shape)
+        voxel = tuple(int(i) for i in place)
+        raise ValueError(
+            f"{name} has the value {float(values[place]):g} at voxel {voxel}, and no scan has any beyond {LARGEST:g}. "
+            "Replace it, or convert the scan anew."
+        )
+    return channel

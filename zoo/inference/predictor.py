@@ -13,13 +13,13 @@ from zoo.hub import trained_models
 from zoo.hub.card import Card
 from zoo.hub.tabular import Value, encode
 from zoo.inference import exported_network, inputs, native_grid, preprocessing, window_memory
-from zoo.inference.compiled_network import Forward, check_conditioning, prepare
+from zoo.inference.compiled_network import Forward, check_conditioning, first_bad_layer, prepare
 from zoo.inference.inputs import Images
 from zoo.inference.left_right import partners
 from zoo.inference.native_grid import NativeGrid
 from zoo.inference.postprocessing import WITHIN_INPUT
 from zoo.inference.settings import Settings
-from zoo.inference.sliding_window import sliding_window
+from zoo.inference.sliding_window import NotFiniteError, sliding_window
 from zoo.volumes import image as volumes
 from zoo.volumes.image import Image
 
@@ -34,11 +34,13 @@ class PreparedCase:
         volume: (x, y, z, channels) float32 on the network's grid.
         inside: (x, y, z) bool, where there is something to find; None for everywhere.
         grid: of the images, which results come back to.
+        name: what errors call it: its files.
     """
 
     volume: np.ndarray
     inside: np.ndarray | None
     grid: NativeGrid
+    name: str = "The case"
 
 
 class Predictor:
@@ -87,7 +89,7 @@ class Predictor:
             An image on the grid of the first channel.
 
         Raises:
-            ValueError: images or values that do not fit the model, or that hold no brain.
+            ValueError: images or values that do not fit the model, or that hold no brain; or a network that gives NaN.
         """
         conditioning = self.encode_tabular(tabular)  # first, so that a fault in it is found at once
         return self.predict(self.prepare(images), conditioning=conditioning, progress=progress)
@@ -121,7 +123,9 @@ class Predictor:
         skips = self._segments if self.settings.skip is None else self.settings.skip
         inside = (work != 0).any(-1) if skips or self._within_input else None
         grid = NativeGrid(like, shape, work_spacing / spacing)
-        return PreparedCase(preprocessing.normalise(self.card, work), inside, grid)
+        name = inputs.name_case(images)
+        normalised = inputs.check_normalised(preprocessing.normalise(self.card, work), self.card, name)
+        return PreparedCase(normalised, inside, grid, name)
 
     def predict(
         self, case: PreparedCase, *, conditioning: Sequence[float] | None = None, progress: Progress | None = None
@@ -171,22 +175,36 @@ class Predictor:
     def _run(self, case: PreparedCase, conditioning: Sequence[float] | None, progress: Progress | None) -> np.ndarray:
         """Runs the network over a case; returns values on its own grid, after the activation."""
         forward = self._forward
-        values = sliding_window(
-            forward if conditioning is None else functools.partial(forward, conditioning=conditioning),
-            case.volume,
-            patch=self.patch,
-            overlap=self.settings.overlap,
-            batch_size=self._batch_size,
-            mirror_axes=self.settings.mirror_axes,
-            flip_labels=self._flips,
-            activation=self.card.output.activation,
-            skip=case.inside,
-            context=self.card.input.context,
-            progress=progress,
-        )
+        try:
+            values = sliding_window(
+                forward if conditioning is None else functools.partial(forward, conditioning=conditioning),
+                case.volume,
+                patch=self.patch,
+                overlap=self.settings.overlap,
+                batch_size=self._batch_size,
+                mirror_axes=self.settings.mirror_axes,
+                flip_labels=self._flips,
+                activation=self.card.output.activation,
+                skip=case.inside,
+                context=self.card.input.context,
+                progress=progress,
+            )
+        except NotFiniteError as error:
+            raise self._explain(error, case, conditioning) from error
         if self._within_input and case.inside is not None:
             values[~case.inside] = _background_values(values.shape[-1], self.card.output.activation)
         return values
+
+    def _explain(self, error: NotFiniteError, case: PreparedCase, conditioning: Sequence[float] | None) -> ValueError:
+        """Words a network's NaN: the case, the channel, and the first layer that gives it."""
+        layer = first_bad_layer(self.model, error.windows, conditioning)
+        if layer is not None:
+            why = f"its layer {layer!r} is the first whose output is not finite. Check the weights and the scan"
+        elif self.settings.network is not None:
+            why = f"run by Keras it is finite. Export the network anew, or leave {self.settings.network} out"
+        else:
+            why = 'layer by layer in float32 it is finite. Set precision="float32"'
+        return ValueError(f"{case.name}: {self.card.name} gives {error.fault}; {why}.")
 
 
 def load_with_card(model: str | os.PathLike | keras.Model, card: Card | None) -> tuple[keras.Model, Card]:

@@ -8,11 +8,26 @@ import keras
 import numpy as np
 from scipy import special
 
+from zoo.arrays import first_not_finite
 from zoo.errors import unknown_choice
 from zoo.inference.compiled_network import Windowed, prepare
 from zoo.inference.window_memory import choose_batch_size
 from zoo.volumes import context as wide_context
 from zoo.volumes import patches
+
+
+class NotFiniteError(ValueError):
+    """Raised when a network gives NaN or infinity, of which no map can be made.
+
+    Attributes:
+        fault: the value and its channel, in words.
+        windows: (1, *patch, channels) float32, the window that the network was run on.
+    """
+
+    def __init__(self, fault: str, windows: np.ndarray) -> None:
+        super().__init__(f"The network gives {fault}. Check its weights and the range of its input.")
+        self.fault, self.windows = fault, windows
+
 
 SLAB = 8  # planes blended at once: few enough that their temporaries stay in cache
 ACTIVATIONS = ("linear", "relu", "sigmoid", "softmax", "softplus", "tanh")
@@ -59,6 +74,7 @@ def sliding_window(  # noqa: PLR0913 - one keyword a choice
 
     Raises:
         ValueError: an unknown activation, axis or permutation, or a network whose output has another size.
+        NotFiniteError: a ValueError, where the network gives NaN or infinity.
 
     Example:
         >>> values = sliding_window(lambda windows: 2 * windows, np.ones((20, 24, 33)), patch=16, activation="linear")
@@ -216,6 +232,7 @@ def _accumulate(
                 mean = np.zeros((*shape, _count_classes(logits, batch)), np.float32)
             if pending is not None:
                 pending.result()
+            _check_finite(logits, batch, places)
             pending = blender.submit(_blend, mean, total, logits, corners=places, weight=weight)
             done += len(places)
             if progress is not None:
@@ -232,6 +249,15 @@ def _count_classes(logits: np.ndarray, windows: np.ndarray) -> int:
             'build it with padding="same".'
         )
     return logits.shape[4]
+
+
+def _check_finite(logits: np.ndarray, windows: np.ndarray, corners: np.ndarray) -> None:
+    """Refuses NaN in the windows that count: blended and reduced to labels it would pass for background."""
+    place = first_not_finite(logits[: len(corners)])
+    if place is not None:
+        raise NotFiniteError(
+            f"{logits[place]} in output channel {place[-1]}", np.ascontiguousarray(windows[place[0] : place[0] + 1])
+        )
 
 
 def _blend(mean: np.ndarray, total: np.ndarray, logits: np.ndarray, *, corners: np.ndarray, weight: np.ndarray) -> None:
