@@ -107,6 +107,37 @@ def test_cases_are_found_by_file_name(folder, tmp_path):
         find_cases(tmp_path / "gone")
 
 
+def test_a_listing_tells_what_it_leaves_out(folder, tmp_path, capsys):
+    (folder / "sub-03_T1w.MGZ").write_bytes(b"")
+    for suffix in ("nii.gz", "json"):
+        (folder / f"sub-00_T1w_test.{suffix}").write_bytes(b"")
+    assert list(find_cases(folder, ignore="_test"))[-1] == "sub-03_T1w"
+    results = "sub-00_T1w_test.json, sub-00_T1w_test.nii.gz (a result of this model)"
+    assert capsys.readouterr().err == f"{folder}: left out 3 files: notes.txt (not a scan), {results}\n"
+    (tmp_path / "dicom").mkdir()
+    (tmp_path / "dicom" / "IM0001").write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(ValueError, match=r"no cases in .*dicom'; left out 1 file: IM0001 \(DICOM; dcm2niix -z y"):
+        find_cases(tmp_path / "dicom")
+
+
+def test_sub_folders_are_searched_on_request_and_kept_in_the_results(folder, tmp_path):
+    for site in ("a", "b"):
+        (folder / site / "x").mkdir(parents=True)
+        nibabel.save(noise_in_air(seed=ord(site)), folder / site / "x" / "sub-00_T1w.nii.gz")
+    cases = find_cases(folder, recursive=True)
+    assert set(cases) - set(find_cases(folder)) == {"a/x/sub-00_T1w", "b/x/sub-00_T1w"}
+    report = predict_many(identity(), cases, tmp_path / "out", card=make_card())
+    for site in ("a", "b"):
+        path = tmp_path / "out" / site / "x" / "sub-00_T1w_test.nii.gz"
+        assert report.done[f"{site}/x/sub-00_T1w"] == str(path)
+        np.testing.assert_array_equal(nibabel.load(path).dataobj, noise_in_air(seed=ord(site)).dataobj)
+
+
+def test_results_are_not_written_as_mgh(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"out .*mask\.mgz is MGH, and results are written as NIfTI"):
+        predict_many(identity(), folder / "sub-00_T1w.nii.gz", tmp_path / "mask.mgz", card=make_card())
+
+
 def test_probabilities_do_not_take_the_place_of_labels(folder, tmp_path):
     out = tmp_path / "out"
     predict_many(identity(), folder, out, card=make_card())

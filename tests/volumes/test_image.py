@@ -241,7 +241,7 @@ def test_four_dimensions(tmp_path):
 def test_not_a_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no file .*scan\.nii\.gz\. Check the path"):
         images.read(tmp_path / "scan.nii.gz")
-    with pytest.raises(ValueError, match="is not a file. Name a .nii or .nii.gz file"):
+    with pytest.raises(ValueError, match="is not a file. Name a .nii, .nii.gz, .mgh or .mgz file"):
         images.read(tmp_path)
 
 

@@ -9,6 +9,7 @@ from zoo import errors, tasks
 from zoo.cli.terminal import UsageError, framework, usage_errors
 from zoo.hub.card import Card
 from zoo.hub.tabular import encode
+from zoo.volumes.scan_files import stem
 
 EEG_SUFFIX = re.compile(r"([-_](ave|epo|eeg|raw))?(\.fif)?(\.gz)?$")
 
@@ -59,7 +60,7 @@ def parse_scans(scans: Sequence[str], card: Card) -> dict[str, Any]:
     channels = [channel.name for channel in card.input.channels]
     if any(channel for channel, _ in pairs) or (len(channels) > 1 and not _is_folder(pairs)):
         _check_channels([channel for channel, _ in pairs], channels, card.name, " ".join(scans))
-        return {_stem(pairs[0][1]): {str(channel): path for channel, path in pairs}}
+        return {stem(pairs[0][1]): {str(channel): path for channel, path in pairs}}
     paths = [path for _, path in pairs]
     with usage_errors(ValueError, FileNotFoundError):
         return find_cases(_list_cases(paths, card), ignore=f"_{card.name.split('.')[-1]}")
@@ -79,14 +80,23 @@ def _list_cases(paths: Sequence[Path], card: Card) -> Any:
         return paths
     if paths[0].is_file() or len(card.input.channels) == 1:
         return paths[0]
+    from zoo.datasets.left_out import tell_unused
+
+    cases = _read_data_set(paths[0], card)
+    tell_unused(paths[0], cases)
+    return cases
+
+
+def _read_data_set(folder: Path, card: Card) -> Any:
+    """Lists the cases of a data set, as the model's task reads it where there is one."""
     from zoo.datasets.cases import fitting
 
     names = [channel.name for channel in card.input.channels]
     if card.task not in tasks.names():
-        return fitting(paths[0], names)
+        return fitting(folder, names)
     with framework():
         data = tasks.task(card.task).data
-    return fitting(paths[0], names, reader=data.reader, patterns=data.patterns)
+    return fitting(folder, names, reader=data.reader, patterns=data.patterns)
 
 
 def _check_channels(received: Sequence[str | None], channels: Sequence[str], model: str, words: str) -> None:
@@ -105,10 +115,6 @@ def _split_channel(scan: str) -> tuple[str | None, Path]:
     """Splits `T1w=scan.nii.gz` into channel and path; a file whose name has such a form is a file."""
     match = re.fullmatch(r"([A-Za-z0-9_.-]+)=(.+)", scan)
     return (None, Path(scan)) if match is None or Path(scan).exists() else (match[1], Path(match[2]))
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def parse_tabular(text: str, card: Card) -> Mapping[str, str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 from zoo.errors import unknown_choice
-
-NIFTI = (".nii.gz", ".nii")
+from zoo.volumes.scan_files import is_scan
+from zoo.volumes.scan_files import stem as stem
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def fitting(
     labels = channel_patterns.pop("labels", None)
     layout = (reader or detect(source)) if Path(source).is_dir() else "folder"
     # A single channel may have any name; where a BIDS suffix has its own, images beside it are not asked for.
-    has_own_name = layout == "bids" and any(Path(source).rglob(f"*_{names[0]}.nii*"))
+    has_own_name = layout == "bids" and any(map(is_scan, Path(source).rglob(f"*_{names[0]}.*")))
     if layout != "folder" and (len(names) > 1 or has_own_name):
         channel_patterns = {name: channel_patterns.get(name, name) for name in names}
     return cases(source, reader=reader, channels=channel_patterns or None, labels=labels)
@@ -125,16 +125,3 @@ def _load_reader(name: str) -> ModuleType:
     if name not in readers():
         raise unknown_choice("reader", name, readers())
     return importlib.import_module(f"zoo.datasets.readers.{name}")
-
-
-def stem(path: Path) -> str:
-    """Returns the name of a NIfTI file without .nii or .nii.gz.
-
-    Example:
-        >>> stem(Path("sub-01/T1.v2.nii.gz"))
-        'T1.v2'
-    """
-    for suffix in NIFTI:
-        if path.name.endswith(suffix):
-            return path.name[: -len(suffix)]
-    return path.name

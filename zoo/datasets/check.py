@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 from zoo.datasets import splits as folds
 from zoo.datasets.cases import Case, cases, readers
 from zoo.datasets.images import read_labels
+from zoo.datasets.left_out import unused_files
 from zoo.datasets.parallel import convert
 from zoo.volumes import image as images
 from zoo.volumes import nifti
+from zoo.volumes.scan_files import describe
 
 ERROR, WARNING = "error", "warning"
 PICTURE = 255  # white
@@ -51,6 +53,7 @@ class Report:
         spacings_mm: "1 x 1 x 2.5" -> number of cases.
         labels: label value -> number of cases that hold it.
         findings: errors first.
+        left_out: one line on the files that no case uses, and why; empty where there is none.
     """
 
     source: str
@@ -61,6 +64,7 @@ class Report:
     spacings_mm: dict[str, int] = field(default_factory=dict)
     labels: dict[int, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    left_out: str = ""
 
     @property
     def num_errors(self) -> int:
@@ -81,6 +85,7 @@ class Report:
         }
         lines = [f"{self.source}: {self.num_cases} cases of {self.num_subjects} subjects"]
         lines += [f"  {title}: {_counted(table)}" for title, table in tables.items() if table]
+        lines += [f"  {self.left_out}"] if self.left_out else []
         lines += [f"{_where(finding)}: {finding.text}" for finding in self.findings]
         num_warnings = len(self.findings) - self.num_errors
         return "\n".join([*lines, f"{self.num_errors} errors, {num_warnings} warnings"])
@@ -128,10 +133,12 @@ def check(
             return Report(name, findings=[Finding(ERROR, "layout", "", str(error))])
         default = Path(source) / "splits.json"
         splits = default if splits is None and default.is_file() else splits
+    left_out = "" if name != str(source) else describe(unused_files(Path(name), listed), Path(name))
     looks, faults = _look_at_all(listed)
     findings = [*faults, *_check_channels(listed), *_check_geometry(looks, tolerance_mm), *_check_labels(looks, listed)]
     findings += [*_find_duplicates(looks), *_check_splits(listed, splits)]
-    return _report(name, listed, looks, sorted(findings, key=lambda finding: finding.level))
+    report = _report(name, listed, looks, sorted(findings, key=lambda finding: finding.level))
+    return replace(report, left_out=left_out)
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,34 @@
-"""Lists NIfTI files, reads tables, and words the errors for a missing or doubled file, for all readers."""
+"""Lists scans, reads tables, and words the errors for a missing or doubled file, for all readers."""
 
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from zoo.datasets.cases import NIFTI, Case
+from zoo.datasets.cases import Case
+from zoo.volumes.scan_files import is_hidden, is_scan, stem
 
 Cells = dict[str, float | str]
 MISSING = {"", "n/a", "na", "nan", "none"}
 
 
-def nifti_files(folder: Path, pattern: str = "**/*") -> list[Path]:
-    """Lists the NIfTI files below a folder, sorted, without hidden files and those of macOS archives."""
-    paths = (path for path in folder.glob(pattern) if path.name.endswith(NIFTI))
-    return sorted(path for path in paths if not any(_is_hidden(part) for part in path.relative_to(folder).parts))
+def find_scans(folder: Path, pattern: str = "**/*") -> list[Path]:
+    """Lists the scans below a folder (NIfTI, MGH), sorted, without hidden files and those of macOS archives."""
+    paths = (path for path in folder.glob(pattern) if is_scan(path) and not path.is_dir())
+    return sorted(path for path in paths if not any(is_hidden(part) for part in path.relative_to(folder).parts))
 
 
-def _is_hidden(part: str) -> bool:
-    return part.startswith(".") or part == "__MACOSX"
+def by_stem(paths: Sequence[Path], case: str) -> dict[str, Path]:
+    """Returns the scans of one folder by their names without suffix.
+
+    Raises:
+        ValueError: two have one name, such as T1.nii and T1.nii.gz.
+    """
+    named: dict[str, Path] = {}
+    for path in paths:
+        other = named.setdefault(stem(path), path)
+        if other != path:
+            raise ValueError(f"Case {case} has {other.name} and {path.name}, two files of one name. Keep one of them.")
+    return named
 
 
 def only_file(paths: Sequence[Path], kind: str, case: str, advice: str) -> Path:
@@ -55,15 +66,15 @@ def read_table(path: Path, *, delimiter: str = ",") -> dict[str, Cells]:
     """Reads the rows of a table by their first column; numbers become floats, what is missing is left out.
 
     Args:
-        path: a CSV or TSV file with a header; an empty dict is given where there is none.
+        path: a CSV or TSV file with a header; an empty dict is given where there is none, or nothing in it.
         delimiter: what stands between two cells.
     """
     if not path.is_file():
         return {}
     with open(path, newline="", encoding="utf-8-sig") as file:
-        header, *rows = [row for row in csv.reader(file, delimiter=delimiter) if any(cell.strip() for cell in row)]
-    names = [name.strip() for name in header]
-    return {row[0].strip(): _parse_cells(zip(names[1:], row[1:], strict=False)) for row in rows}
+        rows = [row for row in csv.reader(file, delimiter=delimiter) if any(cell.strip() for cell in row)]
+    names = [name.strip() for row in rows[:1] for name in row]
+    return {row[0].strip(): _parse_cells(zip(names[1:], row[1:], strict=False)) for row in rows[1:]}
 
 
 def read_row(path: Path) -> Cells:

@@ -23,6 +23,7 @@ Tabular = Mapping[str, Mapping[str, Value]]
 
 
 class Writer:
+from zoo.volumes.scan_files import is_nifti, is_scan
     """Writes the image that the predictor gives; subclasses write more beside it."""
 
     def is_whole(self, target: Path) -> bool:
@@ -85,9 +86,9 @@ def predict_many(
 
     Args:
         model: name or folder of a trained model, or a Keras model with a card.
-        cases: a folder of .nii and .nii.gz files; or their paths; or a dict from case name to what
-            `zoo.predict` takes (several channels); or cases of a data set (`zoo.datasets.cases`), whose tables give the
-            tabular values.
+        cases: a folder of .nii, .nii.gz, .mgh and .mgz files (`zoo.inference.inputs.find_cases` also searches its
+            sub-folders); or their paths; or a dict from case name to what `zoo.predict` takes (several channels); or
+            cases of a data set (`zoo.datasets.cases`), whose tables give the tabular values.
         out: folder for the results, made when it is not there; or a .nii or .nii.gz file for a single case, which is
             replaced.
         card: of a Keras model.
@@ -129,18 +130,22 @@ def predict_many(
 def name_results(cases: Mapping[str, Any], out: Path, tag: str) -> dict[str, Path]:
     """Returns the file of each case: `out` itself where that is a NIfTI file, else `out/<case>_<tag>.nii.gz`.
 
-    The folder is made.
+    The folder is made, and in it those that the names of cases have: "site-1/sub-01" lies in `out/site-1`.
 
     Raises:
-        ValueError: `out` is a file, and there are several cases, or it is the scan itself.
+        ValueError: `out` is a file, and there are several cases, or it is the scan itself, or no NIfTI file.
 
     Example:
         >>> name_results({"sub-01": None}, Path("mask.nii.gz"), "brain_mask")["sub-01"].name
         'mask.nii.gz'
     """
-    if not out.name.endswith((".nii", ".nii.gz")):
-        out.mkdir(parents=True, exist_ok=True)
-        return {name: out / f"{name}_{tag}.nii.gz" for name in cases}
+    if is_scan(out) and not is_nifti(out):
+        raise ValueError(f"out {out} is MGH, and results are written as NIfTI. Name a .nii.gz file, or a folder.")
+    if not is_nifti(out):
+        targets = {name: out / f"{name}_{tag}.nii.gz" for name in cases}
+        for folder in {out, *(target.parent for target in targets.values())}:
+            folder.mkdir(parents=True, exist_ok=True)
+        return targets
     if len(cases) != 1:
         raise ValueError(f"out {out} is one file, got {len(cases)} scans. Name a folder.")
     ((name, images),) = cases.items()

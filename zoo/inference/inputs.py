@@ -8,29 +8,35 @@ import nibabel
 import numpy as np
 
 from zoo.arrays import first_not_finite
-from zoo.datasets.cases import Case, stem
+from zoo.datasets.cases import Case
 from zoo.datasets.images import picture
+from zoo.datasets.left_out import tell_once
 from zoo.errors import unknown_choice
 from zoo.hub.card import Card
 from zoo.hub.tabular import Value
 from zoo.volumes import image
 from zoo.volumes.image import Image
+from zoo.volumes.scan_files import Listing, describe, list_scans, stem
 
-NIFTI = (".nii.gz", ".nii")
 LARGEST = 1e15  # a plane of squares of larger numbers overflows float32, and their mean and SD would be infinite
+ADVICE = "Name .nii, .nii.gz, .mgh or .mgz files, or a folder that holds some."
+RESULT_ENDS = ("", "_probabilities", "_brain", "_volumes", "_lesions")  # of what `zoo predict` writes beside a scan
 SINGLE = (str, os.PathLike, nibabel.spatialimages.SpatialImage)
 SingleImage = str | os.PathLike | Image
 Images = SingleImage | Sequence[SingleImage] | Mapping[str, SingleImage]
 Cases = str | os.PathLike | Sequence[str | os.PathLike | Case] | Mapping[str, Images | Case]
 
 
-def find_cases(cases: Cases, *, ignore: str = "") -> dict[str, Images | Case]:
+def find_cases(cases: Cases, *, ignore: str = "", recursive: bool = False) -> dict[str, Images | Case]:
     """Lists cases by name: the file name without its suffix, the key of a dict, or the id of a case.
 
+    What else a folder holds is told in one line on stderr, with the reasons why it is left out.
+
     Args:
-        cases: a folder of .nii and .nii.gz files; or their paths; or a dict from case name to what `zoo.predict`
-            takes; or cases of a data set (`zoo.datasets.cases`).
+        cases: a folder of .nii, .nii.gz, .mgh and .mgz files; or their paths; or a dict from case name to what
+            `zoo.predict` takes; or cases of a data set (`zoo.datasets.cases`).
         ignore: files in a folder whose name ends so are results, not cases.
+        recursive: also search the folder's sub-folders; names then begin with the sub-folder: "site-1/sub-01_T1w".
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -42,29 +48,41 @@ def find_cases(cases: Cases, *, ignore: str = "") -> dict[str, Images | Case]:
     """
     if isinstance(cases, Mapping):
         return dict(cases)
-    entries = _list_files(Path(cases), ignore) if isinstance(cases, str | os.PathLike) else cases
+    if isinstance(cases, str | os.PathLike):
+        return _name_scans(Path(cases), ignore, recursive=recursive)
     named: dict[str, Images | Case] = {}
-    for entry in entries:
+    for entry in cases:
         case = entry if isinstance(entry, Case) else Path(entry)
-        name = case.id if isinstance(case, Case) else stem(case)
-        if name in named:
-            raise ValueError(
-                f"Two cases are called {name!r}: {named[name]} and {case}. Pass a dict from a name of your own to path."
-            )
-        named[name] = case
+        _add_case(named, case.id if isinstance(case, Case) else stem(case), case)
     if not named:
-        raise ValueError(f"There are no cases in {cases!r}. Name .nii or .nii.gz files, or a folder that holds some.")
+        raise ValueError(f"There are no cases in {cases!r}. {ADVICE}")
     return named
 
 
-def _list_files(folder: Path, ignore: str) -> list[Path]:
-    if folder.is_file():
-        return [folder]
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}. Name one that holds .nii or .nii.gz files.")
-    paths = [path for path in sorted(folder.iterdir()) if path.name.endswith(NIFTI) and path.is_file()]
-    results = (ignore, f"{ignore}_probabilities")
-    return [path for path in paths if not path.name.startswith(".") and not (ignore and stem(path).endswith(results))]
+def _name_scans(folder: Path, ignore: str, *, recursive: bool) -> dict[str, Images | Case]:
+    """Lists the scans of a folder, or the one file, by name, and tells what is left out."""
+    if not folder.exists():
+        raise FileNotFoundError(f"There is no folder {folder}. {ADVICE}")
+    results = tuple(f"{ignore}{end}" for end in RESULT_ENDS) if ignore else ()
+    listing = list_scans(folder, recursive=recursive, results=results) if folder.is_dir() else Listing([folder])
+    left_out = describe(listing.left_out, folder)
+    if not listing.scans:
+        raise ValueError(f"There are no cases in {str(folder)!r}{f'; {left_out}' if left_out else ''}. {ADVICE}")
+    if left_out:
+        tell_once(f"{folder}: {left_out}")
+    named: dict[str, Images | Case] = {}
+    for path in listing.scans:
+        home = path.parent.relative_to(folder).as_posix() if recursive and folder.is_dir() else "."
+        _add_case(named, stem(path) if home == "." else f"{home}/{stem(path)}", path)
+    return named
+
+
+def _add_case(named: dict[str, Images | Case], name: str, case: Path | Case) -> None:
+    if name in named:
+        raise ValueError(
+            f"Two cases are called {name!r}: {named[name]} and {case}. Pass a dict from a name of your own to path."
+        )
+    named[name] = case
 
 
 def read_channels(images: Images, card: Card) -> list[Image]:
@@ -169,6 +187,16 @@ def name_case(images: Images) -> str:
     several = images.values() if isinstance(images, Mapping) else [images] if isinstance(images, SINGLE) else images
     names = [one if isinstance(one, str | os.PathLike) else one.get_filename() for one in several]
     return ", ".join(os.fspath(name) for name in names if name) or "The image in memory"
+
+
+def name_channels(images: Images, card: Card) -> list[str]:
+    """Returns what warnings call each image, in the order of the card's channels: its file, where it has one."""
+    names = [channel.name for channel in card.input.channels]
+    by_name = _by_name(images, names, card.name)
+    return [
+        os.fspath(one) if isinstance(one := by_name[name], str | os.PathLike) else f"The image for {name!r}"
+        for name in names
+    ]
 
 
 def check_normalised(volume: np.ndarray, card: Card, name: str) -> np.ndarray:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from zoo.datasets import splits
 from zoo.datasets.cases import Case, fitting
+from zoo.datasets.left_out import only_labelled, tell_unused
 from zoo.datasets.splits import Split
 from zoo.hub.tabular import encode
 from zoo.pipeline.cache import Cache
@@ -208,15 +209,16 @@ def _mining(task: Task) -> Mining:
 
 
 def labelled(task: Task, root: pathlib.Path) -> list[Case]:
-    """Returns the cases of a folder that have every channel of the task and a label map.
+    """Returns the cases of a folder that have every channel of the task and a label map; tells what is left out.
 
     Raises:
         ValueError: no case has labels; or a channel is missing.
     """
     cases = fitting(root, task.data.channels, reader=task.data.reader, patterns=task.data.patterns)
-    with_labels = [case for case in cases if case.labels]
+    with_labels = only_labelled(cases, root)
     if not with_labels:
         raise ValueError(f"None of the {len(cases)} cases in {root} has a label map: training needs them.")
+    tell_unused(root, cases)
     return with_labels
 
 

@@ -20,6 +20,7 @@ from zoo.volumes.resampling import (
     resample_like,
     resampled_shape,
 )
+from zoo.volumes.scan_files import is_nifti
 
 __all__ = [
     "array",
@@ -42,14 +43,14 @@ Image = nibabel.Nifti1Image  # Nifti2Image is a subclass of it
 
 
 def read(path: str | os.PathLike, *, ndim: int = 3) -> Image:
-    """Reads a NIfTI file into memory and checks that it is whole and usable.
+    """Reads a NIfTI or MGH file into memory and checks that it is whole and usable.
 
-    Detects the format from the content, not the name: NIfTI-1 or -2, plain or gzipped (the checksum is
-    verified), either byte order. The sform gives the affine when it has a code, else the qform, else the voxel sizes
-    alone.
+    Detects the format from the content, not the name: NIfTI-1 or -2 or FreeSurfer's MGH, plain or gzipped (the
+    checksum is verified), either byte order. The sform gives the affine when it has a code, else the qform, else the
+    voxel sizes alone.
 
     Args:
-        path: a .nii or .nii.gz file.
+        path: a .nii, .nii.gz, .mgh or .mgz file.
         ndim: 3 for one volume (a 4D file that holds one volume is squeezed), 4 for (x, y, z, volumes).
 
     Returns:
@@ -128,7 +129,7 @@ def write(
         ValueError: another suffix, another grid, or values that `dtype` cannot hold.
     """
     path = Path(path)
-    if not path.name.endswith((".nii", ".nii.gz")):
+    if not is_nifti(path):
         raise ValueError(f"An image is written to .nii or .nii.gz, got {str(path)!r}. Change the suffix.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"The folder {path.parent} does not exist. Make it, or write elsewhere.")

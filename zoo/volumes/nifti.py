@@ -20,6 +20,7 @@ GZIP_LEVEL = 1  # on scans level 9 takes many times as long to save a few per ce
 HEADER_BYTES = 540  # of NIfTI-2, the longest
 MGH_VERSION = b"\x00\x00\x00\x01"
 MOST_PACKED = 1040  # gzip packs at most 1,032 bytes into one
+SCANS = ".nii, .nii.gz, .mgh or .mgz"
 MOST_AFTER = 2**20  # bytes tolerated behind the voxels: some programs pad their files
 Stored = tuple[tuple[int, ...], np.dtype, int]  # shape, dtype, offset in bytes
 BLOCK = (4, 64)  # rows along y and z that are turned at once
@@ -127,16 +128,16 @@ def spacing_mm(affine: np.ndarray) -> np.ndarray:
 def save(image: nibabel.Nifti1Image, path: Path) -> None:
     """Writes an image whole or not at all; the same image gives the same bytes."""
     with files.replacing(path) as temporary, open(temporary, "xb") as raw:
-        _stream(image, raw, path.suffix == ".gz")
+        _stream(image, raw, path.suffix.lower() == ".gz")
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file for reading, through gzip when it is compressed."""
     if not path.exists():
-        raise FileNotFoundError(f"There is no file {path}. Check the path; a .nii or .nii.gz file is expected.")
+        raise FileNotFoundError(f"There is no file {path}. Check the path; a {SCANS} file is expected.")
     if not path.is_file():
-        raise ValueError(f"{path} is not a file. Name a .nii or .nii.gz file.")
+        raise ValueError(f"{path} is not a file. Name a {SCANS} file.")
     with open(path, "rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
@@ -174,15 +175,23 @@ def _detect_class(content: bytes, path: Path) -> type[nibabel.Nifti1Image]:
                 return kind
             if magic == b"ni":
                 raise ValueError(
-                    f"{path} is the header of a NIfTI pair (.hdr and .img). Save both as one .nii or .nii.gz file."
+                    f"{path} is the header of a NIfTI pair (.hdr and .img). Make one file of both: "
+                    f"nib-convert {path} {path.with_suffix('.nii.gz')}."
                 )
             if kind is nibabel.Nifti1Image:
                 raise ValueError(
                     f"{path} is an Analyze 7.5 header, which does not say which side is left. Convert the scan from "
-                    "its source, or with a tool that knows its orientation, to .nii or .nii.gz."
+                    f"its source; or, if left and right were never in doubt, nib-convert {path} "
+                    f"{path.with_suffix('.nii.gz')}, and compare the sides with what is known."
                 )
     if content[128:132] == b"DICM":
         raise ValueError(f"{path} is a DICOM file. Convert its series with dcm2niix.")
+    if path.name.lower().endswith((".img", ".img.gz")):
+        name = path.with_name(path.name[: path.name.lower().rindex(".img")])
+        raise ValueError(
+            f"{path} holds the voxels of an Analyze or NIfTI pair without their header. Make one file of both: "
+            f"nib-convert {name}.hdr {name}.nii.gz."
+        )
     what = f"it begins with {content[:4]!r}" if content else "it is empty"
     raise ValueError(f"{path} is not a NIfTI file: {what}. Convert it to .nii or .nii.gz.")
 

@@ -15,6 +15,7 @@ import numpy as np
 from zoo import files
 from zoo.datasets.cases import Case, fitting
 from zoo.datasets.images import class_indices, picture, read_labels
+from zoo.datasets.left_out import only_labelled, tell_unused
 from zoo.evaluation import aggregate
 from zoo.evaluation.lesions import lesion_metrics
 from zoo.evaluation.surfaces import segmentation_metrics
@@ -132,9 +133,10 @@ def _list_labelled(task: "Task", source: str | os.PathLike, folder: Path) -> lis
             raise ValueError(f"Task {task.name!r} has no test cases of its own: give a folder of labelled cases.")
         return task.synthesis.test_cases(folder / "cases")
     cases = fitting(Path(source), task.data.channels, reader=task.data.reader, patterns=task.data.patterns)
-    labelled = [case for case in cases if case.labels]
+    labelled = only_labelled(cases, source)
     if not labelled:
         raise ValueError(f"None of the {len(cases)} cases in {source} has a label map to compare with.")
+    tell_unused(Path(source), cases)
     return labelled
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.datasets.cases import Case, stem
-from zoo.datasets.layout import Cells, nifti_files, only_file, read_table, require_cases
+from zoo.datasets.layout import Cells, find_scans, only_file, read_table, require_cases
 from zoo.datasets.readers import isles2024
 from zoo.datasets.stroke_columns import with_known_names
 
@@ -129,8 +129,8 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
 
 def survey(root: Path) -> Survey:
     """Takes the names of all images of a data set apart; opens none of them."""
-    raw = _names(root, nifti_files(root, "sub-*/**/*"))
-    return Survey(root, raw, _names(root, nifti_files(root, "derivatives/**/*")), _rows(root))
+    raw = _names(root, find_scans(root, "sub-*/**/*"))
+    return Survey(root, raw, _names(root, find_scans(root, "derivatives/**/*")), _rows(root))
 
 
 def _rows(root: Path) -> dict[str, Cells]:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from zoo.datasets.cases import Case, stem
-from zoo.datasets.layout import Cells, nifti_files, only_file, read_table, require_cases
+from zoo.datasets.cases import Case
+from zoo.datasets.layout import Cells, by_stem, find_scans, only_file, read_table, require_cases
 from zoo.datasets.stroke_columns import with_known_names
 
 LABEL_WORDS = ("label", "mask", "seg", "lesion", "lacune", "truth")
@@ -70,7 +70,7 @@ def _match_files(root: Path, pattern: str) -> Matches:
         )
     expression = _compile_pattern(pattern)
     matches: Matches = {}
-    for path in nifti_files(root):
+    for path in find_scans(root):
         match = re.fullmatch(expression, path.relative_to(root).as_posix())
         if match:
             key = "_".join(match.groupdict().values())
@@ -106,7 +106,7 @@ def _make_case(key: str, channels: Mapping[str, Matches], masks: Matches, labell
 def _list_subfolders(root: Path) -> list[Case]:
     cases = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        files = {stem(path): path for path in nifti_files(folder, "*")}
+        files = by_stem(find_scans(folder, "*"), folder.name)
         marked = [path for name, path in files.items() if any(word in name.lower() for word in LABEL_WORDS)]
         channels = {name: path for name, path in files.items() if path not in marked}
         if channels:

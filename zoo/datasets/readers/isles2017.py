@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from zoo.datasets.cases import Case
-from zoo.datasets.layout import nifti_files, only_file, read_table, require_cases
+from zoo.datasets.layout import find_scans, only_file, read_table, require_cases
 from zoo.datasets.stroke_columns import with_known_names
 from zoo.errors import unknown_choice
 
@@ -54,7 +54,7 @@ def _list_folders(root: Path) -> list[Path]:
 
 def _make_case(folder: Path, selected: Mapping[str, str], rows: Mapping[str, dict[str, float | str]]) -> Case:
     kinds: dict[str, list[Path]] = {}
-    for path in nifti_files(folder):
+    for path in find_scans(folder):
         match = _KIND.match(path.relative_to(folder).parts[0])
         kinds.setdefault(match[1] if match else "", []).append(path)
     advice = "Keep one of them."

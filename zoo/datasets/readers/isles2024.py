@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from zoo.datasets.cases import Case, stem
-from zoo.datasets.layout import Cells, nifti_files, only_file, read_row, require_cases
+from zoo.datasets.layout import Cells, find_scans, only_file, read_row, require_cases
 from zoo.datasets.stroke_columns import with_known_names
 from zoo.errors import unknown_choice
 
@@ -49,12 +49,12 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
 
 def _make_case(root: Path, subject: str, selected: Mapping[str, str], labels: str) -> Case:
     derived, raw = root / "derivatives" / subject, root / "raw_data" / subject
-    first = [path for path in nifti_files(derived) + nifti_files(raw) if _session_number(path) == 1]
+    first = [path for path in find_scans(derived) + find_scans(raw) if _session_number(path) == 1]
     files = {
         ours: only_file(_select_suffix(first, name), f"channel {name!r}", subject, ADVICE)
         for ours, name in selected.items()
     }
-    masks = _select_suffix(nifti_files(derived), labels)
+    masks = _select_suffix(find_scans(derived), labels)
     mask = only_file(masks, f"label map {labels!r}", subject, ADVICE) if masks else None
     return Case(subject, subject, files, mask, with_known_names(_read_clinical(root, subject)))
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from zoo.datasets.cases import Case, stem
-from zoo.datasets.layout import nifti_files, only_file, require_cases
+from zoo.datasets.cases import Case
+from zoo.datasets.layout import by_stem, find_scans, only_file, require_cases
 from zoo.errors import unknown_choice
 
 SEQUENCES = ("T1", "T2", "FLAIR")
@@ -45,11 +45,11 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
 
 def _make_case(folder: Path, selected: Mapping[str, str], rater: str | None) -> Case:
     subject, files = folder.name, {}
-    by_stem = {stem(path): path for path in nifti_files(folder, "*")}
+    scans = by_stem(find_scans(folder, "*"), subject)
     for ours, name in selected.items():
-        path = by_stem.get(f"{subject}_space-T1_desc-masked_{name}")
+        path = scans.get(f"{subject}_space-T1_desc-masked_{name}")
         files[ours] = only_file([path] if path else [], f"channel {name!r}", subject, "")
-    matches = [(match[1], path) for name, path in by_stem.items() if (match := _MASK.search(name))]
+    matches = [(match[1], path) for name, path in scans.items() if (match := _MASK.search(name))]
     masks = dict(sorted(matches, key=lambda pair: int(pair[0].removeprefix("Rater"))))
     if rater and masks and rater not in masks:
         raise unknown_choice(f"mask of {subject} by", rater, masks)
