@@ -1,10 +1,13 @@
 """A model zoo for 3D neuroimaging in Keras 3 on TensorFlow.
 
-Importing `zoo` loads neither TensorFlow nor Keras; each public name is found when it is first used.
+Importing `zoo` loads neither TensorFlow nor Keras; each public name is found when it is first used. Keras then knows
+the layers of zoo, so that `keras.saving.load_model` reads what `model.save` of a model of zoo wrote.
 """
 
 import importlib
 from typing import Any
+
+from zoo.hub.keras_objects import register_with_keras
 
 _HOME = {
     "Card": "zoo.hub.card",
@@ -27,6 +30,8 @@ _HOME = {
 }
 __all__ = sorted(_HOME)
 __version__ = "0.1.0"
+
+register_with_keras()
 
 
 def __getattr__(name: str) -> Any:
