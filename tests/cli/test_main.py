@@ -109,7 +109,7 @@ def test_predict_finishes_the_good_scans_and_reports_the_bad(zoo_command, scans,
     done = zoo_command("predict", ONE, scans, "--out", tmp_path / "out")
     assert done.exit_code == 1
     assert one_line(done.stderr) and done.stderr.startswith("zoo: sub-02_T1w: ")
-    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz"))
     assert files == ["sub-01_T1w_tiny_one.nii.gz", "sub-03_T1w_tiny_one.nii.gz"]
     assert [line.split(": ")[0] for line in done.stdout.splitlines()] == [str(tmp_path / "out" / f) for f in files]
     wanted = zoo.predict(ONE, scans / "sub-01_T1w.nii.gz")

@@ -33,7 +33,9 @@ def test_a_bad_case_is_reported_and_the_rest_finish(folder, tmp_path):
     assert list(report.failed) == ["sub-01_T1w"]
     assert "sub-01_T1w.nii.gz" in report.failed["sub-01_T1w"] and "\n" not in report.failed["sub-01_T1w"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "sub-00_T1w_test.json",
         "sub-00_T1w_test.nii.gz",
+        "sub-02_T1w_test.json",
         "sub-02_T1w_test.nii.gz",
     ]
     result = nibabel.load(report.done["sub-02_T1w"])
@@ -54,7 +56,7 @@ def test_a_stopped_run_goes_on(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(Predictor, "__call__", once)
     with pytest.raises(KeyboardInterrupt):
         predict_many(identity(), folder, out, card=make_card())
-    assert [path.name for path in out.iterdir()] == ["sub-00_T1w_test.nii.gz"]
+    assert [path.name for path in out.glob("*.nii.gz")] == ["sub-00_T1w_test.nii.gz"]
     report = predict_many(identity(), folder, out, card=make_card())
     assert list(report.kept) == ["sub-00_T1w"] and list(report.done) == ["sub-02_T1w"]
     content = (out / "sub-00_T1w_test.nii.gz").read_bytes()

@@ -21,6 +21,7 @@ from zoo.cli.terminal import (
     show_stage,
     tell,
     usage_errors,
+    warn,
 )
 from zoo.hub import card_file
 from zoo.hub.card import Card
@@ -145,7 +146,8 @@ def find_lesion_labels(card: Card) -> tuple[str, ...] | None:
 
 
 def print_results(results: "list[CaseResult]", *, as_json: bool) -> None:
-    """Prints a line or a JSON object a case; exits with 1 after a line on stderr for each that failed."""
+    """Prints a line or a JSON object a case; on stderr its warnings, and errors, after which it exits with 1."""
     plain: list[dict[str, Any]] = [result.as_dict() for result in results]
     tell(plain, "\n".join(result.message for result in results if result.error is None), as_json)
+    warn(f"{result.case}: {text}" for result in results for text in result.warnings)
     end(f"{result.case}: {result.error}" for result in results if result.error is not None)

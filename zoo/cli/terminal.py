@@ -113,6 +113,12 @@ def tell(plain: Any, shown: Any, as_json: bool) -> None:
         print(shown)
 
 
+def warn(texts: Iterable[str]) -> None:
+    """Prints one line a warning on stderr."""
+    for text in texts:
+        _print_error(f"zoo: warning: {text}", 0)
+
+
 def end(faults: Iterable[str]) -> None:
     """Exits with 1 after one line a fault on stderr; does nothing where there is none."""
     codes = [_print_error(f"zoo: {fault}", 1) for fault in faults]

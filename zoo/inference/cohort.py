@@ -1,8 +1,10 @@
 """Predicts many cases with one network; a case that fails is reported and does not stop the others."""
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,20 +13,44 @@ import keras
 import numpy as np
 
 from zoo.datasets.cases import Case
+from zoo.errors import collect_warnings, to_line
+from zoo.hub import result_record
 from zoo.hub.card import Card
+from zoo.hub.result_record import Origin
 from zoo.hub.tabular import Value
-from zoo.inference.inputs import Cases, Images, find_cases, select_images, select_tabular
+from zoo.inference.inputs import SINGLE, Cases, Images, find_cases, select_images, select_tabular
 from zoo.inference.predictor import Predictor
 from zoo.inference.settings import Settings
 from zoo.progress import progress_bar
 from zoo.volumes import image, nifti
+from zoo.volumes.scan_files import is_nifti, is_scan
 
 Tabular = Mapping[str, Mapping[str, Value]]
 
 
 class Writer:
-from zoo.volumes.scan_files import is_nifti, is_scan
-    """Writes the image that the predictor gives; subclasses write more beside it."""
+    """Makes and writes the image that the predictor gives; subclasses write more beside it.
+
+    Args:
+        settings: what decides the results beside the predictor's settings, for their records.
+        sources: case name -> the user's files by channel, where the images are converted copies of them.
+        warned: case name -> what zoo warned of while it made these copies.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        sources: Mapping[str, Mapping[str, Any]] | None = None,
+        warned: Mapping[str, list[Warning]] | None = None,
+    ) -> None:
+        self.settings, self.sources = dict(settings or {}), dict(sources or {})
+        self.warned = {} if warned is None else warned  # filled while the copies are made
+
+    @property
+    def products(self) -> Mapping[str, Any]:
+        """What is made beside the image, and its settings, for the record."""
+        return {}
 
     def is_whole(self, target: Path) -> bool:
         """Returns whether everything that `write` leaves is there and can be read to its last byte."""
@@ -34,17 +60,22 @@ from zoo.volumes.scan_files import is_nifti, is_scan
             return False
         return True
 
-    def write(self, predictor: Predictor, images: Images, target: Path, **options: Any) -> None:
-        """Predicts a case and writes the result.
+    def make(self, predictor: Predictor, images: Images, **options: Any) -> Any:
+        """Predicts a case.
 
         Args:
             predictor: built once for all cases.
             images: as `zoo.predict` takes them.
-            target: file of the image.
             **options: `tabular` and `progress`, as the predictor takes them.
+
+        Returns:
+            What `write` writes.
         """
-        result = predictor(images, **options)
-        image.write(target, np.asanyarray(result.dataobj), result)
+        return predictor(images, **options)
+
+    def write(self, made: Any, target: Path) -> None:
+        """Writes what `make` returned: the image to the file `target`, whole or not at all."""
+        image.write(target, np.asanyarray(made.dataobj), made)
 
 
 @dataclass
@@ -53,15 +84,17 @@ class Report:
 
     Attributes:
         done: file written in this run.
-        kept: file that was there and whole.
+        kept: file that was there, whole, and made in the same way from the same input.
         failed: why there is none, in one line.
         seconds: wall time of each case done.
+        warnings: what zoo warned of, of each case that it warned of.
     """
 
     done: dict[str, str] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the report for JSON."""
@@ -82,7 +115,10 @@ def predict_many(
     """Predicts every case and writes `out/<case>_<tag>.nii.gz`, tag as in `builder.tag`, or `..._probabilities.nii.gz`.
 
     The network is built and compiled once. A case that fails is reported and the rest are finished. A file is
-    written whole or not at all, and a run that was stopped goes on where it was: whole results are kept.
+    written whole or not at all, and beside it `out/<case>_<tag>.json` records the weights, settings and input that it
+    was made from, and the warnings of its case. A run that was stopped goes on where it was: whole results whose record
+    names the same are kept. One whose input changed is made again. One of other weights or settings, or without a
+    record, is a failure of its case that says what differs.
 
     Args:
         model: name or folder of a trained model, or a Keras model with a card.
@@ -94,8 +130,8 @@ def predict_many(
         card: of a Keras model.
         settings: how to predict.
         tabular: case name -> values beside its images, as `zoo.predict` takes them; they pass those of a table.
-        overwrite: predict again what is there already.
-        writer: writes the result of each case; None writes its image alone.
+        overwrite: predict again what is there already, however it was made.
+        writer: makes and writes the result of each case; None writes its image alone.
 
     Returns:
         The report; its dicts keep the order of the cases.
@@ -105,6 +141,9 @@ def predict_many(
         ValueError: no cases, two of one name, several for one file, or what `Predictor` refuses. Errors of one case
             are not raised.
 
+    Warns:
+        zoo.volumes.header.GeometryWarning and others: each once a case, which the text names.
+
     Example:
         >>> report = predict_many("unet3d.brain_mask", "scans", "masks")  # doctest: +SKIP
         >>> report.done, report.failed  # doctest: +SKIP
@@ -113,16 +152,15 @@ def predict_many(
     tag = predictor.card.name.split(".")[-1]
     named = find_cases(cases, ignore=f"_{tag}")
     targets = name_results(named, Path(out), tag + "_probabilities" * predictor.settings.probabilities)
-    overwrite = overwrite or Path(out) in targets.values()
+    own = result_record.hash_weights(model) if isinstance(model, keras.Model) else None
+    identity = result_record.describe_model(predictor.card, own)
+    run = _Run(predictor, writer, report, identity, overwrite or Path(out) in targets.values())
     with progress_bar(predictor.card.name, shown=predictor.settings.progress) as show:
         for index, (name, target) in enumerate(targets.items()):
             if len(targets) > 1:
                 show(index, len(targets))
-            if not overwrite and writer.is_whole(target):
-                report.kept[name] = str(target)
-                continue
             options = {"tabular": (tabular or {}).get(name, {}), "progress": show if len(targets) == 1 else None}
-            _predict_one(predictor, (name, named[name]), target, report, writer, options)
+            run(name, named[name], target, options)
         show(len(targets), len(targets))
     return report
 
@@ -155,23 +193,95 @@ def name_results(cases: Mapping[str, Any], out: Path, tag: str) -> dict[str, Pat
     return {name: out}
 
 
-def _predict_one(
-    predictor: Predictor,
-    case: tuple[str, Images | Case],
-    target: Path,
-    report: Report,
-    writer: Writer,
-    options: dict[str, Any],
-) -> None:
-    start = time.perf_counter()
-    name, images = case
-    try:
-        if isinstance(images, Case):
-            options = {**options, "tabular": {**select_tabular(images, predictor.card), **options["tabular"]}}
-            images = select_images(images, predictor.card)
-        writer.write(predictor, images, target, **options)
-    except Exception as error:  # whatever it is, the other cases can still be done
-        report.failed[name] = " ".join(f"{error or type(error).__name__}".split())
-    else:
-        report.done[name] = str(target)
-        report.seconds[name] = round(time.perf_counter() - start, 3)
+def name_inputs(images: Images | Case, card: Card) -> dict[str, Any]:
+    """Returns the files or images that a model reads of a case, by channel.
+
+    Example:
+        >>> name_inputs("t1.nii.gz", zoo.card("unet3d.brain_mask"))  # doctest: +SKIP
+        {'image': 't1.nii.gz'}
+    """
+    names = [channel.name for channel in card.input.channels]
+    if isinstance(images, Case):
+        own = {name: path for name, path in images.channels.items() if name in names} or images.channels
+        return dict(own)
+    if isinstance(images, Mapping):
+        return dict(images)
+    several = [images] if isinstance(images, SINGLE) else list(images)
+    return dict(zip([*names, *map(str, range(len(names), len(several)))], several, strict=False))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Makes the result of one case after another, or keeps it."""
+
+    predictor: Predictor
+    writer: Writer
+    report: Report
+    model: Mapping[str, Any]
+    overwrite: bool
+
+    def __call__(self, name: str, case: Images | Case, target: Path, options: dict[str, Any]) -> None:
+        """Adds the outcome of a case to the report; its warnings are raised again with its name."""
+        start, collected = time.perf_counter(), list(self.writer.warned.get(name, []))
+        try:
+            self._finish(name, case, target, options, collected)
+        except Exception as error:  # whatever it is, the other cases can still be done
+            self.report.failed[name] = to_line(error)
+        if name in self.report.done:
+            self.report.seconds[name] = round(time.perf_counter() - start, 3)
+        if collected:
+            self.report.warnings[name] = list(map(str, collected))
+        for warning in collected:
+            warnings.warn(type(warning)(f"{name}: {warning}"), stacklevel=3)
+
+    def _finish(
+        self, name: str, case: Images | Case, target: Path, options: dict[str, Any], collected: list[Warning]
+    ) -> None:
+        card = self.predictor.card
+        if isinstance(case, Case):
+            options = {**options, "tabular": {**select_tabular(case, card), **options["tabular"]}}
+        origin = self._find_origin(name, case, options["tabular"])
+        if not self.overwrite and self._is_current(origin, target, collected):
+            self.report.kept[name] = str(target)
+            return
+        result_record.check_replaceable(target)
+        record = origin.as_record()
+        with self._collect(name, case, collected):
+            images = select_images(case, card) if isinstance(case, Case) else case
+            made = self.writer.make(self.predictor, images, **options)
+            result_record.sidecar(target).unlink(missing_ok=True)  # beside a new image it would pass for its own
+            self.writer.write(made, target)
+        result_record.write(target, record, collected)
+        self.report.done[name] = str(target)
+
+    @contextlib.contextmanager
+    def _collect(self, name: str, case: Images | Case, collected: list[Warning]) -> Iterator[None]:
+        """Collects warnings; those of a converted copy name the user's file."""
+        fresh: list[Warning] = []
+        try:
+            with collect_warnings(fresh):
+                yield
+        finally:
+            known, sources = set(map(str, collected)), self.writer.sources.get(name, {})
+            copies = name_inputs(case, self.predictor.card) if sources else {}
+            for warning in fresh:
+                text = str(warning)
+                for channel, path in copies.items():
+                    text = text.replace(str(path), str(sources.get(channel, path)))
+                if text not in known:
+                    collected.append(type(warning)(text))
+
+    def _find_origin(self, name: str, case: Images | Case, tabular: Mapping[str, Value]) -> Origin:
+        inputs = self.writer.sources.get(name) or name_inputs(case, self.predictor.card)
+        settings = self.predictor.settings.as_record() | self.writer.settings
+        return Origin(self.model, settings, inputs, tabular, self.writer.products)
+
+    def _is_current(self, origin: Origin, target: Path, collected: list[Warning]) -> bool:
+        """Returns whether a result is kept; adds what zoo warned of when it was made, or that its input changed."""
+        with collect_warnings():  # of the result, whose header is that of its scan
+            whole = self.writer.is_whole(target)
+        if not whole:
+            return False
+        kept, warned = result_record.is_kept(target, origin)
+        collected += warned
+        return kept

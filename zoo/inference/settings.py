@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,25 @@ class Settings:
         if isinstance(self.mirror, bool):
             return (0,) if self.mirror else ()
         return tuple(self.mirror)
+
+    def as_record(self) -> dict[str, Any]:
+        """Returns the settings that decide a result, as the record beside it has them; not those of speed and memory.
+
+        Example:
+            >>> Settings(mirror=True).as_record()["Mirror"]
+            True
+        """
+        axes, patch = self.mirror_axes, self.patch
+        return {
+            "Probabilities": self.probabilities,
+            "Mirror": list(axes) if axes not in ((), (0,)) else bool(axes),
+            "Patch": patch if patch is None or isinstance(patch, int) else [int(size) for size in patch],
+            "Overlap": self.overlap,
+            "Precision": self.precision,
+            "Conditioning": None if self.conditioning is None else [float(value) for value in self.conditioning],
+            "Skip": self.skip,
+            "Runtime": self.runtime,
+        }
 
     @property
     def budget_bytes(self) -> int:

@@ -1,10 +1,11 @@
 """The result that every runner of `zoo predict` returns for a case, and the options that it takes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoo.errors import to_line
 from zoo.hub.tabular import Value
 from zoo.inference.settings import Settings
 
@@ -23,10 +24,11 @@ class CaseResult:
         message: one line for people.
         error: why the case failed, in one line; None where it did not.
         details: what JSON has beside case and files, by name.
+        warnings: what zoo warned of, a line each.
 
     Example:
         >>> CaseResult("sub-01", ("mask.nii.gz",), "mask.nii.gz: 2.0 s", details={"seconds": 2.0}).as_dict()
-        {'case': 'sub-01', 'out': 'mask.nii.gz', 'seconds': 2.0}
+        {'case': 'sub-01', 'out': 'mask.nii.gz', 'seconds': 2.0, 'warnings': []}
     """
 
     case: str
@@ -34,18 +36,19 @@ class CaseResult:
     message: str = ""
     error: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @classmethod
-    def failed(cls, case: str, error: Exception | str) -> "CaseResult":
+    def failed(cls, case: str, error: Exception | str, warnings: Iterable[Warning | str] = ()) -> "CaseResult":
         """Returns the result of a case that could not be used."""
-        return cls(case, error=" ".join(f"{error or type(error).__name__}".split()))
+        return cls(case, error=to_line(error), warnings=tuple(map(to_line, warnings)))
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the result for JSON: "out" is one file, or a list of several."""
         if self.error is not None:
-            return {"case": self.case, "error": self.error}
+            return {"case": self.case, "error": self.error, "warnings": list(self.warnings)}
         out = self.files[0] if len(self.files) == 1 else list(self.files)
-        return {"case": self.case, "out": out, **self.details}
+        return {"case": self.case, "out": out, **self.details, "warnings": list(self.warnings)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from zoo import files
 from zoo.datasets.cases import stem
 from zoo.errors import unknown_choice
 from zoo.evaluation.candidates import Candidate, find_candidates
-from zoo.hub import trained_models
+from zoo.hub import result_record, trained_models
 from zoo.hub.card import Card
 from zoo.hub.tabular import Value
 from zoo.inference.cohort import Writer
@@ -209,9 +209,13 @@ class LesionWriter(Writer):
     Args:
         regions: as `lesions` takes it.
         labels: as `lesions` takes them.
+        **origin: `settings` and `sources`, as `Writer` takes them.
     """
 
-    def __init__(self, regions: str | os.PathLike | Regions | None, labels: Sequence[str] | None) -> None:
+    def __init__(
+        self, regions: str | os.PathLike | Regions | None, labels: Sequence[str] | None, **origin: Any
+    ) -> None:
+        super().__init__(**origin)
         self._labels = labels
         self._finder = Predictor(STRUCTURES) if regions == STRUCTURES else None
         self._regions: Regions | None = None
@@ -220,8 +224,19 @@ class LesionWriter(Writer):
         elif regions is not None and self._finder is None:
             self._regions = read_regions(regions)
 
+    @property
+    def products(self) -> Mapping[str, Any]:
+        """The labels and regions that the table is made with, for the record."""
+        regions: Any = None
+        if self._finder is not None:
+            regions = result_record.describe_model(self._finder.card)
+        elif self._regions is not None:
+            names = {str(value): name for value, name in self._regions.names.items()}
+            regions = {"Map": result_record.describe_input(self._regions.image)["Sha256"], "Names": names}
+        return {"Lesions": None if self._labels is None else list(self._labels), "Regions": regions}
+
     def find(self, predictor: Predictor, images: Images, **options: Any) -> tuple[Image, list[Row]]:
-        """Returns the label map and the rows of a case; options as in `write`."""
+        """Returns the label map and the rows of a case; options as in `make`."""
         conditioning = predictor.encode_tabular(options.get("tabular"))
         case = predictor.prepare(images)
         labels, confidence = predictor.predict_with_confidence(
@@ -237,11 +252,15 @@ class LesionWriter(Writer):
         """Returns whether the map and its table are there."""
         return super().is_whole(target) and table_of(target).is_file()
 
-    def write(self, predictor: Predictor, images: Images, target: Path, **options: Any) -> None:
+    def make(self, predictor: Predictor, images: Images, **options: Any) -> Any:
+        """Returns the label map and the rows of a case."""
+        return self.find(predictor, images, **options)
+
+    def write(self, made: tuple[Image, list[Row]], target: Path) -> None:
         """Writes the map, then its table, each whole or not at all."""
-        result, rows = self.find(predictor, images, **options)
+        result, rows = made
         table_of(target).unlink(missing_ok=True)  # an old table beside a new map would pass for its own
-        image.write(target, np.asanyarray(result.dataobj), result)
+        super().write(result, target)
         write_lesions(table_of(target), {stem(target): rows})
 
 

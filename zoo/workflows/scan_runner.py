@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 
 from zoo.datasets.cases import Case, stem
+from zoo.errors import collect_warnings, to_line
 from zoo.hub import card_file
 from zoo.hub.card import Card
-from zoo.inference.cohort import Report, Writer, name_results, predict_many
+from zoo.inference.cohort import Report, Writer, name_inputs, name_results, predict_many
 from zoo.inference.inputs import Images
 from zoo.inference.structure_volumes import volumes, write_volumes
 from zoo.workflows import lesion_tables, susceptibility_tables
@@ -33,16 +35,29 @@ def predict_scans(model: Path, cases: Mapping[str, Images | Case], options: RunO
     """
     card = card_file.read(model)
     _check_options(card, cases, options)
-    writer = _make_writer(card, options)
-    tabular = {name: options.tabular for name in cases}
-    with susceptibility_tables.convert_maps(cases, card, unit=options.unit, magnitude=options.magnitude) as maps:
-        report = predict_many(
-            model, maps, options.out, settings=options.settings, tabular=tabular, overwrite=options.overwrite,
-            writer=writer,
-        )  # fmt: skip
+    tabular, warned = {name: options.tabular for name in cases}, dict[str, list[Warning]]()
+    writer = _make_writer(card, options, _find_sources(cases, card, options) | {"warned": warned})
+    with susceptibility_tables.convert_maps(
+        cases, card, unit=options.unit, magnitude=options.magnitude, warned=warned
+    ) as maps:
+        with collect_warnings():  # those of a case are in the report, and printed with the others
+            report = predict_many(
+                model, maps, options.out, settings=options.settings, tabular=tabular, overwrite=options.overwrite,
+                writer=writer,
+            )  # fmt: skip
         results = [_make_result(name, report, card, options) for name in cases]
-        _write_tables([result for result in results if result.error is None], maps, card, options)
+        with collect_warnings():  # the tables read again what was warned of before
+            _write_tables([result for result in results if result.error is None], maps, card, options)
     return results
+
+
+def _find_sources(cases: Mapping[str, Images | Case], card: Card, options: RunOptions) -> dict[str, Any]:
+    """Returns what decides the results where maps are converted: the unit, and the files before it; else nothing."""
+    if not options.unit and options.magnitude is None:
+        return {}
+    magnitude = {} if options.magnitude is None else {"magnitude": options.magnitude}
+    sources = {name: name_inputs(case, card) | magnitude for name, case in cases.items()}
+    return {"settings": {"Unit": options.unit or "ppm"}, "sources": sources}
 
 
 def _check_options(card: Card, cases: Mapping[str, Images | Case], options: RunOptions) -> None:
@@ -56,27 +71,28 @@ def _check_options(card: Card, cases: Mapping[str, Images | Case], options: RunO
         raise OptionError(f"--{error}") from error
 
 
-def _make_writer(card: Card, options: RunOptions) -> Writer:
-    """Returns the writer of the image alone, or of the image and its lesions."""
+def _make_writer(card: Card, options: RunOptions, origin: Mapping[str, Any]) -> Writer:
+    """Returns the writer of the image alone, or of the image and its lesions; `origin` as `Writer` takes it."""
     if options.lesions is None:
         if options.regions:
             raise OptionError(f"--regions {options.regions} names the places of lesions: add --lesions TABLE.csv.")
-        return Writer()
+        return Writer(**origin)
     if card.output.kind != "segmentation" or options.lesion_labels == ():
         raise OptionError(f"{card.name} finds no lesions: leave --lesions out, or see --volumes.")
     try:
-        return lesion_tables.LesionWriter(options.regions or None, options.lesion_labels)
+        return lesion_tables.LesionWriter(options.regions or None, options.lesion_labels, **origin)
     except (ValueError, FileNotFoundError) as error:
         raise OptionError(f"--regions: {error}") from error
 
 
 def _make_result(name: str, report: Report, card: Card, options: RunOptions) -> CaseResult:
+    texts = tuple(map(to_line, report.warnings.get(name, [])))
     if name in report.failed:
-        return CaseResult.failed(name, report.failed[name])
+        return CaseResult.failed(name, report.failed[name], texts)
     path, seconds = report.done.get(name) or report.kept[name], report.seconds.get(name)
     volumes_ml = {} if options.settings.probabilities else measure_volumes_ml(Path(path), card)
     details = {"kept": seconds is None, "seconds": seconds, "volumes_ml": volumes_ml}
-    return CaseResult(name, (path,), f"{path}: {_describe(volumes_ml, seconds)}", details=details)
+    return CaseResult(name, (path,), f"{path}: {_describe(volumes_ml, seconds)}", details=details, warnings=texts)
 
 
 def _describe(volumes_ml: dict[str, float], seconds: float | None) -> str:

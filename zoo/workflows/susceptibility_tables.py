@@ -15,6 +15,7 @@ import numpy as np
 
 from zoo import files
 from zoo.datasets.cases import Case
+from zoo.errors import collect_warnings
 from zoo.hub.card import Card
 from zoo.inference.inputs import SingleImage
 from zoo.inference.predictor import Predictor
@@ -31,7 +32,12 @@ COLUMNS = ("case", "structure", "value", "mean_ppm", "sd_ppm", "num_voxels", "vo
 
 @contextmanager
 def convert_maps(
-    cases: Mapping[str, Any], card: Card, *, unit: str, magnitude: Path | None
+    cases: Mapping[str, Any],
+    card: Card,
+    *,
+    unit: str,
+    magnitude: Path | None,
+    warned: dict[str, list[Warning]] | None = None,
 ) -> Iterator[Mapping[str, Any]]:
     """Converts the susceptibility maps of cases to ppm and masks them, in files that live as long as the context.
 
@@ -40,6 +46,7 @@ def convert_maps(
         card: of the model.
         unit: of the maps; "" leaves them as they are.
         magnitude: of the only case, to mask its map by; None where it has a mask.
+        warned: takes what zoo warned of, by case.
 
     Yields:
         The cases; the same ones without unit and magnitude.
@@ -59,7 +66,8 @@ def convert_maps(
         converted: dict[str, Any] = {}
         for name, case in cases.items():
             try:
-                chi = to_ppm(_select_map(case, channel), unit=unit or "ppm", magnitude=magnitude)
+                with collect_warnings((warned if warned is not None else {}).setdefault(name, [])):
+                    chi = to_ppm(_select_map(case, channel), unit=unit or "ppm", magnitude=magnitude)
             except (ValueError, FileNotFoundError) as error:
                 raise OptionError(f"{name}: {error}") from error
             path = images.write(Path(folder) / f"{name}.nii.gz", images.array(chi), chi)
