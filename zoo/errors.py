@@ -50,7 +50,7 @@ def to_line(message: BaseException | str) -> str:
     if isinstance(message, str) or (text and _explains_itself(message)):
         return text
     kind = type(message).__name__.lstrip("_")
-    return f"{kind}: {text}" if text else "MemoryError" if isinstance(message, MemoryError) else kind
+    return f"{kind}: {text}" if text else kind
 
 
 def _explains_itself(error: BaseException) -> bool:

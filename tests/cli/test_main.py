@@ -81,8 +81,8 @@ def test_a_card_with_faults_spoils_only_its_own_row(zoo_command, model_folder, t
     bad.mkdir(parents=True)
     (bad / "card.json").write_text('{"name": 1}')
     monkeypatch.setenv("ZOO_PATH", f"{model_folder}{os.pathsep}{bad.parent}")
-    rows = {row["name"]: row["description"] for row in json.loads(zoo_command("list", "*.*", "--json").stdout)}
-    assert rows["unet3d.spoilt"].startswith("unusable: ") and rows[ONE] == "A toy."
+    rows = {row["name"]: row for row in json.loads(zoo_command("list", "*.*", "--json").stdout)}
+    assert "must be str, got 1" in rows["unet3d.spoilt"]["error"] and rows[ONE]["description"] == "A toy."
 
 
 def test_info_shows_the_card(zoo_command, model_folder):

@@ -109,7 +109,7 @@ def _describe_gates(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Counts the goals that were reached, and names the others; nothing where none was set."""
     missed = [row for row in rows if row.get("") != "passed"]
     lines = [f"Of {len(rows)} gates {len(rows) - len(missed)} passed{'; missed:' if missed else '.'}"] if rows else []
-    return lines + [f"- {row['gate']}: {row['measured']}, goal {row['goal']}" for row in missed]
+    return lines + [f"- {row.get('gate')}: {row.get('measured')}, goal {row.get('goal')}" for row in missed]
 
 
 def _wrap_heading(name: str) -> str:

@@ -10,6 +10,8 @@ from rich.console import Group
 from rich.table import Table
 
 from zoo.cli.info_metrics import show_metrics
+from zoo.cli.terminal import FAILURES
+from zoo.errors import to_line
 from zoo.hub import card as cards
 from zoo.hub import trained_models
 from zoo.hub.tabular import Tabular
@@ -27,18 +29,19 @@ def list_table(rows: Iterable[dict[str, Any]]) -> Table:
 
 
 def trained_row(name: str) -> dict[str, Any]:
-    """Returns a trained model as one row; a card with faults is named there, so that the others are still listed."""
+    """Returns a trained model as one row; what is wrong with its card stands there, so that the others are listed."""
+    row = {"name": name, "trained": True, "parameters": None, "description": "", "error": None}
     try:
         card = trained_models.card(name)
-    except ValueError as error:
-        return {"name": name, "trained": True, "parameters": None, "description": f"unusable: {error}"}
-    return {"name": name, "trained": True, "parameters": card.parameters, "description": card.description}
+    except FAILURES as error:
+        return row | {"error": to_line(error)}
+    return row | {"parameters": card.parameters, "description": card.description}
 
 
 def builder_row(name: str) -> dict[str, Any]:
     """Returns a network as one row, described by the first line of its file."""
     title = ast.get_docstring(_parse_source(name)) or ""
-    return {"name": name, "trained": False, "parameters": None, "description": title.split("\n")[0]}
+    return {"name": name, "trained": False, "parameters": None, "description": title.split("\n")[0], "error": None}
 
 
 def _parse_source(builder: str) -> ast.Module:
@@ -135,4 +138,6 @@ def _format_parameter(name: str, value: Any) -> str:
         return str(value)
     if all(isinstance(item, str) for item in value):
         return _join_names(value)
+    if not all(isinstance(item, int | float) for item in value):
+        return str(value)
     return _join_times(value) if name in ("shape", "spacing_mm") else ", ".join(f"{number:g}" for number in value)

@@ -17,6 +17,7 @@ from zoo.cli.terminal import (
     find_model,
     framework,
     tell,
+    warn,
 )
 from zoo.hub import card_file, json_records, trained_models
 
@@ -30,7 +31,8 @@ def list_models(
         raise UsageError(str(errors.unknown_choice("model like", pattern, trained_models.list_models())))
     builders = registry.builders()
     rows = [builder_row(name) if name in builders else trained_row(name) for name in names]
-    tell(rows, list_table(rows), as_json)
+    tell(rows, list_table(row for row in rows if row["error"] is None), as_json)
+    warn(f"{row['name']} is left out: {row['error']}" for row in rows if row["error"] is not None)
 
 
 def info(
@@ -63,7 +65,7 @@ def verify(
                 trained_models.verify(folder)
                 faults[name] = None
             except FAILURES as error:
-                faults[name] = str(error)
+                faults[name] = errors.to_line(error)
     rows = [{"name": name, "verified": fault is None, "error": fault} for name, fault in faults.items()]
     tell(rows, "\n".join(f"{name}: verified" for name, fault in faults.items() if fault is None), as_json)
     end(fault for fault in faults.values() if fault)

@@ -17,7 +17,8 @@ from zoo import errors
 from zoo.hub import trained_models
 
 UsageError: Any = typer.BadParameter.__base__  # click's, wherever typer keeps it
-FAILURES = (OSError, ValueError, TypeError, ImportError, ArithmeticError, MemoryError, RuntimeError)
+FAILURES = (Exception,)  # a file from anywhere meets parsers that raise anything
+INTERRUPTED = 130  # as shells count it: 128 and the signal
 WIDTH = 80  # of help and tables where no terminal says otherwise
 GENERAL, RUNTIME = "General", "Runtime"  # panels that many verbs have; others stand beside their options
 
@@ -78,16 +79,18 @@ class Verbs(TyperGroup):
         _write_panels(formatter, panels)
 
     def main(self, *args: Any, **settings: Any) -> Any:
-        """Runs a command line and exits: 0, 1 for work that failed, 2 for bad arguments."""
+        """Runs a command line and exits: 0, 1 for work that failed, 2 for bad arguments, 130 where it was stopped."""
         try:
             code = super().main(*args, **{**settings, "standalone_mode": False})
         except UsageError as error:
             where = error.ctx.command_path if error.ctx else "zoo"
             code = _print_error(f"{where}: {error.format_message()} See '{where} --help'.", 2)
+        except typer.Abort:
+            code = _print_error("zoo: stopped.", INTERRUPTED)
         except FAILURES as error:
             if os.environ.get("ZOO_DEBUG"):
                 raise
-            code = _print_error(f"zoo: {error or type(error).__name__}", 1)
+            code = _print_error(f"zoo: {errors.to_line(error)}", 1)
         sys.exit(code or 0)
 
 
@@ -103,14 +106,14 @@ def _write_panels(formatter: Any, panels: dict[str, list[tuple[str, str]]]) -> N
 def tell(plain: Any, shown: Any, as_json: bool) -> None:
     """Prints a result on stdout: `plain` as JSON where a script reads it, else `shown` (text or a rich table)."""
     if as_json:
-        print(json.dumps(plain, indent=2, ensure_ascii=False))
+        print(errors.printable(json.dumps(plain, indent=2, ensure_ascii=False)))
     elif not isinstance(shown, str):
-        console = Console(highlight=False)
+        console = Console(highlight=False, markup=False, emoji=False)  # cards are text: "[/b]" in one is no command
         with console.capture() as captured:
             console.print(shown, width=min(console.width, 100) if console.is_terminal else WIDTH)
         print("\n".join(line.rstrip() for line in captured.get().splitlines()))
     elif shown:
-        print(shown)
+        print(errors.printable(shown))
 
 
 def warn(texts: Iterable[str]) -> None:
@@ -201,7 +204,7 @@ def _quiet() -> Iterator[None]:
 
 def _print_error(line: str, code: int) -> int:
     """Prints one line on stderr, whatever the message was made of, and returns the exit code."""
-    print(" ".join(line.split()), file=sys.stderr)
+    print(errors.to_line(line), file=sys.stderr)
     return code
 
 

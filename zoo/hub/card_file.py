@@ -9,9 +9,10 @@ from pathlib import Path
 from zoo import files
 from zoo.errors import unknown_choice
 from zoo.hub import json_records
-from zoo.hub.card import ACTIVATIONS, DTYPES, KINDS, NAME, NAMED, Card, Stored
+from zoo.hub.card import ACTIVATIONS, DTYPES, KINDS, NAME, NAMED, SHOWN, Card, Stored
 
 FILE = "card.json"
+MOST_BYTES = 1 << 20
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _DOI = re.compile(r"10\.\d{4,9}/\S+")
@@ -38,21 +39,25 @@ def read(path: str | os.PathLike) -> Card:
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"There is no card at {path}. A trained model is a folder that holds a {FILE}.")
-    return parse(path.read_bytes(), str(path))
+    with path.open("rb") as file:
+        return parse(file.read(MOST_BYTES + 1), str(path))
 
 
 def parse(content: bytes, source: str) -> Card:
     """Parses and checks the bytes of a `card.json`; errors name `source`.
 
     Raises:
-        ValueError: not JSON, or not a good card; every fault is named.
+        ValueError: too long, not JSON, or not a good card; every fault is named.
     """
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"{source} is longer than {MOST_BYTES} bytes, so it is no card. Fetch or write it anew.")
+    faults: list[str] = []
     try:
-        plain = json.loads(content)
+        card = json_records.decode(Card, json.loads(content), faults)
     except ValueError as error:  # JSON and UTF-8 errors alike
         raise ValueError(f"{source} is not JSON ({error}). It may be truncated: fetch or write it anew.") from error
-    faults: list[str] = []
-    card = json_records.decode(Card, plain, faults)
+    except RecursionError:
+        raise ValueError(f"{source} nests lists without end, so it is no card. Fetch or write it anew.") from None
     _raise_faults(faults, source)
     check(card)
     return card

@@ -28,7 +28,6 @@ from zoo.hub import card_file
 from zoo.hub.model_readme import readme
 
 _CHUNK = 1 << 18
-_CARD_LIMIT = 1 << 20
 _TRIES = 3
 _FAILURES = (OSError, ValueError, http.client.HTTPException)
 
@@ -62,7 +61,7 @@ def list_trained() -> list[str]:
 
 
 def _model_folders(parent: Path) -> list[Path]:
-    with contextlib.suppress(PermissionError):
+    with contextlib.suppress(OSError):
         return [folder for folder in parent.iterdir() if os.path.isfile(folder / card_file.FILE)]
     return []
 
@@ -197,7 +196,7 @@ def _fetch_from(source: str, part: Path, timeout_s: float) -> None:
     """Downloads the card, then each file that it names; writes the README from the card."""
     new = part / f"{card_file.FILE}.new"
     new.unlink(missing_ok=True)
-    _download_file(source, card_file.FILE, new, timeout_s, limit=_CARD_LIMIT)
+    _download_file(source, card_file.FILE, new, timeout_s, limit=card_file.MOST_BYTES)
     card = card_file.parse(new.read_bytes(), f"{source}/{card_file.FILE}")
     if card.name != source.rsplit("/", 1)[1]:
         raise ValueError(f"{source}/{card_file.FILE} is the card of {card.name!r}")

@@ -7,7 +7,9 @@ import types
 import typing
 from typing import Any
 
-from zoo.errors import unknown_choice
+from zoo.errors import printable, unknown_choice
+
+_MOST = 2**63 - 1  # what other programs can read as a whole number
 
 
 def to_plain(value: Any) -> Any:
@@ -64,7 +66,17 @@ def _decode_scalar(kind: Any, value: Any, where: str, faults: list[str]) -> Any:
     good = isinstance(value, (int, float) if kind is float else kind)
     if not good or (isinstance(value, bool) and kind is not bool):
         faults.append(f"{where} must be {kind.__name__}, got {value!r}")
+    else:
+        _check_plain(value, where, faults)
     return value
+
+
+def _check_plain(value: Any, where: str, faults: list[str]) -> None:
+    """Refuses what a terminal would obey and what no float holds."""
+    if isinstance(value, str) and printable(value) != value:
+        faults.append(f"{where} must be plain text without control characters, got {value!r}")
+    if isinstance(value, int) and abs(value) > _MOST:
+        faults.append(f"{where} must be a number of 64 bits, got one of {value.bit_length()}")
 
 
 def _decode_any(value: Any, where: str, faults: list[str]) -> Any:
@@ -72,7 +84,8 @@ def _decode_any(value: Any, where: str, faults: list[str]) -> Any:
     if isinstance(value, list):
         return tuple(_decode_any(item, where, faults) for item in value)
     if isinstance(value, dict):
-        return {key: _decode_any(item, f"{where}.{key}", faults) for key, item in value.items()}
+        return {key: _decode_any(item, _step_into(where, key, faults), faults) for key, item in value.items()}
+    _check_plain(value, where, faults)
     if not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
         faults.append(f"{where} must be text, a finite number, true, false, null or a list of these, got {value!r}")
     return value
@@ -113,4 +126,12 @@ def _decode_dict(kinds: tuple, value: Any, where: str, faults: list[str]) -> Any
     if kinds[0] is int and not all(re.fullmatch(r"\d+", key) for key in value):
         faults.append(f"{where} must have whole numbers as keys, got {sorted(value)}")
         return None
-    return {kinds[0](key): decode(kinds[1], item, faults, f"{where}.{key}") for key, item in value.items()}
+    return {
+        kinds[0](key): decode(kinds[1], item, faults, _step_into(where, key, faults)) for key, item in value.items()
+    }
+
+
+def _step_into(where: str, key: Any, faults: list[str]) -> str:
+    """Returns the place of an item of an object; its name is checked as any text is."""
+    _check_plain(key, f"a name in {where}", faults)
+    return f"{where}.{printable(str(key))}"

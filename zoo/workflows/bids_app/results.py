@@ -1,11 +1,11 @@
 """Makes the results of one case among BIDS derivatives, and recognises finished ones.
 
-Files are written whole or not at all, and the JSON file comes last: where it is, names the same weights, settings and
-images, and the image beside it can be read to its last byte, the case is finished.
+Files are written whole or not at all, and the JSON file comes last: where it is the record of the same weights,
+settings and images (`zoo.hub.result_record`), and the image beside it can be read to its last byte, the case is
+finished.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import files
-from zoo.hub import card_file
+from zoo.errors import collect_warnings, to_line
+from zoo.hub import card_file, result_record
 from zoo.hub.card import Card
+from zoo.hub.result_record import Origin, StaleResultError, Verdict
 from zoo.volumes import image, nifti
 from zoo.workflows.bids_app.plan import PlannedCase
 
 if TYPE_CHECKING:
     from zoo.inference.predictor import Predictor
+    from zoo.inference.settings import Settings
 
 SUFFIX = ".nii.gz"
 SHOWN = {"brain": "Brain", "lesion": "Lesion", "lacune": "Lesion", "infarct": "Lesion"}  # BIDS' words for a mask
@@ -65,30 +67,20 @@ class CohortRecipe:
         """File of the image of a case."""
         return Path(self.out) / f"{work.target}_{self.kind}{SUFFIX}"
 
-    def model_words(self) -> dict[str, Any]:
-        """Returns what identifies the weights and the way to predict."""
-        card = self.card
-        if card.weights is None:
-            raise ValueError(f"{card.name} has no weights on its card. Save it by zoo.save, or name another model.")
-        return {
-            "Model": {"Name": card.name, "Version": card.version, "WeightsSha256": card.weights.sha256},
-            "Settings": {"Probabilities": self.probabilities, "Mirror": self.mirror},
-        }
+    def settings(self) -> "Settings":
+        """Returns the settings of the predictor."""
+        from zoo.inference.settings import Settings
 
+        return Settings(probabilities=self.probabilities, mirror=self.mirror)
 
-def input_words(work: PlannedCase) -> dict[str, Any]:
-    """Returns what identifies the input of a case: files, their sizes, values beside them.
+    def origin(self, work: PlannedCase) -> Origin:
+        """Returns what decides the result of a case.
 
-    Raises:
-        FileNotFoundError: a file is not there.
-    """
-    sizes = [Path(path).stat().st_size for path in work.images.values()]
-    return {"Sources": work.sources, "SourceBytes": sizes, "Tabular": work.tabular}
-
-
-def sidecar(target: Path) -> Path:
-    """Returns the JSON file beside an image."""
-    return target.with_name(target.name.removesuffix(SUFFIX) + ".json")
+        Raises:
+            ValueError: the card names no weights.
+        """
+        model = result_record.describe_model(self.card)
+        return Origin(model, self.settings().as_record(), dict(work.images), work.tabular)
 
 
 def is_finished(work: PlannedCase, recipe: CohortRecipe) -> bool:
@@ -97,43 +89,31 @@ def is_finished(work: PlannedCase, recipe: CohortRecipe) -> bool:
     Raises:
         ValueError: it was made by another version of the model or in another way; what differs is named.
     """
-    target = recipe.target(work)
-    try:
-        stored = json.loads(sidecar(target).read_bytes())
-    except (OSError, ValueError):
-        return False
-    expected = recipe.model_words()
-    earlier = {name: stored.get(name) for name in expected}
-    if earlier != expected:
-        raise ValueError(
-            f"{target} was made with {_word_difference(earlier, expected)}, and "
-            f"{_word_difference(expected, earlier)} is asked for. Pass "
-            "--overwrite to make it again, or name another folder."
-        )
+    return _find_verdict(work, recipe) is Verdict.CURRENT and _is_whole(recipe.target(work))
+
+
+def _find_verdict(work: PlannedCase, recipe: CohortRecipe) -> Verdict:
+    record, target = result_record.read(recipe.target(work)), recipe.target(work)
+    return Verdict.ABSENT if record is None else recipe.origin(work).judge(record, target)
+
+
+def _is_whole(target: Path) -> bool:
     with contextlib.suppress(OSError, ValueError):
-        expected = input_words(work)
         nifti.load(target)
-        return {name: stored.get(name) for name in expected} == expected
+        return True
     return False
-
-
-def _word_difference(record: dict[str, Any], other: dict[str, Any]) -> str:
-    """Returns the entries of a record that differ from another."""
-    flat, also = (
-        {name: value for part in record.values() for name, value in (part or {}).items()} for record in (record, other)
-    )
-    return ", ".join(f"{name} {flat.get(name)}" for name in {**flat, **also} if flat.get(name) != also.get(name))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a case: "done", "kept" or "failed", with wall time in seconds, result and error."""
+    """The outcome of a case: "done", "kept" or "failed", with wall time in seconds, result, error and warnings."""
 
     case: str
     status: str
     seconds: float | None = None
     output: str = ""
     error: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class Worker:
@@ -145,10 +125,8 @@ class Worker:
     @cached_property
     def _predictor(self) -> "Predictor":
         from zoo.inference.predictor import Predictor
-        from zoo.inference.settings import Settings
 
-        recipe = self.recipe
-        return Predictor(recipe.model, settings=Settings(probabilities=recipe.probabilities, mirror=recipe.mirror))
+        return Predictor(self.recipe.model, settings=self.recipe.settings())
 
     def __call__(self, work: PlannedCase) -> Outcome:
         """Predicts and writes one case; its faults are returned in the outcome, not raised."""
@@ -156,27 +134,34 @@ class Worker:
 
         with keras.device(self.recipe.device) if self.recipe.device else contextlib.nullcontext():
             predictor = self._predictor  # what is wrong with the model is raised: it is no fault of the case
-            start, target = time.perf_counter(), self.recipe.target(work)
+            start, target, collected = time.perf_counter(), self.recipe.target(work), list[Warning]()
             try:
-                self._write(predictor, work, target)
+                self._write(predictor, work, target, collected)
             except Exception as error:  # whatever it is, the other cases can still be done
-                return Outcome(work.name, "failed", error=" ".join(f"{error or type(error).__name__}".split()))
-        return Outcome(work.name, "done", round(time.perf_counter() - start, 3), str(target))
+                return Outcome(work.name, "failed", error=to_line(error), warnings=tuple(map(to_line, collected)))
+        seconds = round(time.perf_counter() - start, 3)
+        return Outcome(work.name, "done", seconds, str(target), warnings=tuple(map(to_line, collected)))
 
-    def _write(self, predictor: "Predictor", work: PlannedCase, target: Path) -> None:
+    def _write(self, predictor: "Predictor", work: PlannedCase, target: Path, collected: list[Warning]) -> None:
         from zoo.inference.structure_volumes import write_volumes
 
-        inputs = input_words(work)
-        result = predictor(work.images, tabular=work.tabular)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        sidecar(target).unlink(missing_ok=True)
-        voxels = np.asanyarray(result.dataobj)
-        image.write(target, (voxels != 0).astype(np.uint8) if self.recipe.kind == "mask" else voxels, result)
-        if self.recipe.kind != "probseg":
-            write_volumes(target.with_name(f"{Path(work.target).name}_volumes.tsv"), result, predictor.card)
-        words = _sidecar_words(self.recipe, image.spacing_mm(result.affine).tolist()) | inputs
-        words["SpatialReference"] = work.sources[0]
-        files.write_whole(sidecar(target), (json.dumps(words, indent=2, ensure_ascii=False) + "\n").encode())
+        with contextlib.suppress(StaleResultError):  # of other weights or settings, which is overwritten
+            if _find_verdict(work, self.recipe) is Verdict.CHANGED:
+                collected.append(result_record.changed_input(target))
+        record = self.recipe.origin(work).as_record()
+        with collect_warnings(collected):
+            result = predictor(work.images, tabular=work.tabular)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            result_record.sidecar(target).unlink(missing_ok=True)
+            voxels = np.asanyarray(result.dataobj)
+            image.write(target, (voxels != 0).astype(np.uint8) if self.recipe.kind == "mask" else voxels, result)
+            if self.recipe.kind != "probseg":
+                write_volumes(target.with_name(f"{Path(work.target).name}_volumes.tsv"), result, predictor.card)
+        for entry, source in zip(record["Inputs"].values(), work.sources, strict=True):
+            entry["File"] = source
+        words = _sidecar_words(self.recipe, image.spacing_mm(result.affine).tolist())
+        words |= {"Sources": work.sources, "SpatialReference": work.sources[0]}
+        result_record.write(target, words | record, collected)
 
 
 def _sidecar_words(recipe: CohortRecipe, spacing_mm: Iterable[float]) -> dict[str, Any]:
@@ -191,7 +176,6 @@ def _sidecar_words(recipe: CohortRecipe, spacing_mm: Iterable[float]) -> dict[st
     return {
         "Description": card.description,
         **of_kind[recipe.kind],
-        **recipe.model_words(),
         "SpacingMm": [round(size, 6) for size in spacing_mm],
         **grid,
     }
