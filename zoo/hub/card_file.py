@@ -9,7 +9,7 @@ from pathlib import Path
 from zoo import files
 from zoo.errors import unknown_choice
 from zoo.hub import json_records
-from zoo.hub.card import ACTIVATIONS, DTYPES, KINDS, NAME, NAMED, SHOWN, Card, Stored
+from zoo.hub.card import ACTIVATIONS, DTYPES, KINDS, NAME, NAMED, Card, Stored
 
 FILE = "card.json"
 MOST_BYTES = 1 << 20
