@@ -21,7 +21,7 @@ from zoo.eeg.leadfield import LeadField, lead_field
 from zoo.eeg.sharpening import lengths
 from zoo.evaluation import source_localisation
 from zoo.hub.trained_models import find
-from zoo.source_imaging.locate import Locator
+from zoo.source_imaging.locator import Locator
 from zoo.tasks import eeg_sources
 from zoo.training import batches as feeds
 from zoo.training.experiments.study import Criterion, StudyResult, load_or_measure

@@ -12,7 +12,7 @@ from zoo.eeg import bank, decode, grid, head_surfaces
 from zoo.eeg.kernels import CHANNELS
 from zoo.eeg.leadfield import lead_field
 from zoo.hub import trained_models
-from zoo.source_imaging import head_model, locate
+from zoo.source_imaging import head_model, locator
 from zoo.source_imaging import recording as recordings
 from zoo.tasks import eeg_sources
 from zoo.training import network
@@ -41,9 +41,9 @@ def fake(monkeypatch):
         found[..., 3] = 5
         return found
 
-    monkeypatch.setattr(locate, "_load_network", lambda folder: logits)
-    monkeypatch.setattr(locate, "_read_settings", lambda folder: locate.SourceImagingSettings())
-    monkeypatch.setattr(locate, "trained_models", types.SimpleNamespace(find=str))
+    monkeypatch.setattr(locator, "_load_network", lambda folder: logits)
+    monkeypatch.setattr(locator, "_read_settings", lambda folder: locator.SourceImagingSettings())
+    monkeypatch.setattr(locator, "trained_models", types.SimpleNamespace(find=str))
 
 
 def dipole(field, place, moment_nam=(10.0, -20.0, 5.0)):
@@ -250,7 +250,7 @@ def test_each_kind_of_model_is_sent_to_its_own_kind_of_data(model):
     with pytest.raises(ValueError, match=r"unet3d.eeg_sources takes EEG, not images. .* zoo.locate_sources"):
         zoo.predict(model, zoo.sample())
     with pytest.raises(ValueError, match=r"unet3d.brain_mask does not locate sources, its output is 'segmentation'"):
-        locate.Locator("unet3d.brain_mask", lead_field("sphere").montage(NAMES))
+        locator.Locator("unet3d.brain_mask", lead_field("sphere").montage(NAMES))
 
 
 def test_peaks_take_the_largest_ball_first_and_stay_apart():
@@ -323,10 +323,10 @@ def test_the_fit_tells_how_many_sources_there_are(sphere):
 
 
 def test_what_a_card_says_is_what_a_locator_does(sphere, model):
-    locator = locate.Locator(model, sphere)
-    assert locator.settings == locate.SourceImagingSettings((4, 12), 0.6, 20.0, True)
+    locating = locator.Locator(model, sphere)
+    assert locating.settings == locator.SourceImagingSettings((4, 12), 0.6, 20.0, True)
     data = np.stack([dipole(sphere, 2500), dipole(sphere, 700)])
-    posteriors, counts = locator(data)
+    posteriors, counts = locating(data)
     assert posteriors.sum(1) == pytest.approx([1, 1]) and posteriors.argmax(1).tolist() == [2500, 700]
-    probable = locator.count(data[0], posteriors[0], counts[0])
+    probable = locating.count(data[0], posteriors[0], counts[0])
     assert probable.sum() == pytest.approx(1) and probable[0] == 0 and counts.shape == (2, 6)

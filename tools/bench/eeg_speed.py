@@ -55,7 +55,7 @@ def located_ms(model: str, rounds: int) -> float:
     """Features, network, peaks and dipoles of one topography."""
     from zoo.eeg import bank
     from zoo.eeg.leadfield import lead_field
-    from zoo.source_imaging.locate import Locator
+    from zoo.source_imaging.locator import Locator
 
     field = lead_field().montage(bank.montage_names("biosemi64"))
     locator = Locator(model, field)

@@ -9,6 +9,8 @@ from scipy.spatial import cKDTree
 
 from zoo.eeg import grid, head_surfaces
 from zoo.eeg.leadfield import LeadField, lead_field
+from zoo.source_imaging.channel_names import clean_name, known_names
+from zoo.source_imaging.electrodes import place_electrodes
 from zoo.source_imaging.recording import MIN_CHANNELS, Recording
 
 _NEAR_MM = 12.0  # a place farther from every source than this lies outside the head's sources
@@ -36,6 +38,8 @@ class HeadModel:
         vertices: vertex numbers of the source space that results are returned on.
         nearest: for each of these vertices the index of its place; -1 where none is near.
         subject: the subject's name for mne.
+        electrode_rms_mm: root mean square distance to the template's scalp of the electrodes that were placed by their
+            positions; None where names or a forward solution placed all.
     """
 
     field: LeadField
@@ -44,42 +48,42 @@ class HeadModel:
     vertices: list[np.ndarray]
     nearest: np.ndarray
     subject: str
+    electrode_rms_mm: float | None = None
 
 
 def template_head_model(recording: Recording) -> tuple[HeadModel, Recording]:
-    """Places the electrodes on the template head, fsaverage: by their 10-05 names, else by their positions.
+    """Places the electrodes on the template head, fsaverage: each by its 10-05 name, else by its position.
 
     Returns:
         The head model and the recording, less channels that could not be placed.
 
     Raises:
-        ValueError: fewer than 19 channels have a name of the 10-05 system or a position.
+        ValueError: fewer than 19 channels, or than half of them, have a name of the 10-05 system or a position; or
+            positions that fit no head.
 
     Example:
         >>> head, eeg = template_head_model(read_recording("spike-ave.fif"))  # doctest: +SKIP
         >>> head.subject  # doctest: +SKIP
         'fsaverage'
     """
-    known = {name.lower() for name in head_surfaces.electrode_names()} | {"t3", "t4", "t5", "t6"}
-    named = [name for name in recording.names if name.lower() in known]
-    placed = [name for name in recording.names if name in recording.positions_mm]
-    if len(named) == len(recording.names) or len(named) >= max(MIN_CHANNELS, len(placed)):
-        recording = recording.keep(named, "neither a position nor a name of the 10-05 system")
-        field = lead_field().montage(recording.names)
-    elif len(placed) < MIN_CHANNELS:
+    placement = place_electrodes(recording.names, recording.positions_mm)
+    places = placement.places_mm
+    if len(places) < max(MIN_CHANNELS, len(recording.names) / 2):
+        named = sum(name.lower() in known_names() for name in recording.names)
+        placed = sum(name in recording.positions_mm for name in recording.names)
         raise ValueError(
-            f"{len(placed)} of {len(recording.names)} channels have a position and {len(named)} a name of the 10-05 "
-            f"system: {MIN_CHANNELS} are needed. Set a montage: recording.set_montage('biosemi64')."
+            f"{placed} of {len(recording.names)} channels have a position and {named} a name of the 10-05 "
+            f"system: {MIN_CHANNELS} are needed, and half of all. Set a montage, as in "
+            "recording.set_montage('biosemi64'), or mark the others in recording.info['bads']."
         )
-    else:
-        recording = recording.keep(placed, "without a position")
-        inverse = np.linalg.inv(head_surfaces.head().head_from_mri)
-        places = {name: inverse[:3, :3] @ recording.positions_mm[name] + inverse[:3, 3] for name in recording.names}
-        field = lead_field(electrodes_mm=places)
+    recording = recording.keep(list(places), "neither a position on the scalp nor a name of the 10-05 system")
+    recording = dataclasses.replace(recording, repairs=(*recording.repairs, *placement.repairs))
+    field = lead_field().montage(recording.names) if placement.by_name else lead_field(electrodes_mm=places)
     indices = np.arange(grid.NUM_PLACES)
     mni = to_mni(grid.grid()[0])
     inside = np.ones(grid.NUM_PLACES, bool)
-    return HeadModel(field, mni, inside, [indices], indices, "fsaverage"), recording
+    head = HeadModel(field, mni, inside, [indices], indices, "fsaverage", placement.rms_mm)
+    return head, recording
 
 
 def forward_head_model(recording: Recording, forward: Any) -> tuple[HeadModel, Recording]:
@@ -136,14 +140,15 @@ def _free_forward(forward: Any) -> Any:
 
 def _channel_rows(recording: Recording, forward: Any) -> list[int]:
     """Returns the row of each of the recording's channels in the forward solution."""
-    names = list(forward["sol"]["row_names"])
-    missing = [name for name in recording.names if name not in names]
+    own = list(forward["sol"]["row_names"])
+    rows = {clean_name(name): row for row, name in enumerate(own)} | {name: row for row, name in enumerate(own)}
+    missing = [name for name in recording.names if name not in rows]
     if missing:
         raise ValueError(
             f"The forward solution lacks {len(missing)} of the recording's {len(recording.names)} channels "
             f"({', '.join(missing[:6])}): compute it for this montage, or pick its channels."
         )
-    return [names.index(name) for name in recording.names]
+    return [rows[name] for name in recording.names]
 
 
 def _nearest_sources(
@@ -153,7 +158,7 @@ def _nearest_sources(
     to_head = head_surfaces.head().head_from_mri
     template_mm = grid.grid()[0] @ to_head[:3, :3].T + to_head[:3, 3]
     known = {name.lower(): row for row, name in enumerate(head_surfaces.electrode_names())}
-    located = {c["ch_name"]: np.array(c["loc"][:3]) * 1e3 for c in forward["info"]["chs"]}
+    located = {clean_name(c["ch_name"]): np.array(c["loc"][:3]) * 1e3 for c in forward["info"]["chs"]}
     pairs = [(known[name.lower()], located[name]) for name in recording.names if name.lower() in known]
     if len(pairs) >= _MIN_NAMED:
         own_mm = np.array([place for _, place in pairs])

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from zoo.eeg import head_surfaces
+from zoo.source_imaging.channel_names import clean_names, is_other
+from zoo.source_imaging.units import to_volts
 
 MIN_CHANNELS, MAX_CHANNELS = 19, 256
 _KINDS = "an mne Evoked, Epochs or Raw"
@@ -110,16 +112,18 @@ def read_recording(recording: Any) -> Recording:
             f"The recording has no EEG channel{_describe_other_channels(info)}. "
             f"Give one with {MIN_CHANNELS} to {MAX_CHANNELS}."
         )
-    names = [info["ch_names"][pick] for pick in picks]
     data = recording.get_data(picks=picks)
+    names = [info["ch_names"][pick] for pick in picks]
     good, repairs = _select_good(data, names, info["bads"])
     check_channel_count([names[row] for row in good])
     channels = [info["chs"][picks[row]] for row in good]
-    good_names = tuple(names[row] for row in good)
-    if info["custom_ref_applied"] or not np.allclose(data[good].mean(0), 0, atol=1e-3 * np.abs(data[good]).max()):
+    good_names, renamed = clean_names([names[row] for row in good])
+    volts, scaled = to_volts(data[good])
+    repairs += [text for text in (renamed, scaled) if text]
+    if info["custom_ref_applied"] or not np.allclose(volts.mean(0), 0, atol=1e-3 * np.abs(volts).max()):
         repairs.append(f"Referenced to the average of its {len(good)} good channels.")
-    positions_mm = _read_positions(channels)
-    return Recording(average_reference(data[good]), good_names, np.array(recording.times), positions_mm, tuple(repairs))
+    positions_mm = _read_positions(channels, good_names)
+    return Recording(average_reference(volts), good_names, np.array(recording.times), positions_mm, tuple(repairs))
 
 
 def _select_good(data: np.ndarray, names: list[str], bads: list[str]) -> tuple[list[int], list[str]]:
@@ -128,7 +132,10 @@ def _select_good(data: np.ndarray, names: list[str], bads: list[str]) -> tuple[l
     bad = [name for name in names if name in bads]
     if bad:
         repairs.append(f"{len(bad)} channels left out, marked bad: {_shorten(bad)}.")
-    good = [row for row, name in enumerate(names) if name not in bads]
+    other = [name for name in names if name not in bads and is_other(name)]
+    if other:
+        repairs.append(f"{len(other)} channels left out, no EEG by their names: {_shorten(other)}.")
+    good = [row for row, name in enumerate(names) if name not in bads and name not in other]
     broken = [names[row] for row in good if not np.isfinite(data[row]).all()]
     if broken:
         raise ValueError(
@@ -169,9 +176,9 @@ def average_reference(data: np.ndarray) -> np.ndarray:
     return data - data.mean(0, keepdims=True)
 
 
-def _read_positions(channels: list[Any]) -> dict[str, np.ndarray]:
+def _read_positions(channels: list[Any], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Reads the positions of the channels that have one, mm."""
-    positions = {channel["ch_name"]: np.array(channel["loc"][:3], float) * 1e3 for channel in channels}
+    positions = {name: np.array(channel["loc"][:3], float) * 1e3 for name, channel in zip(names, channels, strict=True)}
     return {name: place for name, place in positions.items() if np.isfinite(place).all() and np.abs(place).max() > 0}
 
 

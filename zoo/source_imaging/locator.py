@@ -1,0 +1,131 @@
+"""Runs a network on topographies of one montage on one head, and decodes what it finds."""
+
+import dataclasses
+import functools
+import os
+from typing import Any
+
+import numpy as np
+
+from zoo.eeg import decode, grid
+from zoo.eeg.kernels import Kernels, kernels
+from zoo.eeg.leadfield import LeadField
+from zoo.eeg.sharpening import lengths
+from zoo.hub import card_file, trained_models
+from zoo.inference.compiled_network import prepare
+
+MODEL = "unet3d.eeg_sources"
+_BATCH = 8
+_CACHE: dict[tuple[str, tuple[int, ...]], Kernels] = {}
+_CACHE_SIZE = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceImagingSettings:
+    """How a card prepares a model's input and reads its output; the defaults are those of older cards.
+
+    Attributes:
+        sbl_steps: numbers of steps of sparse Bayesian learning after which the input has a map.
+        sbl_share: share of the last of these maps in the posterior.
+        reach_mm: largest distance of a dipole from the peak of the posterior, mm.
+        count_by_fit: whether the best fit gives the number of sources, not the network.
+    """
+
+    sbl_steps: tuple[int, ...] = ()
+    sbl_share: float = 0.0
+    reach_mm: float = decode.REACH_MM
+    count_by_fit: bool = False
+
+
+class Locator:
+    """Locates topographies of one montage on one head with one network.
+
+    Args:
+        model: name or folder of a trained model.
+        field: lead field of the channels at the 5,215 places.
+        inside: (5215,) bool, where sources can be; None for everywhere.
+
+    Raises:
+        ValueError: no such model, or it does not locate sources.
+
+    Example:
+        >>> locator = Locator("unet3d.eeg_sources", lead_field().montage(names))  # doctest: +SKIP
+        >>> posteriors, counts = locator(topographies)  # doctest: +SKIP
+    """
+
+    def __init__(self, model: str | os.PathLike, field: LeadField, *, inside: np.ndarray | None = None) -> None:
+        folder = str(trained_models.find(model))
+        self.settings = _read_settings(folder)
+        self.network = _load_network(folder)
+        self.kernels = _cached_kernels(field, self.settings.sbl_steps)
+        self.field = field
+        self.inside = inside
+
+    def __call__(self, topographies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Locates topographies.
+
+        Args:
+            topographies: (n, channels), any unit.
+
+        Returns:
+            Posteriors (n, 5215) that sum to 1, and probabilities of 0 to 5 sources (n, 6).
+        """
+        batches = [topographies[first : first + _BATCH] for first in range(0, len(topographies), _BATCH)]
+        outputs = [self._locate_batch(batch) for batch in batches]
+        posteriors, counts = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+        return posteriors, counts
+
+    def _locate_batch(self, topographies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        number = len(topographies)
+        # Two shapes in all, or every new number would compile anew.
+        batch = topographies if number in (1, _BATCH) else np.resize(topographies, (_BATCH, topographies.shape[1]))
+        volumes = self.kernels.apply(batch)
+        logits = self.network(volumes)[:number]
+        posterior = decode.posterior(logits)
+        if self.settings.sbl_share:
+            current = lengths(grid.from_box(volumes[:number, ..., -1]))
+            posterior = decode.mixed(posterior, current, self.settings.sbl_share)
+        if self.inside is not None and not self.inside.all():
+            posterior = posterior * self.inside
+            posterior /= posterior.sum(-1, keepdims=True)
+        return posterior, decode.count_probabilities(logits)
+
+    def decode(self, topography: np.ndarray, posterior: np.ndarray, count: int) -> tuple[decode.Fit, np.ndarray]:
+        """Returns the dipoles of one topography (channels,), V, and the posterior mass of each, the largest first."""
+        places, masses = decode.peaks(posterior, count)
+        return decode.refine(places, topography, self.field.matrix, reach_mm=self.settings.reach_mm), masses
+
+    def count(self, topography: np.ndarray, posterior: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Returns probabilities of 0 to 5 sources (6,): the network's `counts`, or the fit's where the card says so."""
+        if not self.settings.count_by_fit:
+            return counts
+        probabilities = decode.count_by_fit(posterior, topography, self.field.matrix)
+        return np.concatenate([[0.0], probabilities])  # a fit has one source at least
+
+
+def _cached_kernels(field: LeadField, sbl_steps: tuple[int, ...]) -> Kernels:
+    """Returns the kernels of a lead field; keeps those of the last few, for they take seconds."""
+    key = (field.key, sbl_steps)
+    if key not in _CACHE:
+        while len(_CACHE) >= _CACHE_SIZE:
+            _CACHE.pop(next(iter(_CACHE)))
+        _CACHE[key] = kernels(field, sbl_steps)
+    return _CACHE[key]
+
+
+def _read_settings(folder: str) -> SourceImagingSettings:
+    card = card_file.read(folder)
+    parameters = {
+        key: value for step in (*card.preprocessing, *card.postprocessing) for key, value in step.parameters.items()
+    }
+    names = [field.name for field in dataclasses.fields(SourceImagingSettings)]
+    settings = {name: parameters[name] for name in names if name in parameters}
+    return SourceImagingSettings(**settings | {"sbl_steps": tuple(settings.get("sbl_steps", ()))})
+
+
+@functools.lru_cache(maxsize=2)
+def _load_network(folder: str) -> Any:
+    card = card_file.read(folder)
+    if card.output.kind != "sources":
+        raise ValueError(f"{card.name} does not locate sources, its output is {card.output.kind!r}. Pass {MODEL!r}.")
+    return prepare(trained_models.load(folder))
