@@ -102,7 +102,7 @@ def test_without_matplotlib_all_but_the_picture_is_written(world, tmp_path, monk
     given = [f"{name}={path}" for name, path in files.items()]
     result = world("predict", "siamese.epilepsy_lesions", *given, "--out", tmp_path / "out")
     assert result.exit_code == 0 and "no picture: it needs matplotlib" in " ".join(result.output.split())
-    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".gz", ".csv"}
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".gz", ".csv", ".json"}
 
 
 def test_a_scanner_that_the_controls_do_not_know_is_told(world, tmp_path):

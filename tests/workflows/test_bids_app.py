@@ -2,9 +2,11 @@
 
 import contextlib
 import csv
+import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -70,11 +72,12 @@ def test_a_mask_lies_on_its_scan_with_its_origin_beside_it(run, root, out, model
     told = json.loads(result.with_name(f"sub-02_{LABEL}_mask.json").read_text())
     assert told["Type"] == "Lesion" and told["SpacingMm"] == [1, 1.5, 2]
     assert told["Sources"] == ["bids:raw:sub-02/anat/sub-02_T1w.nii.gz"]
-    assert told["Model"] == {
-        "Name": LESION_MODEL,
-        "Version": "1.0.0",
-        "WeightsSha256": zoo.card(LESION_MODEL).weights.sha256,
-    }
+    weights = zoo.card(LESION_MODEL).weights.sha256
+    assert list(told["Model"].values())[:3] == [LESION_MODEL, "1.0.0", weights]
+    (scan,) = told["Inputs"].values()
+    content = (root / "sub-02/anat/sub-02_T1w.nii.gz").read_bytes()
+    assert (scan["File"], scan["Bytes"]) == (told["Sources"][0], len(content))
+    assert scan["Sha256"] == hashlib.sha256(content).hexdigest() and told["Warnings"] == []
     (row,) = rows_of(result.parent / f"sub-02_{LABEL}_volumes.tsv")
     voxels = int((np.asarray(wanted.dataobj) == 7).sum())
     assert (row["structure"], int(row["num_voxels"]), row["asymmetry_percent"]) == ("lesion", voxels, "n/a")
@@ -113,9 +116,30 @@ def test_what_is_finished_is_kept_and_what_is_torn_or_changed_is_made_again(run,
     assert {subject: path.read_bytes() for subject, path in paths.items()} == before
     image = root / "sub-03/anat/sub-03_T1w.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.random.default_rng(5).random((8, 8, 9)), np.eye(4)), image)
-    assert statuses(run("--json")) == {"sub-01": "kept", "sub-02": "kept", "sub-03": "done"}
+    done = run("--json")
+    assert statuses(done) == {"sub-01": "kept", "sub-02": "kept", "sub-03": "done"}
+    assert re.fullmatch(r"zoo: warning: sub-03: .*_mask\.nii\.gz was made from another input .*\n", done.stderr)
     assert nibabel.load(paths["03"]).shape == (8, 8, 9)
     assert set(statuses(run("--json", "--overwrite")).values()) == {"done"}
+
+
+def test_the_warnings_of_a_case_are_on_stderr_in_its_json_file_and_in_the_log(run, root, out):
+    for subject in ("01", "02"):
+        scan = nibabel.load(root / f"sub-{subject}/anat/sub-{subject}_T1w.nii.gz")
+        image = nibabel.Nifti1Image(np.asarray(scan.dataobj), scan.affine)
+        image.set_qform(None, 0)
+        image.set_sform(None, 0)
+        nibabel.save(image, root / f"sub-{subject}/anat/sub-{subject}_T1w.nii.gz")
+    for status in ("done", "kept"):
+        done = run("--participant-label", "01", "02", "--json")
+        assert set(statuses(done).values()) == {status} and done.exit_code == 0
+        lines = done.stderr.splitlines()
+        assert [line.split(": ")[1:3] for line in lines] == [["warning", "sub-01"], ["warning", "sub-02"]]
+        assert all("which side is left is a guess" in line for line in lines)
+        for subject, row in zip(("01", "02"), json.loads(done.stdout), strict=True):
+            told = json.loads((out / f"sub-{subject}/anat/sub-{subject}_{LABEL}_mask.json").read_text())
+            assert told["Warnings"] == row["warnings"] and len(row["warnings"]) == 1
+        assert ["left is a guess" in row["warnings"] for row in log(out)] == [True, True]
 
 
 @pytest.mark.slow
@@ -123,7 +147,7 @@ def test_other_settings_or_weights_are_an_error_until_overwritten(run, out, mode
     assert run().exit_code == 0
     done = run("--mirror")
     assert done.exit_code == 2
-    assert "was made with Mirror False, and Mirror True is asked for. Pass --overwrite" in done.stderr
+    assert "was made with other settings: Mirror was false, now true. Pass --overwrite to replace it" in done.stderr
     assert run("--mirror", "--overwrite").exit_code == 0
     others = tmp_path / "others"
     shutil.copytree(model_folder / LESION_MODEL, others / LESION_MODEL)

@@ -27,6 +27,7 @@ from zoo.cli.terminal import (
     framework,
     tell,
     usage_errors,
+    warn,
 )
 from zoo.hub import card as cards
 from zoo.hub import card_file
@@ -122,6 +123,7 @@ def bids(  # noqa: PLR0913 - the choices of a command, each an option
     counts = Counter(outcome.status for outcome in outcomes)
     message = f"{counts['done']} done, {counts['kept']} kept, {counts['failed']} failed: {log}"
     tell([asdict(outcome) for outcome in outcomes], message, as_json)
+    warn(f"{outcome.case}: {text}" for outcome in outcomes for text in outcome.warnings)
     end(f"{outcome.case}: {outcome.error}" for outcome in outcomes if outcome.error)
 
 

@@ -102,7 +102,8 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
 ) -> None:
     """Run a trained model on scans; results lie on their grids.
 
-    A result is called SCAN_TAG.nii.gz. A model that locates sources takes EEG files of
+    A result is called SCAN_TAG.nii.gz; SCAN_TAG.json says what made it, and only one
+    made alike is kept. A model that locates sources takes EEG files of
     MNE (-ave.fif, -epo.fif, raw) and writes NAME_sources.csv and NAME_posterior.nii.gz.
     A model of codes writes NAME_z.nii.gz, clusters as NIfTI and CSV, and a picture.
     What cannot be used is reported, the rest is finished, and the exit code is then 1.

@@ -220,9 +220,18 @@ def is_kept(target: str | os.PathLike, origin: Origin) -> tuple[bool, list[Warni
         )
     verdict = origin.judge(record, target)
     if verdict is Verdict.CURRENT:
-        return True, [RecordedWarning(text) for text in record.get(WARNINGS, [])]
-    changed = ChangedInputWarning(f"{target} was made from another input than that of now, and is made again")
-    return False, [changed] if verdict is Verdict.CHANGED else []
+        return True, recorded_warnings(record)
+    return False, [changed_input(target)] if verdict is Verdict.CHANGED else []
+
+
+def changed_input(target: str | os.PathLike) -> ChangedInputWarning:
+    """Words that a result is made again since its input changed."""
+    return ChangedInputWarning(f"{target} was made from another input than that of now, and is made again")
+
+
+def recorded_warnings(record: Record | None) -> list[Warning]:
+    """Returns what zoo warned of when a result was made."""
+    return [RecordedWarning(text) for text in (record or {}).get(WARNINGS, [])]
 
 
 def write(target: str | os.PathLike, record: Record, warned: Iterable[Warning] = ()) -> Path:

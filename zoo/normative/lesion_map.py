@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -13,8 +14,9 @@ from scipy import stats
 from zoo import files
 from zoo.datasets.cases import Case
 from zoo.evaluation import clusters as detection
-from zoo.hub import trained_models
+from zoo.hub import result_record, trained_models
 from zoo.hub.card import Card
+from zoo.hub.download import sha256
 from zoo.inference.inputs import Images, read_channels
 from zoo.inference.predictor import Predictor
 from zoo.inference.settings import Settings
@@ -139,6 +141,18 @@ class Finder:
         return LesionMap(
             volumes.on_grid_of(scans[0], z), clusters, scans[0], float(np.mean(place_z > stats.norm.isf(p)))
         )
+
+
+def describe_settings(model: str | os.PathLike, fitted: str | os.PathLike | None) -> dict[str, Any]:
+    """Returns what decides a map beside the network and the scans, for its record: the normative model, the regions.
+
+    Args:
+        model: name or folder of a trained model.
+        fitted: file of a normative model; None for the one shipped with it.
+    """
+    path = pathlib.Path(fitted) if fitted is not None else trained_models.find(model) / normative.FILE
+    parcellation = result_record.describe_model(trained_models.card(PARCELLATION))
+    return {"NormativeSha256": sha256(path), "Parcellation": parcellation, "P": detection.P}
 
 
 def _read_scans(images: Images, card: Card) -> list[Image]:

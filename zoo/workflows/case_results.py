@@ -1,11 +1,14 @@
-"""The result that every runner of `zoo predict` returns for a case, and the options that it takes."""
+"""The result that every runner of `zoo predict` returns for a case, the options that it takes, and what it keeps."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from zoo.errors import to_line
+from zoo.errors import collect_warnings, to_line
+from zoo.hub import result_record
+from zoo.hub.result_record import Origin
 from zoo.hub.tabular import Value
 from zoo.inference.settings import Settings
 
@@ -84,3 +87,63 @@ class RunOptions:
     magnitude: Path | None = None
     normative: Path | None = None
     show_stage: Callable[[str], None] = lambda _: None
+
+
+class Made(NamedTuple):
+    """The files that a case was written to, one line for people, and what JSON has beside them."""
+
+    files: tuple[str, ...]
+    message: str
+    details: Mapping[str, Any]
+
+
+class Steps(NamedTuple):
+    """How a case is made: a function that computes, and one that writes what that returned and knows its seconds."""
+
+    compute: Callable[[], Any]
+    write: Callable[[Any, float], Made]
+
+
+def keep_or_make(case: str, target: Path, origin: Origin, options: RunOptions, steps: Steps) -> CaseResult:
+    """Keeps the result of a case that is there and was made in the same way, or makes it.
+
+    Args:
+        case: its name.
+        target: its main file, beside which the record lies.
+        origin: what decides the result.
+        options: of `zoo predict`.
+        steps: compute and write it.
+
+    Returns:
+        The result; also where the case failed, or a result of another way is there.
+    """
+    collected: list[Warning] = []
+    try:
+        made = None if options.overwrite or not target.exists() else _find_kept(target, origin, collected)
+        kept = made is not None
+        if made is None:
+            result_record.check_replaceable(target)
+            record, start = origin.as_record(), time.perf_counter()
+            with collect_warnings(collected):
+                computed = steps.compute()
+                result_record.sidecar(target).unlink(missing_ok=True)  # beside a new result it would pass for its own
+                made = steps.write(computed, round(time.perf_counter() - start, 1))
+            files = [Path(file).name for file in made.files]
+            result = {"Files": files, "Message": made.message, "Details": dict(made.details)}
+            result_record.write(target, record | {"Result": result}, collected)
+    except Exception as error:  # whatever it is, the other cases can still be done
+        return CaseResult.failed(case, error, collected)
+    details = {"kept": kept, **made.details}
+    return CaseResult(case, made.files, made.message, details=details, warnings=tuple(map(to_line, collected)))
+
+
+def _find_kept(target: Path, origin: Origin, collected: list[Warning]) -> Made | None:
+    """Returns a result that is kept, as its record has it; None where it, or a file of it, is to be made again."""
+    kept, warned = result_record.is_kept(target, origin)
+    collected += warned
+    stored = (result_record.read(target) or {}).get("Result", {})
+    files = [target.with_name(name) for name in stored.get("Files", [])]
+    if not kept or not files or not all(file.is_file() for file in files):
+        return None
+    message = f"{stored['Message']} It was there already (--overwrite replaces it)."
+    return Made(tuple(map(str, files)), message, stored["Details"])

@@ -3,16 +3,18 @@
 Every runner takes the model's folder, cases by name and the options, and returns a `CaseResult` for each case.
 """
 
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zoo.datasets.cases import Case
-from zoo.hub import card_file
+from zoo.hub import card_file, result_record
 from zoo.hub.card import Card
+from zoo.hub.result_record import Origin
+from zoo.inference.cohort import name_inputs
 from zoo.inference.inputs import Images, select_images
-from zoo.workflows.case_results import CaseResult, OptionError, RunOptions
+from zoo.workflows.case_results import CaseResult, Made, OptionError, RunOptions, Steps, keep_or_make
 from zoo.workflows.scan_runner import predict_scans
 
 CODES_MODEL = "siamese.epilepsy_lesions"
@@ -38,20 +40,26 @@ def locate_recordings(model: Path, recordings: Mapping[str, Path], options: RunO
     """
     from zoo.source_imaging import locate
 
-    results = []
+    card = card_file.read(model)
+    weights, results = result_record.describe_model(card), []
     for name, path in recordings.items():
-        try:
-            located = locate.locate_sources(path, model=model)
-            files = tuple(str(written) for written in locate.write(located, options.out, name))
-        except Exception as error:  # whatever it is, the other recordings can still be done
-            results.append(CaseResult.failed(path.name, error))
-            continue
-        places = "; ".join("({:.0f}, {:.0f}, {:.0f})".format(*source.mni_mm) for source in located.sources)
-        fit = f"{located.explained:.0%} explained at {located.time_s[0]:g} s."
-        message = f"{files[0]}: {len(located.sources)} sources at {places} mm MNI, {' '.join([fit, *located.repairs])}"
-        details = {"sources": located.table(), "repairs": list(located.repairs), "text": message}
-        results.append(CaseResult(path.name, files, message, details=details))
+        steps = Steps(
+            partial(locate.locate_sources, path, model=model), partial(_write_sources, out=options.out, name=name)
+        )
+        target = options.out / f"{name}_sources.csv"
+        results.append(keep_or_make(path.name, target, Origin(weights, {}, {"recording": path}), options, steps))
     return results
+
+
+def _write_sources(located: Any, _: float, out: Path, name: str) -> Made:
+    """Writes the sources of a recording, and words them."""
+    from zoo.source_imaging import located_sources
+
+    files = tuple(str(written) for written in located_sources.write(located, out, name))
+    places = "; ".join("({:.0f}, {:.0f}, {:.0f})".format(*source.mni_mm) for source in located.sources)
+    fit = f"{located.explained:.0%} explained at {located.time_s[0]:g} s."
+    message = f"{files[0]}: {len(located.sources)} sources at {places} mm MNI, {' '.join([fit, *located.repairs])}"
+    return Made(files, message, {"sources": located.table(), "repairs": list(located.repairs), "text": message})
 
 
 def find_lesions(model: Path, cases: Mapping[str, Images | Case], options: RunOptions) -> list[CaseResult]:
@@ -75,23 +83,27 @@ def find_lesions(model: Path, cases: Mapping[str, Images | Case], options: RunOp
         raise OptionError(
             f"There is no normative model {str(options.normative)!r}. Make one with zoo fit-normative FOLDER."
         )
-    finder = lesion_map.Finder(model, fitted=options.normative)
-    results = []
+    finder, results = lesion_map.Finder(model, fitted=options.normative), []
+    weights, settings = result_record.describe_model(card), lesion_map.describe_settings(model, options.normative)
     for name, case in cases.items():
-        start = time.perf_counter()
-        try:
-            images = select_images(case, card) if isinstance(case, Case) else case
-            outliers = finder(images, tell=options.show_stage)
-            files = tuple(str(path) for path in outliers.write(options.out, name))
-        except Exception as error:  # whatever it is, the other cases can still be done
-            results.append(CaseResult.failed(name, error))
-            continue
-        seconds = round(time.perf_counter() - start, 1)
-        picture = "" if files[-1].endswith(".png") else NO_PICTURE
-        message = f"{files[0]}: {outliers.message}, {seconds} s{picture}"
-        details = {"clusters": len(outliers.clusters), "share_out": round(outliers.out, 4)}
-        results.append(CaseResult(name, files, message, details=details | {"seconds": seconds, "text": message}))
+        compute = partial(_map_outliers, finder, case, card, options.show_stage)
+        steps = Steps(compute, partial(_write_lesions, out=options.out, name=name))
+        origin = Origin(weights, settings, name_inputs(case, card))
+        results.append(keep_or_make(name, options.out / f"{name}_z.nii.gz", origin, options, steps))
     return results
+
+
+def _map_outliers(finder: Any, case: Images | Case, card: Card, show_stage: Callable[[str], None]) -> Any:
+    return finder(select_images(case, card) if isinstance(case, Case) else case, tell=show_stage)
+
+
+def _write_lesions(outliers: Any, seconds: float, out: Path, name: str) -> Made:
+    """Writes the map, clusters and picture of a person, and words them."""
+    files = tuple(str(path) for path in outliers.write(out, name))
+    picture = "" if files[-1].endswith(".png") else NO_PICTURE
+    message = f"{files[0]}: {outliers.message}, {seconds} s{picture}"
+    details = {"clusters": len(outliers.clusters), "share_out": round(outliers.out, 4)}
+    return Made(files, message, details | {"seconds": seconds, "text": message})
 
 
 def read_codes_card(model: Path) -> Card:

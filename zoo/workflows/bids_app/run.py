@@ -5,7 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from zoo.errors import collect_warnings, to_line
 from zoo.files import write_whole
+from zoo.hub import result_record
 from zoo.progress import progress_bar
 from zoo.workflows.bids_app import executors
 from zoo.workflows.bids_app.plan import PlannedCase
@@ -20,7 +22,7 @@ def find_finished(cases: Sequence[PlannedCase], recipe: CohortRecipe) -> list[Pl
     Raises:
         ValueError: some were made by other weights or in another way.
     """
-    with ThreadPoolExecutor() as pool:
+    with collect_warnings(), ThreadPoolExecutor() as pool:  # of results, whose headers are those of their scans
         kept = list(pool.map(lambda work: is_finished(work, recipe), cases))
     return [work for work, whole in zip(cases, kept, strict=True) if whole]
 
@@ -54,7 +56,7 @@ def run(
     Raises:
         ValueError, OSError, ImportError: a fault that stops every case (no such weights, no cluster).
     """
-    earlier = [Outcome(work.name, "kept", output=str(recipe.target(work))) for work in kept]
+    earlier = [_keep(work, recipe.target(work)) for work in kept]
     earlier += [Outcome(name, "failed", error=error) for name, error in (failed or {}).items()]
     write_whole(log, "".join([_join_cells(COLUMNS), *map(_format_row, earlier)]).encode())
     done: list[Outcome] = []
@@ -65,6 +67,11 @@ def run(
             file.flush()
             show(len(done), len(cases))
     return sorted(earlier + done, key=lambda outcome: outcome.case)
+
+
+def _keep(work: PlannedCase, target: Path) -> Outcome:
+    warned = result_record.recorded_warnings(result_record.read(target))
+    return Outcome(work.name, "kept", output=str(target), warnings=tuple(map(to_line, warned)))
 
 
 def _choose_executor(cases: Sequence[PlannedCase], recipe: CohortRecipe, jobs: int, address: str) -> Iterator[Outcome]:
@@ -80,7 +87,8 @@ def _choose_executor(cases: Sequence[PlannedCase], recipe: CohortRecipe, jobs: i
 
 
 def _format_row(outcome: Outcome) -> str:
-    return _join_cells("n/a" if value in ("", None) else str(value) for value in asdict(outcome).values())
+    row = asdict(outcome) | {"warnings": "; ".join(outcome.warnings)}
+    return _join_cells("n/a" if value in ("", None) else str(value) for value in row.values())
 
 
 def _join_cells(cells: Iterable[str]) -> str:
