@@ -241,7 +241,7 @@ def test_a_case_is_turned_resampled_and_its_labels_mapped(tmp_path):
     np.testing.assert_array_equal(kept.channels[0], voxels[::-1].astype(np.float32))
     assert kept.labels[14, 2, 3] == 2
     assert {index: len(places) for index, places in kept.places.items()} == {0: 12288 - 65, 1: 64, 2: 1}
-    finer = prepare(case, Reading(labels={4: 1}, spacing_mm=(1.0, 1.0, 1.0)))
+    finer = prepare(case, Reading(labels={4: 1, "*": 0}, spacing_mm=(1.0, 1.0, 1.0)))
     assert finer.channels[0].shape == finer.labels.shape == (32, 24, 32)
     assert finer.places.keys() == {0, 1}
 
@@ -251,8 +251,11 @@ def test_labels_that_are_no_classes(tmp_path):
     case = Case(
         "x", "x", {"t1": write_nifti(tmp_path / "x.nii", draw_image())}, write_nifti(tmp_path / "y.nii", labels)
     )
-    with pytest.raises(ValueError, match=r"The label map of x holds 0\.5, and labels are whole numbers"):
+    with pytest.raises(ValueError, match=r"The label map of x holds 0\.5 \(1 voxels are not whole\), and labels are"):
         prepare(case, Reading())
+    write_nifti(case.labels, mark_voxels((1, 2, 3), (4, 5, 6), value=4))
+    with pytest.raises(ValueError, match=r"map of x holds the value 4 beside 0 \(2 voxels\), and 1, 2 is expected"):
+        prepare(case, Reading(labels={0: 0, 1: 1, 2: 2}))
     write_nifti(case.labels, mark_voxels((1, 2, 3), dtype=np.int16, value=-4))
     with pytest.raises(ValueError, match=r"values from -4 to 0, and class indices go from 0 to 32767"):
         prepare(case, Reading())

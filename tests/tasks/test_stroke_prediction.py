@@ -195,7 +195,7 @@ def test_evaluation_measures_the_good_cases_and_names_the_bad(tree, model_folder
     found = zoo.evaluate(task, model_folder / NAME, tree, out=tmp_path, settings=Settings(overlap=0.0))
     assert list(found.scores) == ["training_1", "training_48"]
     assert (
-        "holds the value 255 beside 0, and 1 is expected. Divide a mask of 0 and 255 by 255"
+        "holds the value 255 beside 0 (700 voxels), and 1 is expected. Divide a mask of 0 and 255 by 255"
         in found.failed["training_2"]
     )
     assert "There is no brain" in found.failed["training_4"]

@@ -35,6 +35,7 @@ CHANGES = {
     "tabular_dropout": 0.5,
     "reader": "folder",
     "patterns": {"T1w": "{id}.nii.gz"},
+    "label_map": {255: 7},
     "positive_fraction": 0.5,
     "augment": lambda image, labels, seed: (image, labels),
     "builder": "resunet",

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import keras
 import nibabel
@@ -94,6 +95,22 @@ def test_an_interrupted_evaluation_goes_on(found, run, data, monkeypatch):
     monkeypatch.setattr(evaluate, "_measure", only_the_bad_one)
     again = zoo.evaluate(TASK, run, data)
     assert again.scores == found.scores
+
+
+def test_labels_of_other_values_are_refused_or_mapped(run, data, tmp_path):
+    for number in range(2):
+        folder = tmp_path / "data" / f"sub-0{number}"
+        shutil.copytree(data / folder.name, folder)
+        labels = nibabel.load(folder / "labels.nii.gz")
+        other = np.where(np.asanyarray(labels.dataobj) == 7, 9, 0).astype(np.float32)
+        other[0, 0, 0] = 0.4 * number
+        nibabel.save(nibabel.Nifti1Image(other, labels.affine), folder / "labels.nii.gz")
+    with pytest.raises(ValueError, match=r"None of the 2 cases .*sub-00 holds the value 9 beside 0 \(125 voxels\), and 7"):
+        evaluate.evaluate(TASK, run, tmp_path / "data", out=tmp_path / "out")
+    mapped = evaluate.evaluate(TASK.replace(label_map={9: 7}), run, tmp_path / "data", out=tmp_path / "out")
+    assert mapped.scores["sub-00"][7]["dice"] == 1 and "holds 0.4 (1 voxels are not whole)" in mapped.failed["sub-01"]
+    dropped = evaluate.evaluate(TASK.replace(label_map={9: 0}), run, tmp_path / "data", out=tmp_path / "out")
+    assert dropped.scores["sub-00"][7]["dice"] == 0
 
 
 def test_refusals(run, data, tmp_path):

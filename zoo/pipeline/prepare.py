@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 
 from zoo.datasets.cases import Case
 from zoo.datasets.images import class_indices, nifti_like, picture, read_labels
+from zoo.datasets.label_values import Values
 from zoo.volumes import image as images
 from zoo.volumes import intensity
 
 KEPT = ("uint8", "int16", "uint16", "float32")  # dtypes that a cache keeps; any other becomes float32
 MAX_PLACES = 32768  # voxels remembered a label and case; where there are fewer, all of them
-FORMAT = 2  # of what `prepare` gives; a change makes every cache stale
+FORMAT = 3  # of what `prepare` gives; a change makes every cache stale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,8 @@ class Reading:
         channels: names, in the order of the last tensor axis; None takes those of the first case.
         spacing_mm: voxel size along x, y, z; None keeps the grid of the files.
         steps: intensity steps of each channel, as `zoo.volumes.intensity.measure` reads them.
-        labels: value in the label files -> class index; a value that is not in it becomes 0. None takes the values.
+        labels: value in the label files -> class index, "*" for all others; known FreeSurfer codes are folded, another
+            value is refused (`zoo.datasets.label_values`). None takes the values as they are.
         tabular: names of the numbers that make the conditioning vector; what a case lacks is NaN.
         tolerance_mm: how far the grids of two files of a case may lie apart.
     """
@@ -35,7 +37,7 @@ class Reading:
     channels: tuple[str, ...] | None = None
     spacing_mm: tuple[float, float, float] | None = None
     steps: Sequence[intensity.Step] = ({"name": "z_score"},)
-    labels: Mapping[int, int] | None = None
+    labels: Values | None = None
     tabular: tuple[str, ...] = ()
     tolerance_mm: float = 0.1
 
@@ -46,8 +48,13 @@ class Reading:
     @property
     def options(self) -> dict[str, Any]:
         """Returns the options as JSON has them."""
-        labels = sorted(self.labels.items()) if self.labels is not None else None
-        return {**asdict(self), "steps": [dict(step) for step in self.steps], "labels": labels, "format": FORMAT}
+        labels = None if self.labels is None else sorted((str(key), index) for key, index in self.labels.items())
+        return {
+            **asdict(self),
+            "steps": [dict(step) for step in self.steps],
+            "labels": labels if self.labels is not None else None,
+            "format": FORMAT,
+        }
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from zoo.datasets import splits
 from zoo.datasets.cases import Case, fitting
+from zoo.datasets.label_values import add_label_map
 from zoo.datasets.left_out import only_labelled, tell_unused
 from zoo.datasets.splits import Split
 from zoo.hub.tabular import encode
@@ -225,7 +226,7 @@ def labelled(task: Task, root: pathlib.Path) -> list[Case]:
 def reading(task: Task) -> Reading:
     """Returns how the task reads cases: its channels, spacing, intensity steps, and the values of its labels."""
     steps = tuple(step for step in task.data.preprocessing if step["name"] != "resample")
-    values = {value: index for index, (_, value) in task.data.labels.items()}
+    values = add_label_map({value: index for index, (_, value) in task.data.labels.items()}, task.data.label_map)
     names = tuple(_tabular_names(task))
     return Reading(channels=task.data.channels, spacing_mm=task.grid_mm, steps=steps, labels=values, tabular=names)
 

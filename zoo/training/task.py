@@ -69,6 +69,8 @@ class Data:
         reader: layout of a folder of real data; None looks at the files.
         patterns: channel name, or "labels" -> what the reader calls it, where that differs.
         positive_fraction: share of real patches that are centred on foreground.
+        label_map: value in label files, or "*" for all others -> value of `labels`, for files with other values; None
+            for none. Known FreeSurfer codes need no entry (`zoo.datasets.label_values`).
         augment: `(image, labels, seed) -> (image, labels)` for real data, or None.
     """
 
@@ -85,6 +87,7 @@ class Data:
     reader: str | None = None
     patterns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     positive_fraction: float = 1 / 3
+    label_map: Mapping[int | str, int] | None = None
     augment: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from zoo import files
 from zoo.datasets.cases import Case, fitting
-from zoo.datasets.images import class_indices, picture, read_labels
+from zoo.datasets.images import picture, read_labels
+from zoo.datasets.label_values import Values, add_label_map
 from zoo.datasets.left_out import only_labelled, tell_unused
 from zoo.evaluation import aggregate
 from zoo.evaluation.lesions import lesion_metrics
@@ -97,7 +98,7 @@ def evaluate(
     with progress_bar(f"evaluating {predictor.card.name}", shown=predictor.settings.progress) as show:
         for index, case in enumerate(cases):
             show(index, len(cases))
-            _measure_one(predictor, case, evaluation, task.output.lesions)
+            _measure_one(predictor, case, evaluation, task)
         show(len(cases), len(cases))
     if not evaluation.scores:
         raise ValueError(f"None of the {len(cases)} cases could be measured: {next(iter(evaluation.failed.values()))}")
@@ -140,14 +141,17 @@ def _list_labelled(task: "Task", source: str | os.PathLike, folder: Path) -> lis
     return labelled
 
 
-def _measure_one(predictor: Predictor, case: Case, evaluation: Evaluation, lesions: Sequence[str]) -> None:
-    """Adds the scores of a case, from its file when an earlier run measured it."""
+def _measure_one(predictor: Predictor, case: Case, evaluation: Evaluation, task: "Task") -> None:
+    """Adds the scores of a case, from its file when an earlier run measured it with the same label map."""
     path = evaluation.folder / "predictions" / f"{case.id}.json"
     try:
-        if not path.exists():
+        stored = json.loads(path.read_text()) if path.exists() else {}
+        label_map = {str(value): becomes for value, becomes in (task.data.label_map or {}).items()}
+        if not stored or stored.get("label_map", {}) != label_map:
             path.parent.mkdir(exist_ok=True)
-            files.write_whole(path, json.dumps(_measure(predictor, case, path, lesions)).encode())
-        stored = json.loads(path.read_text())
+            stored = {**_measure(predictor, case, path, task), "label_map": label_map}
+            files.write_whole(path, json.dumps(stored).encode())
+            stored = json.loads(path.read_text())
     except (ValueError, OSError, MemoryError) as error:
         evaluation.failed[case.id] = f"{type(error).__name__}: {error}"
         print(f"{case.id} is left out: {error}", file=sys.stderr)
@@ -160,18 +164,17 @@ def _read_numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
-def _measure(predictor: Predictor, case: Case, path: Path, lesions: Sequence[str] = ()) -> dict[str, Any]:
-    start = time.monotonic()
+def _measure(predictor: Predictor, case: Case, path: Path, task: "Task") -> dict[str, Any]:
+    reference = evaluate_lesions.read_truth(case, _list_values(predictor, task))  # first: it may be refused
+    start, lesions = time.monotonic(), task.output.lesions
     predicted, confidence = (
         _predict_with_confidence(predictor, case) if lesions else (_predict_case(predictor, case), None)
     )
     seconds = time.monotonic() - start
-    reference = _read_truth(case)
     images.check_same_grid([predicted, reference], ["the prediction", str(case.labels)])
     images.write(path.with_suffix(".nii.gz"), np.asanyarray(predicted.dataobj), predicted)
     values = [label.value for label in predictor.card.output.labels.values() if label.value]
-    mapping = {value: value for value in values}
-    truth = class_indices(np.asanyarray(reference.dataobj), mapping, f"The label map of {case.id}")
+    truth = np.asanyarray(reference.dataobj)
     spacing = images.spacing_mm(predicted.affine).tolist()
     labels = np.asanyarray(predicted.dataobj)
     scores = segmentation_metrics(labels, truth, spacing, labels=values)
@@ -186,10 +189,10 @@ def _measure(predictor: Predictor, case: Case, path: Path, lesions: Sequence[str
     return {"seconds": seconds, "scores": plain, "candidates": candidates}
 
 
-def _read_truth(case: Case) -> images.Image:
-    if case.labels is None:
-        raise ValueError(f"Case {case.id} has no label map to compare with.")
-    return read_labels(case.labels)
+def _list_values(predictor: Predictor, task: "Task") -> Values:
+    """Returns value in a label file -> value of the model."""
+    values = [label.value for label in predictor.card.output.labels.values() if label.value]
+    return add_label_map({value: value for value in values}, task.data.label_map)
 
 
 def _predict_case(predictor: Predictor, case: Case) -> images.Image:
@@ -210,7 +213,7 @@ def _make_lesion_sections(
     task: "Task", predictor: Predictor, cases: Sequence[Case], evaluation: Evaluation
 ) -> list[report.Section]:
     """Makes the report's sections about lesions; writes `lesions.csv`, a row each."""
-    folder = evaluation.folder / "predictions"
+    folder, values = evaluation.folder / "predictions", _list_values(predictor, task)
     measured = {case.id: case for case in cases if case.id in evaluation.scores}
     sections: list[report.Section] = []
     rows: list[Mapping[str, Any]] = []
@@ -218,12 +221,12 @@ def _make_lesion_sections(
         if label.name not in task.output.lesions:
             continue
         lesion_cases = [
-            evaluate_lesions.match_case(folder, case, (label.value, label.name), _read_candidates(folder, name))
+            evaluate_lesions.match_case(folder, case, (label.value, label.name), _read_candidates(folder, name), values)
             for name, case in measured.items()
         ]
         rows += lesion_report.rows(lesion_cases)
         sections += evaluate_lesions.make_sections(
-            folder, measured, lesion_cases, value=label.value, channels=task.data.channels
+            folder, measured, lesion_cases, value=label.value, channels=task.data.channels, values=values
         )
     if task.output.lesions:
         files.write_whole(evaluation.folder / "lesions.csv", files.csv_text(rows).encode())
@@ -272,7 +275,7 @@ def _write_report(
         *_make_lesion_sections(task, predictor, cases, evaluation),
         report.Section("Distributions", figures=[distributions]),
         report.Section("Worst, median and best case", figures=_draw_three_cases(task, predictor, cases, evaluation)),
-        report.Section("Calibration", figures=_draw_calibration(predictor, cases[:CALIBRATED])),
+        report.Section("Calibration", figures=_draw_calibration(predictor, cases[:CALIBRATED], task)),
         report.Section("Learning curves", figures=_read_curves(home)),
         report.Section("Every case and structure", table=shown),
         report.Section("Left out", table=left_out),
@@ -305,7 +308,7 @@ def _draw_three_cases(
     for rank, case in ranks.items() if len(ranked) > 2 else [("only", ranked[0])]:
         scan = picture(by_id[case], _choose_channel(predictor, by_id[case]))
         predicted = read_labels(evaluation.folder / "predictions" / f"{case}.nii.gz")  # may be empty
-        truth = _read_truth(by_id[case])
+        truth = evaluate_lesions.read_truth(by_id[case], _list_values(predictor, task))
         at = evaluate_lesions.find_largest_mm([truth, predicted]) if task.output.lesions else None
         figure = draw_planes(scan, predicted, reference=truth, names=names, at_mm=at)
         dice = _average_case_dice(evaluation.scores[case])
@@ -319,7 +322,7 @@ def _choose_channel(predictor: Predictor, case: Case) -> str:
     return first if first in case.channels else next(iter(case.channels))
 
 
-def _draw_calibration(predictor: Predictor, cases: Sequence[Case]) -> list[report.Picture]:
+def _draw_calibration(predictor: Predictor, cases: Sequence[Case], task: "Task") -> list[report.Picture]:
     """Draws confidence against accuracy, over voxels where either map is not background."""
     twin = Predictor(
         predictor.model, card=predictor.card, settings=dataclasses.replace(predictor.settings, probabilities=True)
@@ -331,7 +334,7 @@ def _draw_calibration(predictor: Predictor, cases: Sequence[Case]) -> list[repor
     for case in cases:
         try:
             probabilities = np.asanyarray(_predict_case(twin, case).dataobj)
-            truth = np.rint(images.array(_read_truth(case)))
+            truth = np.asanyarray(evaluate_lesions.read_truth(case, _list_values(predictor, task)).dataobj)
         except (ValueError, OSError, MemoryError):
             continue  # it is listed among those left out
         best = probabilities.argmax(-1)

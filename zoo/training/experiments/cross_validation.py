@@ -11,6 +11,7 @@ import numpy as np
 
 from zoo.datasets import splits
 from zoo.datasets.images import class_indices, read_labels
+from zoo.datasets.label_values import add_label_map
 from zoo.evaluation import aggregate, surfaces
 from zoo.hub.card import Card
 from zoo.hub.tabular import Value
@@ -87,7 +88,7 @@ def _score(task: Task, path: pathlib.Path, case: Any) -> dict[int, dict[str, flo
     predicted, reference = read_labels(path), read_labels(case.labels)  # either may be empty
     values = [value for _, value in task.data.labels.values() if value]
     spacing = images.spacing_mm(predicted.affine).tolist()
-    known = {value: value for value in values}
+    known = add_label_map({value: value for value in values}, task.data.label_map)
     truth = class_indices(np.asanyarray(reference.dataobj), known, f"The label map of {case.id}")
     return surfaces.segmentation_metrics(np.asanyarray(predicted.dataobj), truth, spacing, labels=values)
 
