@@ -287,6 +287,19 @@ def test_verify_notices_another_golden_shape_and_rubbish(saved):
         zoo.verify("tiny.test")
 
 
+def test_a_golden_file_of_another_kind_is_an_error(saved):
+    for arrays, fault in (
+        ({"input_0": image(), "output_0": image()[..., :1].astype("int32")}, "output_0 is of dtype int32"),
+        ({"output_0": image()}, "input_0 is missing"),
+        ({"input_0": image(), "input_2": image(), "output_0": image()}, "input_1 is missing"),
+        ({"input_0": image() * np.float32(np.nan), "output_0": image()}, "input_0 holds nan"),
+        ({"input_0": np.array(["text"]), "output_0": image()}, "plain numbers are expected"),
+    ):
+        np.savez(saved / "golden.npz", **arrays)
+        with pytest.raises(ValueError, match=rf"golden\.npz is not a golden npz: .*{fault}"):
+            zoo.verify("tiny.test")
+
+
 def test_verify_notices_a_folder_of_another_name(saved):
     saved.rename(saved.with_name("tiny.other"))
     with pytest.raises(ValueError, match="the folder is called 'tiny.other', its card 'tiny.test'"):

@@ -1,5 +1,9 @@
 """Detectors: exact where arithmetic is known, as scikit-learn's where it has the same; leaving one out is real."""
 
+import io
+import json
+import zipfile
+
 import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
@@ -145,6 +149,74 @@ def test_normative_model_comes_back_from_its_file(tmp_path):
         np.testing.assert_array_equal(back.z_map(grids[0]), model.z_map(grids[0]))
         assert back.fitted.detector == model.fitted.detector
         assert np.all(model.z_map(grids[0])[~region[::2, ::2, ::2]] == 0)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """The arrays of a small normative model's file, and a function that writes others and reads the model."""
+    region = np.ones((4, 5, 6), np.uint8)
+    where = find_places(region > 0, step=2)
+    codes = np.random.default_rng(0).standard_normal((6, len(where), 3)).astype(np.float32)
+    path = fit(codes, where, make_detector("moments", axes=2), step=2, template=region).write(tmp_path / "own.npz")
+    with np.load(path) as file:
+        arrays = dict(file)
+
+    def read(**changes):
+        np.savez(path, **{name: array for name, array in (arrays | changes).items() if array is not None})
+        return NormativeModel.read(path)
+
+    return arrays, read
+
+
+def told(arrays, **changes):
+    header = json.loads(arrays["told"].tobytes()) | changes
+    return np.frombuffer(json.dumps(header).encode(), np.uint8)
+
+
+def test_arrays_that_do_not_belong_together_are_named(stored):
+    arrays, read = stored
+    assert read().controls == 6
+    sd, mean = arrays["null_sd"], arrays["state_mean"]
+    for changes, fault in (
+        ({"places": arrays["places"] + np.int16(9)}, r"places must be one or more indices into a grid of \(2, 3, 3\)"),
+        ({"places": arrays["places"][:, :2]}, r"places has shape \(18, 2\), and \(any, 3\) is expected"),
+        ({"null_sd": sd[:-1]}, "null_sd has 17 rows for 18 places"),
+        ({"null_sd": 0 * sd}, "null_sd must be positive"),
+        ({"null_steps": arrays["null_steps"][::-1]}, "null_steps must be 1 to .* numbers that rise"),
+        ({"state_mean": mean[:3]}, "state_mean has 3 rows for 18 places"),
+        ({"state_mean": mean * np.float16("nan")}, r"state_mean holds nan at \[0, 0\]"),
+        ({"state_factor": arrays["state_factor"][:, :2]}, "its arrays are none of 'moments'"),
+        ({"shared_axes": None}, "its arrays are none of 'moments'"),
+        ({"template": arrays["template"][:3]}, r"template has shape \(3, 5, 6\), told.shape is \[4, 5, 6\]"),
+        ({"odd": sd}, "'odd' is not expected in it"),
+        ({"told": np.frombuffer(b"[" * 100_000, np.uint8)}, "told is not JSON"),
+        ({"told": told(arrays, format=2)}, "it has format 2, and this version reads 1"),
+        ({"told": told(arrays, controls=10**12)}, "told.controls must be a whole number from 3 to 1000000"),
+        ({"told": told(arrays, step=0)}, "told.step must be a whole number from 1 to 1000, got 0"),
+        ({"told": told(arrays, settings={"detector": "momnts"})}, "There is no detector 'momnts'. Did you mean"),
+        ({"told": told(arrays, settings={"detector": "moments", "k": 3})}, "told.settings of moments has 'k'"),
+    ):
+        with pytest.raises(ValueError, match=rf"own\.npz is no normative model: .*{fault}"):
+            read(**changes)
+
+
+def test_a_normative_model_that_unpacks_to_gigabytes_is_refused(stored, tmp_path):
+    arrays, _ = stored
+    rows = (1 << 31) // 600 + 1
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f2", "fortran_order": False, "shape": (rows, 300)})
+    np.savez_compressed(tmp_path / "whole.npz", **arrays)
+    with zipfile.ZipFile(tmp_path / "whole.npz") as whole, zipfile.ZipFile(tmp_path / "bomb.npz", "w", 8) as bomb:
+        for name in whole.namelist():
+            if name != "state_factor.npy":
+                bomb.writestr(name, whole.read(name))
+        info = zipfile.ZipInfo("state_factor.npy")
+        bomb.writestr(info, stream.getvalue())
+        info.file_size += rows * 600  # the list of the archive announces what would take seconds to pack here
+    with pytest.raises(
+        ValueError, match=r"bomb\.npz is no normative model: it unpacks to 2048 MiB, and at most 2048"
+    ):
+        NormativeModel.read(tmp_path / "bomb.npz")
 
 
 def test_bad_input_is_told(tmp_path):

@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import filelock
 import numpy as np
 import platformdirs
 
+from zoo.arrays import Entry, read_npz
 from zoo.eeg import grid, head_surfaces
 from zoo.errors import unknown_choice
 from zoo.files import write_whole
@@ -170,9 +170,9 @@ def _pack(matrix: np.ndarray) -> bytes:
 def _read_matrix(path: Path) -> np.ndarray | None:
     """Returns the matrix, or None where the file is missing or broken (`cached` then makes it again)."""
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as file:
-            return file["scaled"].astype(np.float32) * file["scale"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        stored = read_npz(path, {"scaled": Entry("f", (None, None, 3)), "scale": Entry("f", (1, None, 1))})
+        return stored["scaled"].astype(np.float32) * stored["scale"]
+    except (OSError, ValueError):
         return None
 
 

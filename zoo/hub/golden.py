@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo.arrays import Entry, read_npz
 from zoo.hub import safetensors_file
 from zoo.hub.card import Card, Golden
 from zoo.hub.download import sha256
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 FILE = "golden.npz"
 TOLERANCE = 1e-4
 _LOW_PRECISION = 0.1
+_MOST_BYTES = 1 << 28
 _SEED = 20260101
 
 
@@ -127,16 +129,17 @@ def read(path: Path) -> "tuple[Inputs, Arrays]":
     """Reads the inputs in order and the outputs by name.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: not such an npz.
     """
-    import zipfile
-
-    import numpy as np
-
+    numbers = Entry("f")
+    families, first = {"input_": numbers, "output_": numbers}, {"input_0": numbers, "output_0": numbers}
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = dict(stored)
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is not a golden npz ({error}). Fetch or save the model anew.") from error
-    outputs = {name: array for name, array in arrays.items() if name.startswith("output_")}
-    return [arrays[f"input_{i}"] for i in range(len(arrays) - len(outputs))], outputs
+        arrays = read_npz(path, first, families=families, most_bytes=_MOST_BYTES)
+        outputs = {name: array for name, array in arrays.items() if name.startswith("output_")}
+        names = [f"input_{i}" for i in range(len(arrays) - len(outputs))]
+        if missing := [name for name in names if name not in arrays]:
+            raise ValueError(f"{', '.join(missing)} is missing")
+    except ValueError as error:
+        raise ValueError(f"{path} is not a golden npz: {error}. Fetch or save the model anew.") from error
+    return [arrays[name] for name in names], outputs

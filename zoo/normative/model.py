@@ -7,18 +7,26 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from zoo import files
-from zoo.errors import unknown_choice
-from zoo.normative.calibration import Calibration
-from zoo.normative.detectors import DETECTORS, Detector, FittedDetector, Progress
+from zoo.arrays import Entry, read_npz
+from zoo.errors import to_line, unknown_choice
+from zoo.normative.calibration import LADDER, Calibration
+from zoo.normative.detectors import DETECTORS, LEAST_CONTROLS, Detector, FittedDetector, Progress
 
 FILE = "normative.npz"
 FORMAT = 1
+_ENTRIES = {
+    "told": Entry("u", (None,)),
+    "places": Entry("iu", (None, 3)),
+    "template": Entry("u", (None, None, None)),
+    **{f"null_{name}": Entry("f", (None,)) for name in ("mean", "sd", "steps")},
+}
+_FAMILIES = {"state_": Entry("f"), "shared_": Entry("f")}
 Encode = Callable[[np.ndarray], np.ndarray]
 
 
@@ -107,16 +115,13 @@ class NormativeModel:
         if not path.is_file():
             raise FileNotFoundError(f"There is no normative model at {path}. Make one with zoo fit-normative FOLDER.")
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in stored.files}
-            header = json.loads(arrays.pop("told").tobytes())
-        except (ValueError, KeyError, OSError, EOFError) as error:
+            arrays = read_npz(path, _ENTRIES, families=_FAMILIES)
+            header = _read_header(arrays.pop("told"))
+            return cls._from_arrays(header, arrays)
+        except ValueError as error:
             raise ValueError(
-                f"{path} is no normative model ({error}). Make one with zoo fit-normative FOLDER."
+                f"{path} is no normative model: {error}. Make one with zoo fit-normative FOLDER."
             ) from error
-        if header.get("format") != FORMAT:
-            raise ValueError(f"{path} has format {header.get('format')}, this version reads {FORMAT}. Fit it anew.")
-        return cls._from_arrays(header, arrays)
 
     @classmethod
     def _from_arrays(cls, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> "NormativeModel":
@@ -124,19 +129,84 @@ class NormativeModel:
             return {key.removeprefix(start): value for key, value in arrays.items() if key.startswith(start)}
 
         settings = dict(header["settings"])
-        detector = DETECTORS[settings.pop("detector")](**settings)
-        null = np.empty((header["controls"], len(arrays["places"])), np.float32)  # its numbers are in the calibration
-        fitted = FittedDetector(detector, select("state_"), select("shared_"), null)
-        calibration = Calibration(**select("null_"))
-        return cls(
-            fitted,
-            calibration,
-            arrays["places"],
-            tuple(header["shape"]),
-            header["step"],
-            arrays["template"],
-            header["controls"],
-        )
+        detector = _restore_detector(settings.pop("detector", None), settings)
+        places, template, state = arrays["places"], arrays["template"], select("state_")
+        # Its numbers are in the calibration, so that only its shape counts.
+        null = np.broadcast_to(np.float32(0), (header["controls"], len(places)))
+        fitted = FittedDetector(detector, state, select("shared_"), null)
+        calibration = Calibration(arrays["null_mean"], arrays["null_sd"], arrays["null_steps"])
+        x, y, z = template.shape
+        model = cls(fitted, calibration, places, (x, y, z), header["step"], template, header["controls"])
+        _check_model(model, header)
+        return model
+
+
+def _read_header(text: np.ndarray) -> dict[str, Any]:
+    """Reads the line of JSON, and checks format and types."""
+    try:
+        header = json.loads(text.tobytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"told is not JSON ({to_line(error)})") from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        found = header.get("format") if isinstance(header, dict) else None
+        raise ValueError(f"it has format {found!r}, and this version reads {FORMAT}")
+    for name, least, most in (("step", 1, 1000), ("controls", LEAST_CONTROLS, 10**6)):
+        value = header.get(name)
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"told.{name} must be a whole number from {least} to {most}, got {value!r}")
+    if not isinstance(header.get("settings"), dict):
+        raise ValueError(f"told.settings must be an object, got {header.get('settings')!r}")
+    return header
+
+
+def _restore_detector(name: Any, settings: dict[str, Any]) -> Detector:
+    """Returns the detector of a file; its settings are numbers of the types that the detector has."""
+    if not isinstance(name, str) or name not in DETECTORS:
+        raise unknown_choice("detector", name, DETECTORS)
+    fields = {field.name for field in dataclasses.fields(DETECTORS[name])}
+    bad = [key for key, value in settings.items() if key not in fields or type(value) not in (int, float, type(None))]
+    if bad:
+        raise ValueError(f"told.settings of {name} has {', '.join(map(repr, bad))}, and {sorted(fields)} are expected")
+    return DETECTORS[name](**settings)
+
+
+def _check_model(model: NormativeModel, header: Mapping[str, Any]) -> None:
+    """Refuses arrays that do not belong together."""
+    places, count, faults = model.places, len(model.places), []
+    if list(model.shape) != header.get("shape"):
+        faults.append(f"template has shape {model.shape}, told.shape is {header.get('shape')!r}")
+    if not count or places.min() < 0 or (places.max(0) >= model.grid).any():
+        faults.append(f"places must be one or more indices into a grid of {model.grid}")
+    arrays = {f"state_{key}": value for key, value in model.fitted.state.items()}
+    arrays |= {"null_mean": model.calibration.mean, "null_sd": model.calibration.sd}
+    faults += [
+        f"{name} has {len(array) if array.ndim else 'no'} rows for {count} places"
+        for name, array in arrays.items()
+        if not array.ndim or len(array) != count
+    ]
+    if not 1 <= len(model.calibration.steps) <= len(LADDER) or (np.diff(model.calibration.steps) < 0).any():
+        faults.append(f"null_steps must be 1 to {len(LADDER)} numbers that rise")
+    if not (model.calibration.sd > 0).all():
+        faults.append("null_sd must be positive")
+    if not faults:
+        _try_detector(model)
+    if faults:
+        raise ValueError("; ".join(faults))
+
+
+def _try_detector(model: NormativeModel) -> None:
+    """Scores one code at one place: arrays of another detector or another length show at once."""
+    fitted, shared = model.fitted, model.fitted.shared
+    first = {key: value[:1] for key, value in fitted.state.items()}
+    size = len(shared["axes"]) if "axes" in shared else max(first.values(), key=np.ndim, default=np.zeros(1)).shape[-1]
+    try:
+        with np.errstate(all="ignore"):
+            scores = fitted.detector.score(first, np.zeros((1, 1, size), np.float32), shared)
+        good = np.shape(scores) == (1, 1)
+    except Exception as error:  # arrays of any number of axes meet the detector's algebra here
+        raise ValueError(f"its arrays are none of {fitted.detector.name!r} ({to_line(error)})") from error
+    if not good:
+        raise ValueError(f"its arrays give {fitted.detector.name!r} scores of shape {np.shape(scores)}")
 
 
 def make_detector(name: str, **settings: Any) -> Detector:
