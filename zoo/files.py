@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
 from zoo.arrays import read_npz
 
+if TYPE_CHECKING:
     import numpy as np
 
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
