@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 import time
 import uuid
 import zlib
@@ -31,7 +32,8 @@ _MOST_CACHED = 1 << 36  # bytes of one cache file, which zoo itself wrote
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Replaces a file at once: yields a temporary path beside it, forces that to the disk, then renames it.
 
-    Whatever fails or is interrupted, the path holds either its old content or the whole new one.
+    Whatever fails or is interrupted, the path holds either its old content or the whole new one. What killed processes
+    left of the same file is removed.
 
     Args:
         path: the file; its folder exists.
@@ -53,6 +55,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     temporary = _name_beside(path, "part")
     try:
+        with contextlib.suppress(OSError):
+            remove_leftovers(path.parent, path.name)
         with _naming_target(path, temporary):
             yield temporary
             _force_to_disk(temporary)
@@ -67,17 +71,18 @@ def replacing_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Ite
     """Replaces a folder at once: yields an empty temporary folder beside it, then swaps the two by renaming.
 
     The old folder stays until the new one stands. What killed processes left is removed at the next call; an old
-    folder that a kill left aside comes back.
+    folder that a kill left aside comes back. Of two writers without `overwrite`, the first to end wins.
 
     Args:
-        path: the folder; its parents are made.
+        path: the folder, or a link to it; its parents are made.
         overwrite: whether a folder that exists is replaced.
 
     Yields:
         An empty hidden folder, for the caller to fill.
 
     Raises:
-        FileExistsError: the folder exists and `overwrite` is False.
+        FileExistsError: the folder exists and `overwrite` is False; also where another process made it meanwhile.
+        NotADirectoryError: the path is a file.
         OSError: the disk is full or the parent cannot be written; the error names `path`.
 
     Example:
@@ -89,6 +94,7 @@ def replacing_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Ite
         ['note.txt']
     """
     path = Path(path)
+    path = path.resolve() if path.is_symlink() else path
     temporary = _name_beside(path, "part")
     try:
         with _naming_target(path, temporary):
@@ -101,24 +107,63 @@ def replacing_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Ite
                 if file.is_file() and not file.is_symlink():
                     _force_to_disk(file)
             _check_absent(path, overwrite)  # another process may have made it meanwhile
-            swap_folder(temporary, path)
+            swap_folder(temporary, path, overwrite=overwrite)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def swap_folder(new: Path, path: Path) -> None:
-    """Renames the folder `new` to `path`; a folder that was there goes, and comes back if the renaming fails."""
-    old = _name_beside(path, "old")
-    try:
-        if path.exists():
-            os.rename(path, old)
-        os.rename(new, path)
-    except BaseException:
-        if old.exists() and not path.exists():
-            os.rename(old, path)
-        raise
+def swap_folder(new: Path, path: Path, *, overwrite: bool = True) -> None:
+    """Renames the folder `new` to `path`, and removes the folder that was there.
+
+    Linux and macOS exchange the two names at once, so that `path` is never missing. Where the file system cannot, the
+    old folder is put aside first, and comes back if the renaming fails.
+
+    Args:
+        new: the whole new folder, beside `path`.
+        path: where it belongs.
+        overwrite: whether a folder that is there is replaced; else one that another process made meanwhile stays.
+
+    Raises:
+        FileExistsError: a folder is there that is not to be replaced, or came while the old one was put aside.
+    """
+    old = new
+    if not (overwrite and path.exists()):
+        _rename_to_free(new, path)
+    elif not _exchange(new, path):
+        old = _name_beside(path, "old")
+        os.rename(path, old)
+        try:
+            _rename_to_free(new, path)
+        except BaseException:
+            if not path.exists():
+                os.rename(old, path)
+            raise
     _force_folder_to_disk(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _rename_to_free(new: Path, path: Path) -> None:
+    """Renames a folder to a name that is free: a folder with files is never replaced by renaming."""
+    try:
+        os.rename(new, path)
+    except OSError as error:
+        if path.exists():
+            raise FileExistsError(f"{path} exists: another process wrote it meanwhile, and it is kept.") from error
+        raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two names at once where system and file system can; returns whether it did."""
+    import ctypes
+
+    names = os.fsencode(one), os.fsencode(other)
+    library: Any = ctypes.CDLL(None) if os.name == "posix" else None
+    if sys.platform == "linux" and hasattr(library, "renameat2"):
+        at, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        return library.renameat2(at, names[0], at, names[1], exchange) == 0
+    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        return library.renamex_np(*names, 2) == 0  # RENAME_SWAP
+    return False
 
 
 def remove_leftovers(folder: str | os.PathLike, name: str | None = None) -> None:
@@ -128,7 +173,8 @@ def remove_leftovers(folder: str | os.PathLike, name: str | None = None) -> None
         folder: where to look.
         name: of the file or folder they were meant for; None for any.
     """
-    for path in Path(folder).iterdir():
+    start = "." if name is None else f".{name[:100]}."
+    for path in [path for path in Path(folder).iterdir() if path.name.startswith(start)]:
         match = _LEFTOVER.fullmatch(path.name)
         if not match or (name is not None and match["name"] != name[:100]) or _is_in_use(path, match):
             continue
@@ -225,7 +271,7 @@ def cached_json(path: Path, make: Callable[[], Any]) -> Any:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
-    r"""Returns rows as CSV; what is not defined is an empty cell.
+    r"""Returns rows as CSV; what is not defined is an empty cell, and no text is a formula (`csv_cell`).
 
     Args:
         rows: column -> value.
@@ -239,10 +285,30 @@ def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = 
     if columns is None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
     table = csv.DictWriter(text, columns, lineterminator="\n")
-    table.writeheader()
+    table.writerow({column: csv_cell(column) for column in columns})
     for row in rows:
-        table.writerow({key: "" if is_missing(value) else value for key, value in row.items()})
+        table.writerow({key: csv_cell(value) for key, value in row.items()})
     return text.getvalue()
+
+
+def csv_cell(value: Any) -> Any:
+    """Returns a value as a cell of a table that a spreadsheet may open.
+
+    Text that begins as a formula does, such as the name of a case, is quoted with an apostrophe, so that it is neither
+    computed nor lost; numbers stay as they are, also as text. What is not defined is empty.
+
+    Example:
+        >>> csv_cell("=1+1"), csv_cell("-3.5"), csv_cell(-3.5), csv_cell(None)
+        ("'=1+1", '-3.5', -3.5, '')
+    """
+    if is_missing(value):
+        return ""
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    with contextlib.suppress(ValueError):
+        float(value)
+        return value
+    return f"'{value}"
 
 
 def is_missing(value: Any) -> bool:
@@ -290,6 +356,8 @@ def _naming_target(path: Path, temporary: Path) -> Iterator[None]:
 
 
 def _check_absent(path: Path, overwrite: bool) -> None:
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path} is a file, and a folder is written. Name another folder.")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Pass overwrite=True to replace it, or name another folder.")
 
