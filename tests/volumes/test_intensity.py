@@ -54,3 +54,23 @@ def test_unknown_steps_and_settings():
         applied({"name": "zscore"})
     with pytest.raises(ValueError, match=r"setting of the intensity step 'clip': 'lower'\. Did you mean 'low'"):
         applied({"name": "clip", "lower": 1})
+
+
+def head(background):
+    """A ball of 100 to 200 in even air."""
+    x, y, z = np.ogrid[:32, :32, :32]
+    ball = (x - 16) ** 2 + (y - 16) ** 2 + (z - 16) ** 2 < 12**2
+    return np.where(ball, np.random.default_rng(0).uniform(100, 200, ball.shape), background)
+
+
+def test_the_maximum_step_is_that_of_the_head_without_spikes_and_from_its_own_air():
+    clean = head(0.0)
+    usual = measure(clean, [{"name": "maximum"}]).apply(clean)
+    np.testing.assert_allclose(usual, clean / clean.max(), rtol=1e-6)
+    hot = clean.copy()
+    hot[1, 2, 3] = hot[9, 9, 9] = 1e6
+    apart = np.abs(measure(hot, [{"name": "maximum"}]).apply(hot) * 1.5 - usual)
+    assert np.sort(apart.ravel())[-3] < 0.01  # a factor of 1.5, wherever the spikes are
+    low = np.where(clean == 0, -1000.0, clean)
+    shifted = measure(low, [{"name": "maximum"}]).apply(low)
+    np.testing.assert_allclose(shifted, (low + 1000) / (low.max() + 1000), rtol=1e-6)

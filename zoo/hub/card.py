@@ -13,6 +13,7 @@ from zoo.hub.tabular import Tabular
 KINDS = ("segmentation", "regression", "reconstruction", "generation", "codes", "sources")
 NAMED = ("segmentation", "sources")  # kinds whose every logit has a name
 ACTIVATIONS = ("linear", "sigmoid", "softmax", "tanh", "relu", "softplus")
+SHOWN = ("head", "brain", None)
 DTYPES = ("float16", "float32")
 NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z0-9][a-z0-9_]*")
 
@@ -77,6 +78,25 @@ class Output:
     kind: str
     activation: str
     labels: dict[int, Label] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plausible:
+    """What sound images and results look like; `zoo.inference.plausibility` tests it at run time.
+
+    Attributes:
+        extent_mm: least and greatest length of the longest side of an image; what lies outside is refused.
+        shows: "head" for images with skull and air, "brain" for a brain alone with 0 around it, None for either.
+        volumes_ml: label -> least and greatest volume that is believed without a warning.
+        asymmetry_percent: greatest difference of two sides, in percent of their mean, without a warning.
+        edge_cm2: greatest area in which a result touches a face of the image without a warning.
+    """
+
+    extent_mm: tuple[float, float] | None = None
+    shows: str | None = None
+    volumes_ml: dict[str, tuple[float, float]] = field(default_factory=dict)
+    asymmetry_percent: float | None = None
+    edge_cm2: float | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +174,7 @@ class Card:
         limits: one sentence each.
         references: DOIs without a prefix.
         changelog: version -> what changed; has the present version.
+        plausible: what its images and results look like; None where nothing is tested.
         attached: further files that are fetched and verified with the weights; `zoo.hub.save.attach` adds one.
     """
 
@@ -179,3 +200,4 @@ class Card:
     weights: Weights | None = None
     golden: Golden | None = None
     attached: tuple[Attached, ...] = ()
+    plausible: Plausible | None = None

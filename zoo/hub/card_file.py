@@ -9,7 +9,7 @@ from pathlib import Path
 from zoo import files
 from zoo.errors import unknown_choice
 from zoo.hub import json_records
-from zoo.hub.card import ACTIVATIONS, DTYPES, KINDS, NAME, NAMED, Card, Stored
+from zoo.hub.card import ACTIVATIONS, DTYPES, KINDS, NAME, NAMED, SHOWN, Card, Stored
 
 FILE = "card.json"
 MOST_BYTES = 1 << 20
@@ -103,6 +103,7 @@ def check(card: Card, *, complete: bool = True) -> None:
         _check_input,
         _check_tabular,
         _check_output,
+        _check_plausible,
         _check_training,
         _check_metrics,
     ):
@@ -199,6 +200,20 @@ def _check_output(card: Card, faults: list[str]) -> None:
     num_classes = card.arguments.get("num_classes", len(names))
     if not names or num_classes != len(names):
         faults.append(f"output.labels must name the {num_classes} classes of arguments.num_classes, got {names}")
+
+
+def _check_plausible(card: Card, faults: list[str]) -> None:
+    if (plausible := card.plausible) is None:
+        return
+    if plausible.shows not in SHOWN:
+        faults.append(f"plausible.shows must be one of {SHOWN}, got {plausible.shows!r}")
+    ranges = plausible.volumes_ml | ({"extent_mm": plausible.extent_mm} if plausible.extent_mm else {})
+    for name, (low, high) in ranges.items():
+        if not 0 <= low < high < math.inf:
+            faults.append(f"plausible {name} must have 0 <= least < greatest, got {(low, high)}")
+    names = {label.name for label in card.output.labels.values()}
+    if unknown := sorted(set(plausible.volumes_ml) - names):
+        faults.append(f"plausible.volumes_ml must name labels of output, got {unknown}")
 
 
 def _check_training(card: Card, faults: list[str]) -> None:

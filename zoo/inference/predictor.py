@@ -12,7 +12,7 @@ import numpy as np
 from zoo.hub import trained_models
 from zoo.hub.card import Card
 from zoo.hub.tabular import Value, encode
-from zoo.inference import exported_network, inputs, native_grid, preprocessing, window_memory
+from zoo.inference import exported_network, inputs, native_grid, plausibility, preprocessing, window_memory
 from zoo.inference.compiled_network import Forward, check_conditioning, first_bad_layer, prepare
 from zoo.inference.inputs import Images
 from zoo.inference.left_right import partners
@@ -117,6 +117,8 @@ class Predictor:
         volume, affine = inputs.stack(channels)
         del channels
         shape, spacing = volume.shape[:3], volumes.spacing_mm(affine)
+        plausibility.check_extent(self.card, shape, spacing, inputs.name_case(images))
+        plausibility.check_images(self.card, volume, spacing, inputs.name_channels(images, self.card))
         work, work_spacing = preprocessing.to_work_grid(self.card, volume, spacing)
         del volume
         window_memory.check_volume_fits(self.model, work.shape, self.patch, context=bool(self.card.input.context))
@@ -142,7 +144,7 @@ class Predictor:
         """
         values, budget = self._run(case, conditioning, progress), self.settings.budget_bytes
         if self._segments and not self.settings.probabilities:
-            return native_grid.native_labels(values, case.grid, self.card, budget_bytes=budget)
+            return self._bring_labels(values, case)
         return native_grid.native_values(values, case.grid, budget_bytes=budget)
 
     def predict_with_confidence(
@@ -168,9 +170,15 @@ class Predictor:
                 "labels are needed. Leave probabilities out, or take a model of kind segmentation."
             )
         grid, confidence = case.grid, np.empty(tuple(case.grid.shape), np.float32)
-        values, budget = self._run(case, conditioning, progress), self.settings.budget_bytes
-        labels = native_grid.native_labels(values, grid, self.card, budget_bytes=budget, confidence=confidence)
+        labels = self._bring_labels(self._run(case, conditioning, progress), case, confidence)
         return labels, volumes.on_grid_of(grid.like, volumes.from_ras(confidence, grid.like))
+
+    def _bring_labels(self, values: np.ndarray, case: PreparedCase, confidence: np.ndarray | None = None) -> Image:
+        """Brings labels to the grid of the images, and warns where they are unlikely."""
+        budget = self.settings.budget_bytes
+        labels = native_grid.native_labels(values, case.grid, self.card, budget_bytes=budget, confidence=confidence)
+        plausibility.check_labels(self.card, labels, case.name)
+        return labels
 
     def _run(self, case: PreparedCase, conditioning: Sequence[float] | None, progress: Progress | None) -> np.ndarray:
         """Runs the network over a case; returns values on its own grid, after the activation."""

@@ -15,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from zoo.datasets.cases import Case
+from zoo.hub.card import Plausible
 from zoo.losses import Combined, dice_cross_entropy
 from zoo.metrics import MeanDice
 from zoo.synth import phantoms, seeds
@@ -44,6 +45,27 @@ SIDED = (
     *DEEP,
 )
 MIDDLE = ("csf", "third_ventricle", "fourth_ventricle", "brainstem")
+# Volumes in ml: half of the smallest and twice the largest of the 17 training people, side by side; ventricles grow
+# with age and disease, and may reach eight times the largest.
+VOLUMES_ML = {
+    "csf": (110, 1100),
+    "third_ventricle": (0.2, 25),
+    "fourth_ventricle": (0.4, 20),
+    "brainstem": (8, 51),
+    "white": (77, 550),
+    "cortex": (76, 610),
+    "ventricle": (1, 270),
+    "cerebellum_white": (5.3, 40),
+    "cerebellum_cortex": (21, 154),
+    "thalamus": (2.8, 21),
+    "caudate": (1.2, 9.6),
+    "putamen": (1.6, 14),
+    "pallidum": (0.5, 4.8),
+    "hippocampus": (0.7, 11),
+    "amygdala": (0.4, 4.9),
+    "accumbens": (0.17, 1.6),
+    "ventral_diencephalon": (1.4, 10),
+}
 # Structures of the scheme that this network does not separate -> what they count as. The optic chiasm lies in the fluid
 # below the brain; vessels (30, 62: wide perivascular spaces) and lesions (25, 57) are in white matter.
 JOINED = {
@@ -63,6 +85,16 @@ def _list_classes() -> tuple[str, ...]:
 
 
 CLASSES = _list_classes()
+
+
+def plausible() -> Plausible:
+    """Returns what a scan and its label map look like; inferior horns may vanish, and lateral ventricles differ."""
+    ranges = {
+        name: VOLUMES_ML[bare]
+        for name in CLASSES
+        if (bare := name.removeprefix("left_").removeprefix("right_")) in VOLUMES_ML
+    }
+    return Plausible(extent_mm=(60, 700), volumes_ml=ranges, asymmetry_percent=120, edge_cm2=10)
 
 
 def class_table() -> np.ndarray:
@@ -235,6 +267,7 @@ TASK = Task(
             "licence": "Apache-2.0 (BBillot/SynthSeg and BBillot/SynthSR), read at training time, not contained",
         },
         references=("10.1016/j.media.2023.102789", "10.1126/sciadv.add3607"),
+        plausible=plausible(),
         limits=(
             "Trained on synthetic images over 17 adult brains.",
             "Works at 2 mm: thin structures are coarse, and sulci close to each other run together.",

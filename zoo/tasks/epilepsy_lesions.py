@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from zoo.hub.card import Plausible
 from zoo.losses.agreement import Agreement
 from zoo.models.siamese import PATCH
 from zoo.normative import synthetic_cohort as cohorts
@@ -141,6 +142,7 @@ TASK = Task(
             "A voxel is judged by the 15 mm around it; lesions much smaller or much larger can pass unseen.",
             "It points at places to look at again; most of what it marks in a healthy brain is nothing.",
         ),
+        plausible=Plausible(extent_mm=(60, 700), shows="brain"),
     ),
 )
 

@@ -24,6 +24,7 @@ from zoo.datasets.cases import Case
 from zoo.datasets.location_channels import NAMES as LOCATION
 from zoo.errors import unknown_choice
 from zoo.files import write_whole
+from zoo.hub.card import Plausible
 from zoo.metrics import MeanDice
 from zoo.synth import seeds
 from zoo.synth import two_scales as surroundings
@@ -405,5 +406,6 @@ TASK = Task(
             "Knows perivascular spaces of up to 1.5 mm radius, hyperintensities and fluid in sulci; bleeding, tumours "
             "and infarcts of the cortex are unknown to it.",
         ),
+        plausible=Plausible(extent_mm=(60, 700), shows="brain"),
     ),
 )

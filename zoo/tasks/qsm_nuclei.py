@@ -16,13 +16,14 @@ from keras import ops
 
 from zoo.datasets.cases import Case
 from zoo.errors import unknown_choice
+from zoo.hub.card import Plausible
 from zoo.losses import Combined, dice_cross_entropy
 from zoo.metrics import MeanDice
 from zoo.synth import acquisition, contrast, geometry, seeds, susceptibility
 from zoo.synth.anatomy import labels as scheme
 from zoo.synth.anatomy.midbrain import with_midbrain
 from zoo.synth.anatomy.sources import anatomy, names
-from zoo.tasks.brain_structures import centred
+from zoo.tasks.brain_structures import VOLUMES_ML, centred
 from zoo.training.optimizers import EMA_ADAM
 from zoo.training.task import CardText, Data, Fit, Network, Output, Synthesis, Task
 from zoo.volumes import image as images
@@ -304,6 +305,17 @@ TASK = Task(
             "Hippocampus and amygdala differ little from the grey matter around them; shape and place find them.",
             "The dentate nucleus is not among its structures: no training anatomy outlines it.",
             "Lesions, calcifications and bleeding are unknown to it.",
+        ),
+        plausible=Plausible(
+            extent_mm=(60, 700),
+            shows="brain",
+            volumes_ml={
+                f"{side}_{name}": VOLUMES_ML[name]
+                for name in STRUCTURES
+                if name in VOLUMES_ML
+                for side in ("left", "right")
+            },
+            asymmetry_percent=120,
         ),
     ),
 )

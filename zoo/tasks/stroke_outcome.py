@@ -19,6 +19,7 @@ from keras import ops
 
 from zoo.datasets.cases import Case
 from zoo.files import write_whole
+from zoo.hub.card import Plausible
 from zoo.hub.tabular import Tabular
 from zoo.losses import Combined, binary_cross_entropy, negative_dice
 from zoo.metrics import MeanDice
@@ -239,5 +240,6 @@ TASK = Task(
             "could train it in minutes.",
             "Sees 64 x 64 x 8 voxels at once; old lesions and slow collateral flow were only drawn coarsely.",
         ),
+        plausible=Plausible(extent_mm=(60, 700)),
     ),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from zoo.datasets.cases import Case
 from zoo.errors import unknown_choice
+from zoo.hub.card import Plausible
 from zoo.hub.tabular import Tabular
 
 # (task, split) -> a graph function from an int32 seed pair to one (image, labels) sample; of a task with tabular
@@ -68,9 +69,9 @@ class Data:
             what to do without; half as often each value is taken away alone.
         reader: layout of a folder of real data; None looks at the files.
         patterns: channel name, or "labels" -> what the reader calls it, where that differs.
-        positive_fraction: share of real patches that are centred on foreground.
         label_map: value in label files, or "*" for all others -> value of `labels`, for files with other values; None
             for none. Known FreeSurfer codes need no entry (`zoo.datasets.label_values`).
+        positive_fraction: share of real patches that are centred on foreground.
         augment: `(image, labels, seed) -> (image, labels)` for real data, or None.
     """
 
@@ -86,8 +87,8 @@ class Data:
     tabular_dropout: float = 0.2
     reader: str | None = None
     patterns: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    positive_fraction: float = 1 / 3
     label_map: Mapping[int | str, int] | None = None
+    positive_fraction: float = 1 / 3
     augment: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
 
 
@@ -194,6 +195,7 @@ class CardText:
         references: DOIs without a prefix.
         intended_use: one sentence.
         limits: one sentence each.
+        plausible: what images and results look like, tested at run time; None where nothing is.
     """
 
     description: str
@@ -202,6 +204,7 @@ class CardText:
     references: tuple[str, ...] = ()
     intended_use: str = "Research on adult human brain images; not for diagnosis."
     limits: tuple[str, ...] = ()
+    plausible: Plausible | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Writes the trained-model folder of a finished run, with its card."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -12,7 +13,8 @@ import numpy as np
 
 from zoo.devices import accelerators
 from zoo.hub import card as cards
-from zoo.hub import safetensors_file, save
+from zoo.hub import card_file, safetensors_file, save
+from zoo.hub.download import sha256
 from zoo.training.batches import SYNTHETIC
 from zoo.training.run import run_folder
 from zoo.training.task import Task
@@ -23,6 +25,8 @@ HALF = 65504  # the largest number of float16
 
 def publish(model: keras.Model, task: Task, out: pathlib.Path, *, progress: Mapping[str, Any]) -> pathlib.Path:
     """Writes `out/<builder>.<task>`, which `zoo.load` and `zoo.predict` take, from the weights in `model`.
+
+    A folder of that name is replaced: the run ends in what it trained.
 
     Args:
         model: the trained network.
@@ -37,7 +41,17 @@ def publish(model: keras.Model, task: Task, out: pathlib.Path, *, progress: Mapp
     # Half precision from the start: what is measured afterwards is measured with the weights that ship.
     fits = all(np.abs(array).max(initial=0) < HALF for array in safetensors_file.arrays(model).values())
     card = describe(task, config, progress)
-    return save.save(model, out / task.model_name, card, dtype="float16" if fits else "float32")
+    return save.save(model, out / task.model_name, card, dtype="float16" if fits else "float32", overwrite=True)
+
+
+def is_published(folder: pathlib.Path) -> bool:
+    """Returns whether a folder holds a whole trained model: a card that can be read, and the files that it names."""
+    try:
+        card = card_file.read(folder)
+        stored = [part for part in (card.weights, card.golden, *card.attached) if part is not None]
+        return card.weights is not None and all(sha256(folder / part.file) == part.sha256 for part in stored)
+    except (OSError, ValueError):
+        return False
 
 
 def describe(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any]) -> cards.Card:
@@ -59,6 +73,7 @@ def describe(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any])
         preprocessing=_steps(task.data.preprocessing),
         postprocessing=_steps(task.output.postprocessing),
         references=task.card.references,
+        plausible=plausible(task, _output(task)),
     )
 
 
@@ -84,6 +99,15 @@ def _output(task: Task) -> cards.Output:
     if task.num_logits == 1:
         labels = {0: labels[1]}
     return cards.Output(task.output.kind, task.output.activation, labels)
+
+
+def plausible(task: Task, output: cards.Output) -> cards.Plausible | None:
+    """Returns what the task's text says of images and results, of the labels that the output has: some have fewer."""
+    if (says := task.card.plausible) is None:
+        return None
+    names = {label.name for label in output.labels.values()}
+    volumes_ml = {name: bounds for name, bounds in says.volumes_ml.items() if name in names}
+    return dataclasses.replace(says, volumes_ml=volumes_ml)
 
 
 def _steps(steps: tuple[Mapping[str, Any], ...]) -> tuple[cards.Step, ...]:
