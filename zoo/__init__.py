@@ -13,6 +13,7 @@ _HOME = {
     "Card": "zoo.hub.card",
     "Settings": "zoo.inference.settings",
     "card": "zoo.hub.trained_models",
+    "check": "zoo.datasets.check",
     "demo": "zoo.workflows.demo",
     "evaluate": "zoo.workflows.evaluate",
     "export": "zoo.exporters.export",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import toy
 
-from zoo.cli import task_commands
+from zoo.cli import task_commands, terminal
 from zoo.datasets.cases import Case
 from zoo.hub import card_file
 from zoo.training import fit, local_cluster, network
@@ -33,6 +33,53 @@ def test_check_ends_with_0_on_a_good_folder_and_1_on_errors(zoo_command, tmp_pat
     (tmp_path / "data" / "b" / "T1w.nii.gz").write_bytes(b"not a scan")
     bad = zoo_command("check", tmp_path / "data", "--json")
     assert bad.exit_code == 1 and json.loads(bad.stdout)["num_errors"] >= 1
+
+
+def test_check_for_a_task_finds_what_its_training_would_refuse(zoo_command, tmp_path, monkeypatch):
+    labels = {index: (name, value) for index, (name, value) in enumerate({"background": 0, "ball": 7}.items())}
+    monkeypatch.setattr(task_commands, "_find_task", lambda name: toy.TASK.replace(labels=labels))
+    for name, fill in (("a", 1.0), ("b", 1.5)):
+        write_case(tmp_path / "data" / name, fill=fill)
+    (tmp_path / "data" / "notes.txt").write_text("")
+    bad = zoo_command("check", tmp_path / "data", "--task", "ball")
+    assert bad.exit_code == 1 and "  left out 1 file: notes.txt (not a scan)\n" in bad.output
+    assert "error: labels: a: the label map holds the value 1 beside 0 (64 voxels), and 7 is expected" in bad.output
+    table = tmp_path / "map.csv"
+    table.write_text("value,becomes\n1,ball\n")
+    good = zoo_command("check", tmp_path / "data", "--task", "ball", "--label-map", table)
+    assert good.exit_code == 0 and "0 errors" in good.output
+    alone = zoo_command("check", tmp_path / "data", "--label-map", table)
+    assert alone.exit_code == 2 and "add --task NAME" in alone.stderr
+    table.write_text("value,becomes\n1,bal\n")
+    wrong = zoo_command("check", tmp_path / "data", "--task", "ball", "--label-map", table)
+    assert wrong.exit_code == 2 and "Did you mean 'ball'" in wrong.stderr
+
+
+def test_check_by_pattern_and_at_any_depth(zoo_command, tmp_path):
+    for place, name in enumerate(("north/a", "north/b", "south/a")):
+        write_case(tmp_path / name, fill=1.0 + place)
+    flat = zoo_command("check", tmp_path)
+    assert flat.exit_code == 1 and "--recursive" in flat.output
+    deep = zoo_command("check", tmp_path, "--recursive")
+    assert deep.exit_code == 0 and "3 cases of 3 subjects" in deep.output
+    patterns = ("--pattern", "image={site}/{id}/T1w.nii.gz", "--pattern", "labels={site}/{id}/labels.nii.gz")
+    told = zoo_command("check", tmp_path, *patterns, "--json")
+    assert told.exit_code == 0
+    assert (json.loads(told.stdout)["channels"], json.loads(told.stdout)["labels"]) == ({"image": 3}, {"0": 3, "1": 3})
+    bad = zoo_command("check", tmp_path, "--pattern", "image")
+    assert bad.exit_code == 2 and "--pattern takes NAME=PATTERN, got 'image'" in bad.stderr
+
+
+def test_patterns_name_places_or_what_the_data_set_calls_its_images():
+    task = toy.TASK.replace(channels=("T1", "FLAIR"))
+    placed = task_commands._read_by_pattern(task, ["T1={id}/t1.nii", "FLAIR={id}/f.nii", "labels={id}/m.nii"])
+    assert placed.data.reader == "folder" and placed.data.patterns["labels"] == "{id}/m.nii"
+    named = task_commands._read_by_pattern(task, ["T1=acq-high_T1w"])
+    assert (named.data.reader, named.data.patterns) == (None, {"T1": "acq-high_T1w"})
+    with pytest.raises(terminal.UsageError, match="--pattern is missing for FLAIR: plain folders need one for each"):
+        task_commands._read_by_pattern(task, ["T1={id}/t1.nii"])
+    with pytest.raises(terminal.UsageError, match="with a name of T1, FLAIR, labels, got 'T2=x'"):
+        task_commands._read_by_pattern(task, ["T2=x"])
 
 
 def test_bad_arguments_end_with_2(zoo_command, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from support.datasets import SHAPE, draw_image, mark_voxels, write_cases, write_
 
 from zoo.datasets import splits
 from zoo.datasets.check import check
+from zoo.training.task import Data
 
 
 @pytest.fixture
@@ -86,6 +88,39 @@ def test_label_values_and_empty_masks(cases):
     assert report.findings[0].text == "label values that are not 0, 1, 2 and so on: 0.5"
     assert report.findings[2].text.endswith("as a mask saved as a picture is; divide it by 255")
     assert report.findings[4].text == "label value 255 is in this case alone"
+
+
+def test_a_task_has_its_own_channels_and_label_values(tmp_path):
+    cases = write_cases(tmp_path, 2)
+    labels = {0: ("background", 0), **{i + 1: (f"part_{v}", v) for i, v in enumerate((2, 3, 41, 42))}}
+    task = SimpleNamespace(data=Data(channels=("t1", "flair"), labels=labels, spacing_mm=(1.0,) * 3, patch=(8, 8, 8)))
+    array = np.zeros(SHAPE, np.float32)
+    array[2:6], array[6:9], array[9:12], array[4, 5, 6:8] = 1001, 2, 41, (77, 2.0004)
+    write_nifti(cases[0].labels, array)
+    array[4, 5, 6] = 99
+    write_nifti(cases[1].labels, array)
+    report = check(tmp_path, task=task)
+    assert found(report) == [("error", "labels", "case1")]
+    assert report.findings[0].text.startswith(
+        "the label map holds values that are no label: 99 (1 voxel), and 2, 3, 41"
+    )
+    assert report.notes == [
+        "FreeSurfer's left cortical parcels (aparc, DKT, a2009s) count as 3",
+        "FreeSurfer's hypointensities without a side count as 2 and 41",
+    ]
+    assert "\n  FreeSurfer's left cortical" in str(report)
+    assert report.labels == {0: 2, 2: 2, 41: 2, 77: 1, 99: 1, 1001: 2}
+    task.data = replace(task.data, label_map={99: 42})
+    assert check(tmp_path, task=task).num_errors == 0
+    task.data = replace(task.data, channels=("t1", "t2"))
+    (finding,) = check(tmp_path, task=task).findings
+    assert (finding.level, finding.kind, finding.case) == ("error", "channels", "case0, case1")
+    assert finding.text == "the task's channels t2 are missing, and there is flair, t1; name files by --pattern"
+
+
+def test_label_values_that_are_no_numbers_are_findings(cases):
+    write_nifti(cases[0].labels, np.where(mark_voxels((1, 2, 3)), np.nan, 1.0).astype(np.float32))
+    assert ("error", "labels", "case0") in found(check(cases))
 
 
 def test_the_same_voxels_under_two_names(cases):

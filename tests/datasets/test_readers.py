@@ -7,7 +7,8 @@ import pytest
 from support.datasets import draw_image, mark_voxels, write_cases, write_nifti
 
 from zoo.datasets import stroke_columns
-from zoo.datasets.cases import Case, cases, detect, readers
+from zoo.datasets.cases import Case, cases, detect, fitting, readers
+from zoo.datasets.left_out import unused_files
 
 
 def isles(root, num=2):
@@ -68,7 +69,7 @@ def test_each_layout_is_recognised_from_its_files(tmp_path):
     found = {name: detect(maker(tmp_path / name)) for name, maker in LAYOUTS.items()}
     assert found == {name: name for name in LAYOUTS}
     assert detect(tmp_path / "folder") == "folder"
-    assert readers() == ["bids", "decathlon", "folder", "isles2017", "isles2024", "valdo"]
+    assert readers() == ["bids", "decathlon", "folder", "isles2017", "isles2024", "nnunet", "valdo"]
 
 
 def isles2024(root, stroke="sub-stroke", first="ses-01", second="ses-02"):
@@ -99,7 +100,69 @@ def isles2024(root, stroke="sub-stroke", first="ses-01", second="ses-02"):
     return root
 
 
-LAYOUTS = {"bids": bids, "decathlon": decathlon, "isles2017": isles, "isles2024": isles2024, "valdo": valdo}
+def nnunet(root, ending=".nii.gz", channels=("T1", "FLAIR")):
+    for part, keys in (("Tr", ("a_001", "a_002")), ("Ts", ("b_001",))):
+        for key in keys:
+            for number in range(len(channels)):
+                path = root / f"images{part}" / f"{key}_{number:04d}.nii.gz"
+                write_nifti(path, draw_image(number)).rename(path.with_name(f"{key}_{number:04d}{ending}"))
+            if part == "Tr":
+                path = root / "labelsTr" / f"{key}.nii.gz"
+                write_nifti(path, mark_voxels((1, 2, 3))).rename(path.with_name(f"{key}{ending}"))
+    names = {str(number): name for number, name in enumerate(channels)}
+    described = {"channel_names": names, "labels": {"background": 0, "tumour": 1}, "numTraining": 2}
+    (root / "dataset.json").write_text(json.dumps({**described, "file_ending": ending}))
+    return root
+
+
+LAYOUTS = {
+    "bids": bids,
+    "decathlon": decathlon,
+    "isles2017": isles,
+    "isles2024": isles2024,
+    "nnunet": nnunet,
+    "valdo": valdo,
+}
+
+
+def test_nnunet_channels_by_number_and_name_and_labels_beside(tmp_path):
+    root = nnunet(tmp_path / "Dataset001_Tiny")
+    first, second = cases(root)
+    assert (first.id, second.id, list(first.channels)) == ("a_001", "a_002", ["T1", "FLAIR"])
+    assert [path.name for path in first.files] == ["a_001_0000.nii.gz", "a_001_0001.nii.gz", "a_001.nii.gz"]
+    (case, _) = fitting(root, ("FLAIR", "T1"), patterns={"T1": "0"})
+    assert [path.name for path in case.channels.values()] == ["a_001_0001.nii.gz", "a_001_0000.nii.gz"]
+    assert cases(root, channels={"x": "flair"})[0].channels["x"].name == "a_001_0001.nii.gz"
+    with pytest.raises(ValueError, match=r"no channel in dataset\.json 'FLAIRE'\. Did you mean 'FLAIR'"):
+        cases(root, channels={"x": "FLAIRE"})
+    assert [item.path.name for item in unused_files(root, cases(root))] == ["b_001_0000.nii.gz", "b_001_0001.nii.gz"]
+    (root / "imagesTr" / "a_002_0001.nii.gz").unlink()
+    with pytest.raises(ValueError, match=r"Case a_002 has no channel 'FLAIR' \(_0001\)\. Add the file"):
+        cases(root)
+
+
+def test_nnunet_test_cases_by_request_or_by_their_folder(tmp_path):
+    root = nnunet(tmp_path)
+    assert [(case.id, case.labels) for case in cases(root, labels="labelsTs")] == [("b_001", None)]
+    assert detect(root / "imagesTs") == "nnunet"
+    assert cases(root / "imagesTs") == cases(root, labels="labelsTs")
+    write_nifti(root / "labelsTs" / "b_001.nii.gz", mark_voxels((1, 2, 3)))
+    assert cases(root / "imagesTs")[0].labels.name == "b_001.nii.gz"
+    with pytest.raises(ValueError, match=r"no label folder of nnU-Net 'labels'"):
+        cases(root, labels="labels")
+
+
+def test_nnunet_first_version_other_suffixes_and_equal_names(tmp_path):
+    root = nnunet(tmp_path / "mgz", ".mgz")
+    assert cases(root)[0].labels.name == "a_001.mgz"
+    root = nnunet(tmp_path / "png", ".png")
+    with pytest.raises(ValueError, match=r"says that its files end in .\.png., and \.nii\.gz, \.nii, \.mgz, \.mgh are"):
+        cases(root)
+    root = nnunet(tmp_path / "first", channels=("MR", "MR"))
+    described = json.loads((root / "dataset.json").read_text())
+    modality = described.pop("channel_names")
+    (root / "dataset.json").write_text(json.dumps({**described, "modality": modality, "training": []}))
+    assert detect(root) == "nnunet" and list(cases(root)[0].channels) == ["MR_0", "MR_1"]
 
 
 @pytest.mark.parametrize("names", [("sub-stroke", "ses-01", "ses-02"), ("sub-strokecase", "ses-0001", "ses-0002")])
@@ -259,6 +322,16 @@ def test_folder_of_subfolders(tmp_path):
     (tmp_path / "case2" / "t1.nii").unlink()
     with pytest.raises(ValueError, match=r"Case case2 has no channel 't1', which other cases have"):
         cases(tmp_path)
+
+
+def test_folders_at_any_depth_on_request(tmp_path):
+    for site in ("north", "south"):
+        write_cases(tmp_path / site, 2)
+    with pytest.raises(ValueError, match=r"holds no case: one subfolder a case, .* \(--recursive takes folders at any"):
+        cases(tmp_path)
+    found = cases(tmp_path, recursive=True)
+    assert [case.id for case in found] == ["north_case0", "north_case1", "south_case0", "south_case1"]
+    assert found[2].channels["t1"] == tmp_path / "south" / "case0" / "t1.nii" and found[3].labels.name == "mask.nii"
 
 
 def test_bad_sources(tmp_path):

@@ -35,11 +35,22 @@ Task = Annotated[
     typer.Argument(help="A task, or its model by name; without one, all are listed.", autocompletion=complete_task),
 ]
 EvaluatedTask = Annotated[str, typer.Argument(help="A task, or its model by name.", autocompletion=complete_task)]
+CheckedTask = Annotated[
+    str, typer.Option(metavar="NAME", help="Check its channels and label values, too.", autocompletion=complete_task)
+]
 Source = Annotated[str, typer.Option(metavar="SOURCE", help='"synthetic", or a folder of labelled cases.')]
 Pattern = Annotated[
     list[str],
-    typer.Option(metavar="NAME=PATTERN", help='Plain folders: "T1={id}/t1.nii.gz" a channel, "labels=...".'),
+    typer.Option(
+        metavar="NAME=PATTERN",
+        help='Where a channel or "labels" is: "T1={id}/t1.nii.gz", or as the data set calls it.',
+    ),
 ]
+LabelMap = Annotated[
+    Path | None,
+    typer.Option(metavar="CSV", help="What label values become: columns value,becomes; * for others."),
+]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Also search the sub-folders of sub-folders.")]
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for the results.")]
 Worker = Annotated[
     int, typer.Option(metavar="N", help="Train on a cluster of N processes on this machine.", rich_help_panel=CLUSTER)
@@ -55,20 +66,36 @@ Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.", rich_
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(help="A data set: plain folders, BIDS, Decathlon, ISLES 2017, VALDO.")],
+    folder: Annotated[Path, typer.Argument(help="A data set: plain folders, BIDS, Decathlon, nnU-Net, ISLES, VALDO.")],
     tolerance_mm: Annotated[float, typer.Option(help="How far grids of one case may lie apart.")] = 0.1,
+    task: CheckedTask = "",
+    pattern: Pattern = [],  # noqa: B006 - typer reads it, nothing writes to it
+    label_map: LabelMap = None,
+    recursive: Recursive = False,
     as_json: Json = False,
 ) -> None:
     """Check the grids, channels, labels and splits of a data set.
 
-    Files that are there twice, and one subject on both sides of a split, are found.
+    Files that are there twice, and one subject on both sides of a split, are found;
+    with --task, whatever its training would refuse. Files that no case uses are named.
     The exit code is 1 when there are errors; warnings leave it 0.
     """
     from zoo.datasets.check import check as check_folder
 
     if not folder.is_dir():
         raise UsageError(f"There is no folder {str(folder)!r}.")
-    report = check_folder(folder, tolerance_mm=tolerance_mm)
+    if label_map and not task:
+        raise UsageError("--label-map says what values become for a task: add --task NAME.")
+    if task:
+        checked = _read_label_map(_read_by_pattern(_find_task(task), pattern), label_map)
+        report = check_folder(folder, tolerance_mm=tolerance_mm, task=checked, recursive=recursive)
+    else:
+        patterns = _split_patterns(pattern)
+        labels = patterns.pop("labels", None)
+        report = check_folder(
+            folder, tolerance_mm=tolerance_mm, channels=patterns or None, labels=labels, recursive=recursive,
+            reader="folder" if any("{" in text for text in (*patterns.values(), labels or "")) else None,
+        )  # fmt: skip
     tell(report.plain(), str(report), as_json)
     if report.num_errors:
         raise typer.Exit(1)
@@ -117,6 +144,7 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
     parameter_servers: Servers = 0,
     release: Release = False,
     pattern: Pattern = [],  # noqa: B006 - typer reads it, nothing writes to it
+    label_map: LabelMap = None,
 ) -> None:
     """Train a task, or go on with a run that was stopped.
 
@@ -130,7 +158,8 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
         return
     if local_workers:
         raise typer.Exit(_launch_cluster(local_workers, parameter_servers))
-    trained, folder = _read_by_pattern(_find_task(task), pattern), out or Path("runs") / task
+    trained = _read_label_map(_read_by_pattern(_find_task(task), pattern), label_map)
+    folder = out or Path("runs") / task
     with framework():
         from zoo.training import fit
         from zoo.training.experiments import cross_validation
@@ -155,17 +184,40 @@ def _release(task: Any, run: Path) -> Path:
 
 
 def _read_by_pattern(task: Any, patterns: list[str]) -> Any:
-    """Returns the task with its plain folders read by pattern."""
+    """Returns the task with its data read by pattern: plain folders where a pattern has a place, "{id}"."""
     if not patterns:
         return task
-    pairs = [pattern.partition("=")[::2] for pattern in patterns]
-    names = [*task.data.channels, "labels"]
-    for name, pattern in pairs:
-        if name not in names or not pattern:
+    pairs, names = _split_patterns(patterns), [*task.data.channels, "labels"]
+    for name, pattern in pairs.items():
+        if name not in names:
             raise UsageError(
                 f"--pattern takes NAME=PATTERN with a name of {', '.join(names)}, got {f'{name}={pattern}'!r}."
             )
-    return task.replace(reader="folder", patterns=dict(pairs))
+    if not any("{" in pattern for pattern in pairs.values()):
+        return task.replace(patterns={**task.data.patterns, **pairs})
+    missing = [name for name in task.data.channels if name not in pairs]
+    if missing:
+        raise UsageError(f"--pattern is missing for {', '.join(missing)}: plain folders need one for each channel.")
+    return task.replace(reader="folder", patterns=pairs)
+
+
+def _split_patterns(patterns: list[str]) -> dict[str, str]:
+    """Returns name -> pattern."""
+    pairs = [pattern.partition("=")[::2] for pattern in patterns]
+    for name, pattern in pairs:
+        if not name or not pattern:
+            raise UsageError(f"--pattern takes NAME=PATTERN, got {name or pattern!r}.")
+    return dict(pairs)
+
+
+def _read_label_map(task: Any, path: Path | None) -> Any:
+    """Returns the task with the values that a table turns into its labels."""
+    if path is None:
+        return task
+    from zoo.datasets.label_values import read_label_map
+
+    with usage_errors(ValueError, FileNotFoundError):
+        return task.replace(label_map=read_label_map(path, task.data.labels))
 
 
 def _launch_cluster(workers: int, servers: int) -> int:
@@ -192,7 +244,7 @@ def _find_task(name: str) -> Any:
         return tasks.task(name)
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - the choices of a command, each an option
     task: EvaluatedTask,
     run: Annotated[str, typer.Argument(help="A run folder, or a trained model.", autocompletion=complete_trained)],
     source: Source = "synthetic",
@@ -200,6 +252,7 @@ def evaluate(
     mirror: Mirror = False,
     device: Device = "auto",
     pattern: Pattern = [],  # noqa: B006 - typer reads it, nothing writes to it
+    label_map: LabelMap = None,
     as_json: Json = False,
 ) -> None:
     """Measure a trained model on labelled cases; write a report.
@@ -207,7 +260,7 @@ def evaluate(
     A case that cannot be used is reported, the others are finished, and the exit
     code is then 1.
     """
-    evaluated = _read_by_pattern(_find_task(task), pattern)
+    evaluated = _read_label_map(_read_by_pattern(_find_task(task), pattern), label_map)
     with framework(device):
         from zoo.inference.settings import Settings
         from zoo.workflows.evaluate import evaluate as run_evaluation

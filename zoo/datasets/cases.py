@@ -56,6 +56,7 @@ def cases(
     reader: str | None = None,
     channels: Mapping[str, str] | None = None,
     labels: str | None = None,
+    recursive: bool = False,
 ) -> list[Case]:
     """Lists the cases of a data set.
 
@@ -63,8 +64,9 @@ def cases(
         source: the data set's folder.
         reader: name of its layout ("bids"); None looks at the files.
         channels: channel name -> what the reader calls it: a pattern (folder), entities and a suffix (bids), a
-            modality (decathlon, isles2017, valdo). None takes every channel that there is.
+            modality (decathlon, isles2017, nnunet, valdo). None takes every channel that there is.
         labels: the same for the label map.
+        recursive: in a plain folder without patterns, also take sub-folders of sub-folders as cases.
 
     Returns:
         The cases, sorted by id.
@@ -76,12 +78,19 @@ def cases(
     root = Path(source)
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {root}. Name the folder that holds the data set.")
-    layout = _load_reader(reader or detect(root))
-    return sorted(layout.read(root, channels=channels, labels=labels), key=lambda case: case.id)
+    name = reader or detect(root)
+    deeper = {"recursive": True} if recursive and name == "folder" else {}
+    listed = _load_reader(name).read(root, channels=channels, labels=labels, **deeper)
+    return sorted(listed, key=lambda case: case.id)
 
 
 def fitting(
-    source: str | Path, names: Sequence[str], *, reader: str | None = None, patterns: Mapping[str, str] | None = None
+    source: str | Path,
+    names: Sequence[str],
+    *,
+    reader: str | None = None,
+    patterns: Mapping[str, str] | None = None,
+    recursive: bool = False,
 ) -> list[Case]:
     """Lists the cases of a data set for a network of certain channels.
 
@@ -91,6 +100,7 @@ def fitting(
             any for a single channel, gives what there is.
         reader: name of its layout; None looks at the files.
         patterns: channel name, or "labels" -> what the reader calls it, where that differs.
+        recursive: as `cases` takes it.
 
     Returns:
         The cases, sorted by id.
@@ -106,7 +116,7 @@ def fitting(
     has_own_name = layout == "bids" and any(map(is_scan, Path(source).rglob(f"*_{names[0]}.*")))
     if layout != "folder" and (len(names) > 1 or has_own_name):
         channel_patterns = {name: channel_patterns.get(name, name) for name in names}
-    return cases(source, reader=reader, channels=channel_patterns or None, labels=labels)
+    return cases(source, reader=reader, channels=channel_patterns or None, labels=labels, recursive=recursive)
 
 
 def detect(root: str | Path) -> str:

@@ -1,22 +1,27 @@
 """Checks whether a data set is fit to train on: reads every case once and lists every fault."""
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zoo.datasets import splits as folds
-from zoo.datasets.cases import Case, cases, readers
+from zoo.datasets.cases import Case, cases, fitting, readers
 from zoo.datasets.images import read_labels
+from zoo.datasets.label_values import WHOLE, Explained, add_label_map, explain_values, word_unknown
 from zoo.datasets.left_out import unused_files
 from zoo.datasets.parallel import convert
 from zoo.volumes import image as images
 from zoo.volumes import nifti
 from zoo.volumes.scan_files import describe
+
+if TYPE_CHECKING:
+    from zoo.training.task import Task
 
 ERROR, WARNING = "error", "warning"
 PICTURE = 255  # white
@@ -54,6 +59,7 @@ class Report:
         labels: label value -> number of cases that hold it.
         findings: errors first.
         left_out: one line on the files that no case uses, and why; empty where there is none.
+        notes: what label values count as for the task, one line each.
     """
 
     source: str
@@ -65,6 +71,7 @@ class Report:
     labels: dict[int, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     left_out: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_errors(self) -> int:
@@ -85,7 +92,7 @@ class Report:
         }
         lines = [f"{self.source}: {self.num_cases} cases of {self.num_subjects} subjects"]
         lines += [f"  {title}: {_counted(table)}" for title, table in tables.items() if table]
-        lines += [f"  {self.left_out}"] if self.left_out else []
+        lines += [f"  {note}" for note in (*self.notes, self.left_out) if note]
         lines += [f"{_where(finding)}: {finding.text}" for finding in self.findings]
         num_warnings = len(self.findings) - self.num_errors
         return "\n".join([*lines, f"{self.num_errors} errors, {num_warnings} warnings"])
@@ -99,12 +106,15 @@ def check(
     reader: str | None = None,
     channels: Mapping[str, str] | None = None,
     labels: str | None = None,
+    task: "Task | None" = None,
+    recursive: bool = False,
 ) -> Report:
-    """Checks a data set.
+    """Checks a data set, in itself or for a task.
 
     Looked at are: files that cannot be used; channels that only some cases have; files of a case on different grids;
     label values that are no whole numbers, or that one case alone holds; empty label maps; the same voxels under two
-    names; cases without labels among labelled ones; subjects that both train and validate.
+    names; cases without labels among labelled ones; subjects that both train and validate. With a task also: its
+    channels, and label values that are not its own, as training reads them.
 
     Args:
         source: a folder, or cases.
@@ -113,6 +123,8 @@ def check(
         reader: as `zoo.datasets.cases.cases` takes it; so are the next two.
         channels: channel name -> what the reader calls it.
         labels: what the reader calls the label map.
+        task: what is to be trained; its reader, patterns and `label_map` count where those above are left out.
+        recursive: in a plain folder, take sub-folders at any depth as cases.
 
     Returns:
         The report; it never raises for what is wrong with the data.
@@ -120,13 +132,17 @@ def check(
     Raises:
         FileNotFoundError: there is no such folder, or no such file of splits.
         ValueError: there is no reader of that name.
+
+    Example:
+        >>> report = zoo.check("data", task=zoo.task("brain_structures"))  # doctest: +SKIP
+        >>> print(report)  # doctest: +SKIP
     """
     if not isinstance(source, str | Path):
         listed, name = list(source), "the cases given"
     else:
         name = str(source)
         try:
-            listed = cases(source, reader=reader, channels=channels, labels=labels)
+            listed = _list_cases(source, task, reader=reader, channels=channels, labels=labels, recursive=recursive)
         except ValueError as error:
             if reader is not None and reader not in readers():
                 raise
@@ -135,10 +151,28 @@ def check(
         splits = default if splits is None and default.is_file() else splits
     left_out = "" if name != str(source) else describe(unused_files(Path(name), listed), Path(name))
     looks, faults = _look_at_all(listed)
+    if task is not None:
+        faults += [*_check_task_channels(listed, task), *_check_task_values(looks, task)]
     findings = [*faults, *_check_channels(listed), *_check_geometry(looks, tolerance_mm), *_check_labels(looks, listed)]
     findings += [*_find_duplicates(looks), *_check_splits(listed, splits)]
     report = _report(name, listed, looks, sorted(findings, key=lambda finding: finding.level))
-    return replace(report, left_out=left_out)
+    return replace(report, left_out=left_out, notes=_note_folds(looks, task) if task is not None else [])
+
+
+def _list_cases(
+    source: str | Path,
+    task: "Task | None",
+    *,
+    reader: str | None,
+    channels: Mapping[str, str] | None,
+    labels: str | None,
+    recursive: bool,
+) -> list[Case]:
+    if task is None:
+        return cases(source, reader=reader, channels=channels, labels=labels, recursive=recursive)
+    patterns = {**task.data.patterns, **(channels or {}), **({"labels": labels} if labels else {})}
+    reader = reader or task.data.reader
+    return fitting(source, task.data.channels, reader=reader, patterns=patterns, recursive=recursive)
 
 
 @dataclass(frozen=True)
@@ -165,7 +199,8 @@ def _look_at_all(listed: Sequence[Case]) -> tuple[list[_Look], list[Finding]]:
 
 def _look(case: Case) -> _Look:
     grids: dict[str, Any] = {}
-    hashes, values = {}, None
+    hashes: dict[str, str] = {}
+    values: Counter[float] | None = None
     for name, path in case.channels.items():
         image = images.read(path, ndim=4 if name in case.volumes else 3)
         voxels = np.asanyarray(image.dataobj)
@@ -175,8 +210,15 @@ def _look(case: Case) -> _Look:
         mask = read_labels(case.labels)
         grids["labels"] = _Grid(mask)
         labels, counts = np.unique(np.asanyarray(mask.dataobj), return_counts=True)
-        values = dict(zip(labels.tolist(), counts.tolist(), strict=True))
+        values = Counter()
+        for label, count in zip(labels.tolist(), counts.tolist(), strict=True):
+            values[_to_whole(label)] += count
     return _Look(case, grids, hashes, values)
+
+
+def _to_whole(value: float) -> float:
+    """Returns the whole number that a label value means, or the value itself where it means none."""
+    return round(value) if math.isfinite(value) and abs(value - round(value)) <= WHOLE else value
 
 
 def _hash(voxels: np.ndarray) -> str:
@@ -223,10 +265,42 @@ def _check_values(case: str, values: Iterable[float]) -> Iterable[Finding]:
     if set(values) == {0, PICTURE}:
         text = f"the label map is 0 and {PICTURE}, as a mask saved as a picture is; divide it by {PICTURE}"
         yield Finding(WARNING, "labels", case, text)
-    broken = [value for value in values if value != int(value) or value < 0]
+    broken = [value for value in values if not isinstance(value, int) or value < 0]
     if broken:
         text = f"label values that are not 0, 1, 2 and so on: {', '.join(f'{value:g}' for value in broken[:5])}"
         yield Finding(ERROR, "labels", case, text)
+
+
+def _explain(look: _Look, task: "Task") -> Explained:
+    """Returns what the label values of a case count as for a task."""
+    known = add_label_map({value: value for _, value in task.data.labels.values()}, task.data.label_map)
+    counts = {value: number for value, number in (look.values or {}).items() if isinstance(value, int)}
+    return explain_values(counts, known)
+
+
+def _check_task_channels(listed: Sequence[Case], task: "Task") -> Iterable[Finding]:
+    """Yields the channels of a task that cases do not have, the cases with the same fault together."""
+    holders: dict[tuple[str, ...], list[Case]] = defaultdict(list)
+    for case in listed:
+        holders[tuple(name for name in task.data.channels if name not in case.channels)].append(case)
+    for missing, held in holders.items():
+        if missing:
+            has = ", ".join(held[0].channels)
+            text = f"the task's channels {', '.join(missing)} are missing, and there is {has}; name files by --pattern"
+            yield Finding(ERROR, "channels", ", ".join(case.id for case in held), text)
+
+
+def _check_task_values(looks: Sequence[_Look], task: "Task") -> Iterable[Finding]:
+    """Yields the label values that training would refuse."""
+    known = add_label_map({value: value for _, value in task.data.labels.values()}, task.data.label_map)
+    for look in looks:
+        explained = _explain(look, task)
+        if explained.unknown:
+            yield Finding(ERROR, "labels", look.case.id, word_unknown(explained, known, "the label map"))
+
+
+def _note_folds(looks: Sequence[_Look], task: "Task") -> list[str]:
+    return list(dict.fromkeys(note for look in looks for note in _explain(look, task).notes))
 
 
 def _find_duplicates(looks: Sequence[_Look]) -> Iterable[Finding]:
@@ -260,7 +334,7 @@ def _check_splits(listed: Sequence[Case], splits: str | Path | Sequence[folds.Sp
 def _report(name: str, listed: Sequence[Case], looks: Sequence[_Look], findings: list[Finding]) -> Report:
     grids = [next(iter(look.grids.values())) for look in looks]
     spacings = [nifti.spacing_mm(grid.affine) for grid in grids]
-    values = Counter(int(value) for look in looks for value in (look.values or {}) if value == int(value))
+    values = Counter(value for look in looks for value in (look.values or {}) if isinstance(value, int))
     return Report(
         name,
         len(listed),

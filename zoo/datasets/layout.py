@@ -1,8 +1,10 @@
 """Lists scans, reads tables, and words the errors for a missing or doubled file, for all readers."""
 
 import csv
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from zoo.datasets.cases import Case
 from zoo.volumes.scan_files import is_hidden, is_scan, stem
@@ -60,6 +62,19 @@ def require_cases(cases: list[Case], root: Path, expected: str) -> list[Case]:
     if not cases:
         raise ValueError(f"{root} holds no case: {expected} was looked for. Check the folder, or name another reader.")
     return cases
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads the description of a data set; an empty dict where its JSON is no object.
+
+    Raises:
+        ValueError: the file is not JSON.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}). Repair it, or unpack the data set again.") from error
+    return content if isinstance(content, dict) else {}
 
 
 def read_table(path: Path, *, delimiter: str = ",") -> dict[str, Cells]:

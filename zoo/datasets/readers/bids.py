@@ -4,14 +4,13 @@ Source: Gorgolewski et al., The brain imaging data structure, Scientific Data 20
 what is BIDS but for its description (ISLES 2022: `sub-strokecase0001/ses-0001/`, masks in `derivatives`).
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.datasets.cases import Case, stem
-from zoo.datasets.layout import Cells, find_scans, only_file, read_table, require_cases
+from zoo.datasets.layout import Cells, find_scans, only_file, read_object, read_table, require_cases
 from zoo.datasets.readers import isles2024
 from zoo.datasets.stroke_columns import with_known_names
 
@@ -94,7 +93,7 @@ def fits(root: Path) -> bool:
     """A description, or subjects with modality folders; VALDO's flat subject folders are not BIDS."""
     if isles2024.fits(root):
         return False
-    described = (root / FILE).is_file() and "BIDSVersion" in _description(root)
+    described = (root / FILE).is_file() and "BIDSVersion" in read_object(root / FILE)
     return described or any(any(root.glob(f"sub-*/{part}*")) for part in ("ses-", "anat", "dwi", "perf"))
 
 
@@ -191,11 +190,3 @@ def _labels(raw: list[Name], derived: list[Name], pattern: str | None, key: str)
 
 def _of_brain(name: Name) -> bool:
     return "brain" in (name.entities.get("desc"), name.entities.get("label"))
-
-
-def _description(root: Path) -> dict:
-    try:
-        content = json.loads((root / FILE).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{root / FILE} is not JSON ({error}). Repair it, or name a reader.") from error
-    return content if isinstance(content, dict) else {}

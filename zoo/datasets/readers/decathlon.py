@@ -3,21 +3,20 @@
 Source: Antonelli et al., The Medical Segmentation Decathlon, Nature Communications 2022, 10.1038/s41467-022-30695-9.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from zoo.datasets.cases import Case, stem
-from zoo.datasets.layout import require_cases
+from zoo.datasets.layout import read_object, require_cases
+from zoo.datasets.readers import nnunet
 from zoo.errors import unknown_choice
 
 FILE = "dataset.json"
 
 
 def fits(root: Path) -> bool:
-    """A dataset.json with a list of training files."""
-    return (root / FILE).is_file() and "training" in _description(root)
+    """A dataset.json with a list of training files; those of nnU-Net's first version lie apart by channel."""
+    return (root / FILE).is_file() and "training" in read_object(root / FILE) and not nnunet.fits(root)
 
 
 def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str | None = None) -> list[Case]:
@@ -33,7 +32,7 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
     """
     if labels is not None:
         raise ValueError(f"labels={labels!r} was given, but dataset.json names the label maps. Leave it out.")
-    description = _description(root)
+    description = read_object(root / FILE)
     modalities = {name: int(index) for index, name in description.get("modality", {"0": "image"}).items()}
     selected = dict(channels or {name: name for name in modalities})
     for name in selected.values():
@@ -56,11 +55,3 @@ def _file(root: Path, entry: Mapping[str, str], key: str) -> Path:
     if not path.is_file():
         raise ValueError(f"{root / FILE} lists {entry[key]!r}, and there is no such file. Unpack the data set again.")
     return path
-
-
-def _description(root: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((root / FILE).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{root / FILE} is not JSON ({error}). Unpack the data set again.") from error
-    return content if isinstance(content, dict) else {}

@@ -10,6 +10,7 @@ from zoo.datasets.layout import Cells, by_stem, find_scans, only_file, read_tabl
 from zoo.datasets.stroke_columns import with_known_names
 
 LABEL_WORDS = ("label", "mask", "seg", "lesion", "lacune", "truth")
+DEEPER = " (--recursive takes folders at any depth)"
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -18,7 +19,9 @@ def fits(root: Path) -> bool:
     return False
 
 
-def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str | None = None) -> list[Case]:
+def read(
+    root: Path, *, channels: Mapping[str, str] | None = None, labels: str | None = None, recursive: bool = False
+) -> list[Case]:
     """Lists cases by pattern.
 
     A pattern is a path below the folder with places in braces and `*` for what does not matter:
@@ -32,15 +35,16 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
         root: the folder.
         channels: channel name -> pattern.
         labels: pattern of the label maps; None reads the images alone.
+        recursive: without patterns, each folder at any depth that holds scans is a case: "site-1_sub-01".
 
     Raises:
         ValueError: no case, a channel missing in one, several files for one, or a pattern without a place.
     """
     if channels is None:
         return require_cases(
-            _add_tables(root, _list_subfolders(root)),
+            _add_tables(root, _list_subfolders(root, recursive=recursive)),
             root,
-            "one subfolder a case, each with NIfTI files of the same names",
+            f"one subfolder a case, each with NIfTI files of the same names{'' if recursive else DEEPER}",
         )
     matches_of = {name: _match_files(root, pattern) for name, pattern in channels.items()}
     masks = _match_files(root, labels) if labels else {}
@@ -103,19 +107,17 @@ def _make_case(key: str, channels: Mapping[str, Matches], masks: Matches, labell
     return Case(key, next(iter(matches.values()))[0][1], files, mask)
 
 
-def _list_subfolders(root: Path) -> list[Case]:
+def _list_subfolders(root: Path, *, recursive: bool) -> list[Case]:
     cases = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        files = by_stem(find_scans(folder, "*"), folder.name)
+    deep = {path.parent for path in find_scans(root)} - {root} if recursive else ()
+    for folder in sorted(deep or (path for path in root.iterdir() if path.is_dir())):
+        key = "_".join(folder.relative_to(root).parts)
+        files = by_stem(find_scans(folder, "*"), key)
         marked = [path for name, path in files.items() if any(word in name.lower() for word in LABEL_WORDS)]
         channels = {name: path for name, path in files.items() if path not in marked}
         if channels:
-            mask = (
-                only_file(marked, "label map", folder.name, "Give patterns for channels and labels.")
-                if marked
-                else None
-            )
-            cases.append(Case(folder.name, folder.name, channels, mask))
+            mask = only_file(marked, "label map", key, "Give patterns for channels and labels.") if marked else None
+            cases.append(Case(key, key, channels, mask))
     _check_equal(cases)
     return cases
 
