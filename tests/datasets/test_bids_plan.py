@@ -56,6 +56,23 @@ def test_each_run_of_a_single_channel_is_a_case_and_keeps_its_entities(tmp_path)
     assert works[1].name == "sub-02_ses-a_acq-high_run-1"
 
 
+def test_parts_of_complex_images_are_no_anatomy_and_said_to_be_left_out(tmp_path, capsys):
+    root = write_bids(tmp_path, ["01"])
+    for part in ("mag", "phase"):
+        write_bids_scan(root, f"sub-02_part-{part}_T1w")
+    write_bids_scan(root, "sub-03_part-phase_T1w")
+    works, failed = planned(root, LESION)
+    assert [work.name for work in works] == ["sub-01", "sub-02_part-mag"]
+    assert failed == {"sub-03": "No T1w in sub-03, which holds part-phase_T1w."}
+    told = capsys.readouterr().err
+    assert told.startswith(
+        f"{root}: left out 2 files: sub-02/anat/sub-02_part-phase_T1w.nii.gz, sub-03/anat/sub-03_part"
+    )
+    assert "(complex parts, which show no anatomy: name part-... in the channel's pattern to read one)" in told
+    works, failed = planned(root, LESION, T1w="part-phase_T1w")
+    assert [work.name for work in works] == ["sub-02_part-phase", "sub-03_part-phase"] and list(failed) == ["sub-01"]
+
+
 def test_channels_are_matched_by_suffix_and_a_subject_that_lacks_one_is_named(tmp_path):
     root = write_bids(tmp_path)
     write_bids_scan(root, "sub-01_acq-x_FLAIR")

@@ -285,6 +285,20 @@ def test_bids_entities_choose_and_several_files_are_named(tmp_path):
     assert brain[0].labels.name.endswith("desc-brain_mask.nii.gz")
 
 
+def test_bids_parts_of_complex_images_are_no_channels(tmp_path):
+    root = bids(tmp_path)
+    anat = root / "sub-02/ses-a/anat"
+    write_nifti(anat / "sub-02_ses-a_part-phase_T1w.nii.gz", draw_image())
+    assert cases(root)[2].channels["T1w"].name == "sub-02_ses-a_T1w.nii.gz"
+    assert [item.reason.split(",")[0] for item in unused_files(root, cases(root)) if "part" in item.path.name] == [
+        "complex parts"
+    ]
+    (anat / "sub-02_ses-a_T1w.nii.gz").rename(anat / "sub-02_ses-a_part-imag_T1w.nii.gz")
+    with pytest.raises(ValueError, match=r"sub-02_ses-a has no channel 'T1w'; left out 2 files: .*part-imag_T1w"):
+        cases(root, channels={"t1": "T1w"})
+    assert list(cases(root)[0].channels) == ["FLAIR"]
+
+
 def test_bids_without_description_as_isles_2022_has_it(tmp_path):
     for number in (1, 2):
         key = f"sub-strokecase000{number}"

@@ -5,16 +5,19 @@ what is BIDS but for its description (ISLES 2022: `sub-strokecase0001/ses-0001/`
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.datasets.cases import Case, stem
 from zoo.datasets.layout import Cells, find_scans, only_file, read_object, read_table, require_cases
+from zoo.datasets.left_out import PARTS
 from zoo.datasets.readers import isles2024
 from zoo.datasets.stroke_columns import with_known_names
+from zoo.volumes.scan_files import LeftOut, describe
 
 FILE = "dataset_description.json"
+COMPLEX_PARTS = ("phase", "real", "imag")
 LABEL_SUFFIXES = ("dseg", "msk", "mask")
 WEIGHTED = {"t1": "t1w", "t2": "t2w", "pd": "pdw"}  # what a channel may be called, and BIDS's own suffix
 Session = tuple[str, str]  # labels of subject and session; the latter is empty where there is none
@@ -37,10 +40,20 @@ class Name:
         return cls({pair[1]: pair[2] for pair in pairs if pair}, suffix, path)
 
     def fits(self, pattern: str) -> bool:
-        """Whether the suffix, in any case and with or without its w, and each entity named are those of the pattern."""
+        """Whether the suffix, in any case and with or without its w, and each entity named are those of the pattern.
+
+        A phase, real or imaginary part fits only a pattern that names its part: it is no picture of anatomy.
+        """
         expected = Name.of(Path(pattern))
+        if self.is_complex_part and "part" not in expected.entities:
+            return False
         ours, theirs = (WEIGHTED.get(name.lower(), name.lower()) for name in (self.suffix, expected.suffix))
         return ours == theirs and expected.entities.items() <= self.entities.items()
+
+    @property
+    def is_complex_part(self) -> bool:
+        """Whether it is the phase, real or imaginary part of a complex image, not its magnitude."""
+        return self.entities.get("part") in COMPLEX_PARTS
 
     @property
     def session(self) -> Session:
@@ -82,6 +95,12 @@ class Survey:
             for part in (self.raw, self.derived)
         )
         return raw or derived
+
+    def complex_parts(self, patterns: Iterable[str]) -> list[LeftOut]:
+        """The raw images that only their part keeps from fitting a pattern."""
+        names = [name for name in self.raw if name.is_complex_part]
+        magnitudes = [Name({**name.entities, "part": "mag"}, name.suffix, name.path) for name in names]
+        return [LeftOut(name.path, PARTS) for name in magnitudes if any(map(name.fits, patterns))]
 
 
 def session_name(session: Session) -> str:
@@ -154,7 +173,8 @@ def _names(root: Path, paths: list[Path]) -> list[Name]:
 
 def _shared(raw: list[Name], sessions: list[Session]) -> dict[str, str]:
     """Suffixes of raw 3D images that every session has, label maps left out."""
-    sets = [{name.suffix for name in raw if name.session == session} for session in sessions]
+    anatomy = [name for name in raw if not name.is_complex_part]
+    sets = [{name.suffix for name in anatomy if name.session == session} for session in sessions]
     shared = sorted(set.intersection(*sets) - set(LABEL_SUFFIXES) - {"bold", "dwi"}) if sets else []
     if sets and not shared:
         seen = sorted(set.union(*sets))
@@ -165,12 +185,23 @@ def _shared(raw: list[Name], sessions: list[Session]) -> dict[str, str]:
 def _make_case(listing: Survey, session: Session, patterns: Mapping[str, str], labels: str | None) -> Case:
     key, subject = session_name(session), f"sub-{session[0]}"
     advice = "Name an entity that tells them apart, as in 'run-1_T1w'."
+    _check_parts(listing, session, patterns)
     files = {
         ours: only_file([name.path for name in listing.images(session, pattern)], f"channel {pattern!r}", key, advice)
         for ours, pattern in patterns.items()
     }
     raw, derived = ([name for name in part if name.session == session] for part in (listing.raw, listing.derived))
     return Case(key, subject, files, _labels(raw, derived, labels, key), dict(listing.rows.get(subject, {})))
+
+
+def _check_parts(listing: Survey, session: Session, patterns: Mapping[str, str]) -> None:
+    """Raises where a session has a channel in parts of a complex image alone."""
+    there = replace(listing, raw=[name for name in listing.raw if name.session == session])
+    for pattern in patterns.values():
+        parts = there.complex_parts([pattern])
+        if parts and not listing.images(session, pattern):
+            text = describe(parts, parts[0].path.parent)
+            raise ValueError(f"Case {session_name(session)} has no channel {pattern!r}; {text}.")
 
 
 def _files(names: list[Name], pattern: str) -> list[Path]:

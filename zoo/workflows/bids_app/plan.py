@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from zoo.datasets.left_out import tell_once
 from zoo.datasets.readers import bids
 from zoo.datasets.readers.bids import Name, Session, Survey, session_name
 from zoo.errors import unknown_choice
 from zoo.hub.card import Card
 from zoo.hub.tabular import Value
+from zoo.volumes.scan_files import describe
 
 ADVICE = "Name an entity that tells them apart: --pattern {channel}=run-1_{pattern}."
 DATATYPES = ("anat", "dwi", "func")  # where the standard knows segmentations
@@ -96,7 +98,7 @@ def choose_patterns(survey: Survey, card: Card, given: Mapping[str, str]) -> dic
     patterns = {name: given.get(name, name) for name in names}
     if len(names) > 1 or given or any(name.fits(names[0]) for name in survey.raw + survey.derived):
         return patterns
-    suffixes = sorted({name.suffix for name in survey.raw} - NOT_IMAGES)
+    suffixes = sorted({name.suffix for name in survey.raw if not name.is_complex_part} - NOT_IMAGES)
     if len(suffixes) == 1:
         return {names[0]: suffixes[0]}
     there = f"has {', '.join(suffixes)}" if suffixes else "has none that a network takes"
@@ -123,6 +125,9 @@ def plan(
     Returns:
         The cases; and name of a session -> why it cannot be run, in one line.
     """
+    parts = [item for item in survey.complex_parts(patterns.values()) if Name.of(item.path).session in sessions]
+    if parts:
+        tell_once(f"{survey.root}: {describe(parts, survey.root)}")
     cases: dict[str, PlannedCase] = {}
     failed: dict[str, str] = {}
     for session in sessions:
@@ -147,7 +152,7 @@ def _group_images(survey: Survey, session: Session, patterns: Mapping[str, str])
     images_by_channel = {channel: survey.images(session, pattern) for channel, pattern in patterns.items()}
     missing = [pattern for channel, pattern in patterns.items() if not images_by_channel[channel]]
     if missing:
-        held = sorted({name.suffix for name in survey.raw if name.session == session})
+        held = sorted({_name_kind(name) for name in survey.raw if name.session == session})
         raise ValueError(
             f"No {', '.join(missing)} in {session_name(session)}, which holds {', '.join(held) or 'no NIfTI image'}."
         )
@@ -160,6 +165,11 @@ def _group_images(survey: Survey, session: Session, patterns: Mapping[str, str])
             advice = ADVICE.format(channel=channel, pattern=patterns[channel])
             raise ValueError(f"{session_name(session)} has {len(images)} images for {channel}: {names}. {advice}")
     return [{channel: images[0] for channel, images in images_by_channel.items()}]
+
+
+def _name_kind(name: Name) -> str:
+    """Returns a suffix, with the part of a complex image where it is not the magnitude."""
+    return f"part-{name.entities['part']}_{name.suffix}" if name.is_complex_part else name.suffix
 
 
 def _make_case(survey: Survey, session: Session, images: Mapping[str, Name], card: Card) -> PlannedCase:
