@@ -7,7 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from zoo.training.network_namespace import other_interfaces, own_network
 
 RESTARTS = 5
 
@@ -20,6 +23,15 @@ class Member:
     index: int
     process: subprocess.Popen
     restarts: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What every process of a cluster is started with: the command, all addresses, and what to call in the child."""
+
+    command: Sequence[str]
+    spec: Mapping[str, Sequence[str]]
+    enter: Callable[[], None] | None = None
 
 
 def free_ports(count: int) -> list[int]:
@@ -55,48 +67,86 @@ def cluster_spec(workers: int, parameter_servers: int = 0) -> dict[str, list[str
     return {role: [f"127.0.0.1:{next(ports)}" for _ in range(count)] for role, count in counts.items()}
 
 
-def launch(command: Sequence[str], *, workers: int, parameter_servers: int = 0, restarts: int = RESTARTS) -> int:
+def launch(
+    command: Sequence[str],
+    *,
+    workers: int,
+    parameter_servers: int = 0,
+    restarts: int = RESTARTS,
+    open_ports: bool = False,
+) -> int:
     """Runs a command in each process of a local cluster, each with its `TF_CONFIG`, until the work is done.
 
     Synchronous workers depend on each other: when one dies, all are started again and go on from the last state. Of
     an asynchronous cluster only the dead worker or chief is started again; a dead parameter server restarts all.
+
+    TensorFlow's servers listen on every address of the machine and let in everyone. So the processes get a network of
+    their own; where the system allows none, a machine that others can reach is refused.
 
     Args:
         command: what each process runs.
         workers: processes that compute gradients.
         parameter_servers: 0 for synchronous training.
         restarts: how often one process may be started again.
+        open_ports: use the machine's own network, open to all who reach it.
 
     Returns:
         The exit code: 0 when the work is done, else that of the process that died too often.
+
+    Raises:
+        ValueError: bad numbers, or the servers would be open to others and `open_ports` is False.
     """
     spec = cluster_spec(workers, parameter_servers)
-    members = [_start_member(command, spec, role, i) for role, hosts in spec.items() for i in range(len(hosts))]
-    leaders = [member for member in members if member.role == ("chief" if parameter_servers else "worker")]
+    with _closed_network(open_ports=open_ports) as enter:
+        return _watch(Plan(command, spec, enter), parameter_servers > 0, restarts)
+
+
+@contextmanager
+def _closed_network(*, open_ports: bool) -> Iterator[Callable[[], None] | None]:
+    """Yields what puts a child into a network of its own; None where the machine's own may be used."""
+    if open_ports:
+        yield None
+        return
+    with own_network() as enter:
+        if enter is None and (reachable := other_interfaces()):
+            raise ValueError(
+                f"The servers of a local cluster would be open on {', '.join(reachable)}: TensorFlow's ask for no "
+                "password, and who reaches them can read and write your files. This system allows no network of their "
+                "own. Train in one process, or add --open-ports on a network where you trust everyone."
+            )
+        yield enter
+
+
+def _watch(plan: Plan, asynchronous: bool, restarts: int) -> int:
+    """Starts all members, and dead ones again, until the leaders are done."""
+    members = [_start_member(plan, role, i) for role, hosts in plan.spec.items() for i in range(len(hosts))]
+    leaders = [member for member in members if member.role == ("chief" if asynchronous else "worker")]
     try:
         while any(member.process.poll() != 0 for member in leaders):
             for member in members:
                 if member.process.poll() not in (None, 0):
                     if member.restarts >= restarts:
                         return member.process.returncode
-                    _restart(command, spec, member, members)
+                    _restart(plan, member, members)
             time.sleep(0.2)
         return 0
     finally:
         _kill_members(members)
 
 
-def _start_member(command: Sequence[str], spec: Mapping[str, Sequence[str]], role: str, index: int) -> Member:
-    config = json.dumps({"cluster": dict(spec), "task": {"type": role, "index": index}})
-    return Member(role, index, subprocess.Popen(list(command), env=os.environ | {"TF_CONFIG": config}))
+def _start_member(plan: Plan, role: str, index: int) -> Member:
+    config = json.dumps({"cluster": dict(plan.spec), "task": {"type": role, "index": index}})
+    environment = os.environ | {"TF_CONFIG": config}
+    process = subprocess.Popen(list(plan.command), env=environment, preexec_fn=plan.enter)
+    return Member(role, index, process)
 
 
-def _restart(command: Sequence[str], spec: Mapping[str, Sequence[str]], dead: Member, members: list[Member]) -> None:
-    alone = "chief" in spec and dead.role in ("worker", "chief")
+def _restart(plan: Plan, dead: Member, members: list[Member]) -> None:
+    alone = "chief" in plan.spec and dead.role in ("worker", "chief")
     print(f"{dead.role} {dead.index} ended with {dead.process.returncode}; starting it again.", file=sys.stderr)
     for member in [dead] if alone else members:
         _kill_members([member])
-        member.process = _start_member(command, spec, member.role, member.index).process
+        member.process = _start_member(plan, member.role, member.index).process
         member.restarts += member is dead
 
 
