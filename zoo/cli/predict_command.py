@@ -69,7 +69,7 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
         str,
         typer.Option(
             metavar="FILE",
-            help="Name the lesions' places by a label map, or by unet3d.brain_structures.",
+            help="Label map that names the lesions' places; default: by unet3d.brain_structures; 'none'.",
             rich_help_panel=LESIONS,
         ),
     ] = "",

@@ -67,7 +67,8 @@ class RunOptions:
         table: CSV of the structures of all cases.
         lesions: CSV of the lesions of all cases.
         lesion_labels: labels that are lesions; None for all but background, () where the model finds none.
-        regions: label map that names the places of lesions, or "unet3d.brain_structures".
+        regions: label map that names the places of lesions, or "unet3d.brain_structures", or "none"; "" for the model's
+            default (`lesion_tables.default_regions`).
         unit: of susceptibility maps; "" leaves them as they are.
         magnitude: image whose brain masks the susceptibility map of the only case.
         normative: file of a site's own normative model.

@@ -30,6 +30,7 @@ from zoo.volumes.image import Image
 
 STRUCTURES = "unet3d.brain_structures"
 UNKNOWN, OUTSIDE = "unknown", "outside"
+NO_REGIONS = "none"
 MEASURED = ("x_mm", "y_mm", "z_mm", "diameter_mm", "volume_mm3", "elongation", "region", "confidence")
 COLUMNS = ("case", "lesion", "label", *MEASURED)
 Row = dict[str, str | int | float]
@@ -171,7 +172,7 @@ def lesions(
         images: as `zoo.predict` takes them.
         card: of a Keras model.
         regions: names the place of each lesion: "unet3d.brain_structures" finds it in the first image; or a label map,
-            on any grid in the scan's world (`read_regions`). None: the region is "unknown".
+            on any grid in the scan's world (`read_regions`); None takes `default_regions`; "none": "unknown".
         labels: that are lesions, by name; None takes all but background.
         out: also write the table there as CSV, whole or not at all.
         settings: how to predict.
@@ -188,12 +189,23 @@ def lesions(
         >>> rows = lesions("unet3d.lacunes", ["T1.nii.gz", "T2.nii.gz", "FLAIR.nii.gz"])  # doctest: +SKIP
         >>> rows[0]["diameter_mm"], rows[0]["confidence"]  # doctest: +SKIP
     """
-    predictor, writer = Predictor(model, card=card, settings=settings), LesionWriter(regions, labels)
+    predictor = Predictor(model, card=card, settings=settings)
+    writer = LesionWriter(default_regions(predictor.card) if regions is None else regions, labels)
     with progress_bar(predictor.card.name, shown=predictor.settings.progress) as show:
         _, rows = writer.find(predictor, images, tabular=tabular, progress=show)
     if out is not None:
         write_lesions(out, {_name_case(images): rows})
     return rows
+
+
+def default_regions(card: Card) -> str | None:
+    """Returns what names the places of lesions where nobody says: the structures of the brain, for images that show it.
+
+    Example:
+        >>> default_regions(trained_models.card("unet3d.lacunes"))
+        'unet3d.brain_structures'
+    """
+    return STRUCTURES if card.plausible is not None and card.plausible.shows is not None else None
 
 
 def _name_case(images: Images) -> str:
@@ -221,7 +233,7 @@ class LesionWriter(Writer):
         self._regions: Regions | None = None
         if isinstance(regions, Regions):
             self._regions = regions
-        elif regions is not None and self._finder is None:
+        elif regions not in (None, NO_REGIONS) and self._finder is None:
             self._regions = read_regions(regions)
 
     @property

@@ -80,7 +80,7 @@ def _make_writer(card: Card, options: RunOptions, origin: Mapping[str, Any]) -> 
     if card.output.kind != "segmentation" or options.lesion_labels == ():
         raise OptionError(f"{card.name} finds no lesions: leave --lesions out, or see --volumes.")
     try:
-        return lesion_tables.LesionWriter(options.regions or None, options.lesion_labels, **origin)
+        return lesion_tables.LesionWriter(options.regions or lesion_tables.default_regions(card), options.lesion_labels, **origin)
     except (ValueError, FileNotFoundError) as error:
         raise OptionError(f"--regions: {error}") from error
 
