@@ -1,7 +1,9 @@
 """Runs: learning, resuming, divergence, refusals."""
 
+import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from support.paths import SUPPORT
 import zoo
 from zoo import files
 from zoo.training import batches, fit, network
-from zoo.training.run import checkpoint, divergence, run_folder
+from zoo.training.run import checkpoint, divergence, model_card, run_folder, run_lock
 
 
 def start(out):
@@ -126,6 +128,34 @@ def test_another_runs_folder_is_refused(trained_ball):
         ValueError, match=r"seed was 0, now 1.*Repeat its settings to resume it, or choose a new folder"
     ):
         fit.train(toy.TASK, "synthetic", trained_ball[0], seed=1, options=fit.TrainOptions(precision="float32"))
+
+
+def test_only_a_whole_model_folder_ends_a_run(trained_ball, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    shutil.copytree(trained_ball[0], out)
+    folder, options = out / "unet3d.ball", fit.TrainOptions(deterministic=True, precision="float32")
+    trained, config = [], json.loads((out / "config.json").read_text())
+    monkeypatch.setattr(fit, "run_config", lambda *_, **__: config)  # it was written by another process
+    monkeypatch.setattr(fit, "_seed_everything", lambda options: None)
+    monkeypatch.setattr(fit, "_build_trainer", lambda *_, **__: pytest.fail("trained again"))
+    assert fit.train(toy.TASK, "synthetic", out, options=options) == out
+    monkeypatch.setattr(fit, "_build_trainer", lambda *_, **__: argparse.Namespace(writes=False))
+    monkeypatch.setattr(fit, "_train_and_publish", lambda *_: trained.append(1))
+    content = (folder / "weights.safetensors").read_bytes()
+    (folder / "weights.safetensors").write_bytes(content[:-1] + b"?")
+    fit.train(toy.TASK, "synthetic", out, options=options)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    fit.train(toy.TASK, "synthetic", out, options=options)
+    assert len(trained) == 2
+    network_of_run = zoo.load("unet3d", **toy.TASK.builder_arguments)
+    assert model_card.is_published(model_card.publish(network_of_run, toy.TASK, out, progress={"seconds": 6}))
+
+
+def test_a_run_folder_in_use_is_refused_before_anything_is_made(tmp_path):
+    with run_lock.hold(tmp_path), pytest.raises(run_lock.RunInUseError, match="is in use: process"):
+        fit.train(toy.TASK, "synthetic", tmp_path, steps=1)
+    assert [path.name for path in tmp_path.iterdir()] == [run_lock.FILE]
 
 
 def test_a_task_without_synthesis_asks_for_a_folder(tmp_path):

@@ -149,6 +149,13 @@ def test_a_state_without_its_settings_is_refused(tmp_path):
         run_folder.open_run(tmp_path, config())
 
 
+def test_a_trained_model_without_the_settings_of_its_run_is_refused(tmp_path):
+    (tmp_path / "unet3d.ball").mkdir()
+    (tmp_path / "unet3d.ball" / "card.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds unet3d\.ball without config\.json.*choose a new folder"):
+        run_folder.open_run(tmp_path, config())
+
+
 def test_settings_that_are_no_json_are_refused(tmp_path):
     (tmp_path / run_folder.CONFIG).write_text("{")
     with pytest.raises(ValueError, match=r"config\.json is no JSON"):

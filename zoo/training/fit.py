@@ -1,5 +1,6 @@
 """`zoo.train`: from a task and its data to a run folder that survives being killed."""
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -15,7 +16,7 @@ from zoo.hub import safetensors_file, trained_models
 from zoo.training import cluster, network
 from zoo.training.batches import TrainingData, open_data
 from zoo.training.optimizers import set_final_bias
-from zoo.training.run import checkpoint, model_card, run_folder
+from zoo.training.run import checkpoint, model_card, run_folder, run_lock
 from zoo.training.run.run_callback import BEST, LAST, RunCallback
 from zoo.training.run.run_config import TrainOptions, run_config
 from zoo.training.task import Task
@@ -55,6 +56,7 @@ def train(
 
     Raises:
         ValueError: the folder holds a run with other settings, or the source does not fit the task.
+        RunInUseError: another process trains in the folder.
         DivergedError: a NaN or infinity appeared; names the step and the layer.
 
     Example:
@@ -79,24 +81,32 @@ def run(
     """Trains like `train`, for callers that fix the split (folds) or add callbacks (searches)."""
     place = cluster.join(task)
     plan = EpochPlan.of(options.steps or task.fit.steps)
-    run_folder.open_run(out, run_config(task, source, options, steps=plan.steps))
-    if (out / task.model_name).exists():
-        return out
-    _seed_everything(options)
-    strategy = cluster.strategy(place)  # before any operation: TensorFlow sets up a cluster at its start alone
-    with network.dtype_policy(policy(options.precision)):
-        data = open_data(task, source, seed=options.seed, out=out, split=split)
-        trainer = _build_trainer(task, plan, place, strategy, jit=use_jit(options.jit))
-    callback = RunCallback(out, monitor=task.fit.monitor, writes=trainer.writes)
-    this = Run(data, plan, callback, callbacks, mining=task.fit.mining)
+    config = run_config(task, source, options, steps=plan.steps)
+    if model_card.is_published(out / task.model_name):
+        return run_folder.open_run(out, config)
+    with run_lock.hold(out) if place is None or place.writes else contextlib.nullcontext():
+        run_folder.open_run(out, config)
+        _seed_everything(options)
+        strategy = cluster.strategy(place)  # before any operation: TensorFlow sets up a cluster at its start alone
+        with network.dtype_policy(policy(options.precision)):
+            data = open_data(task, source, seed=options.seed, out=out, split=split)
+            trainer = _build_trainer(task, plan, place, strategy, jit=use_jit(options.jit))
+        callback = RunCallback(out, monitor=task.fit.monitor, writes=trainer.writes)
+        _train_and_publish(task, trainer, Run(data, plan, callback, callbacks, mining=task.fit.mining), options)
+    return out
+
+
+def _train_and_publish(
+    task: Task, trainer: LocalTrainer | cluster.ClusterTrainer, this: Run, options: TrainOptions
+) -> None:
+    callback, out = this.callback, this.out
     _resume_or_begin(task, trainer, this, options.start_from)
-    watchers = task.fit.watchers(out, data.validation()) if task.fit.watchers else []
+    watchers = task.fit.watchers(out, this.data.validation()) if task.fit.watchers else []
     with callback:
         trainer.fit(dataclasses.replace(this, watchers=watchers))
     if trainer.writes:
         checkpoint.restore_weights(trainer.network, out / BEST)
         model_card.publish(network.trained_part(trainer.network), task, out, progress=callback.progress())
-    return out
 
 
 def _seed_everything(options: TrainOptions) -> None:

@@ -55,15 +55,16 @@ def open_run(out: pathlib.Path, config: Mapping[str, Any]) -> pathlib.Path:
 
     Raises:
         ValueError: the folder belongs to a run with other settings, and every difference is named; or it holds a
-            state without the settings that it was trained with.
+            state or a trained model without the settings that it was trained with.
     """
     path = out / CONFIG
     if path.exists():
         _check_same_run(path, config)
         return out
-    if (out / LAST).exists():
+    made = [LAST] if (out / LAST).exists() else [card.parent.name for card in out.glob("*/card.json")]
+    if made:
         raise ValueError(
-            f"{out} holds the state {LAST} without {CONFIG}, so nothing tells which settings it was trained with. "
+            f"{out} holds {made[0]} without {CONFIG}, so nothing tells which settings it was trained with. "
             f"Put {CONFIG} back to resume it, or choose a new folder."
         )
     out.mkdir(parents=True, exist_ok=True)
