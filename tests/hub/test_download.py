@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import http.server
+import inspect
 import json
 import os
 import re
@@ -37,6 +38,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.server.fault == "hang":
             self.server.release.wait(20)
             return
+        if self.server.fault == "dripping headers":
+            self.drip(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000)
+            return
         start = 0
         if (asked := self.headers.get("Range")) and self.server.ranges:
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
@@ -52,6 +56,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.server.fault == "stall" and not whole:
             self.wfile.flush()
             self.server.release.wait(20)
+        if self.server.fault == "drip" and not whole:
+            self.drip(content[stop:])
+
+    def drip(self, content):
+        """Sends a byte now and then, so that no wait for one is long."""
+        for byte in content:
+            if self.server.release.wait(0.05):
+                return
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
 
     def log_message(self, *args):
         pass
@@ -155,6 +169,8 @@ def test_the_second_time_nothing_is_asked(serve, monkeypatch):
         ("cut", "weights.safetensors ended after"),
         ("hang", "sent nothing for 0.5 s (ZOO_TIMEOUT_S)"),
         ("stall", "sent nothing for 0.5 s (ZOO_TIMEOUT_S)"),
+        ("drip", "s, fewer than 1024 a second"),
+        ("dripping headers", "sent no whole answer in 1 s (ZOO_TIMEOUT_S)"),
     ],
 )
 def test_a_bad_server_ends_in_one_clear_error(fault, part, serve, cache, monkeypatch):
@@ -359,8 +375,13 @@ def test_the_cache_has_a_place_without_the_setting(monkeypatch):
     assert fetching.cache_folder().parts[-2:] == ("zoo3d", "models")
 
 
-def hub(monkeypatch, download):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(hf_hub_download=download))
+def hub(monkeypatch, download, size=1000):
+    functions = {
+        "hf_hub_download": download,
+        "hf_hub_url": lambda repository, file, *, revision: f"{repository}@{revision}/{file}",
+        "get_hf_file_metadata": lambda url, *, timeout: types.SimpleNamespace(size=size),
+    }
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(**functions))
 
 
 def test_a_hub_repository_is_asked_file_by_file(cache, monkeypatch):
@@ -372,12 +393,26 @@ def test_a_hub_repository_is_asked_file_by_file(cache, monkeypatch):
         (local_dir / "got").write_bytes(model_files()[f"/m/{file}"])
         return str(local_dir / "got")
 
-    hub(monkeypatch, download)
+    hub(monkeypatch, download, size=len(SHORT))
     folder = fetch_from(monkeypatch, "hf://org/models@v1")
     assert [file for _, file, _ in asked] == [f"{NAME}/{f}" for f in ("card.json", "weights.safetensors", "golden.npz")]
     assert {(one, two) for one, _, two in asked} == {("org/models", "v1")}
     assert (folder / "weights.safetensors").read_bytes() == BODY
     assert left_in(cache) == [NAME] and not (folder / ".hub").exists()
+
+
+@pytest.mark.parametrize("size", [1 << 40, None])
+def test_a_hub_is_asked_for_the_size_before_a_file_is_downloaded(size, cache, monkeypatch):
+    hub(monkeypatch, lambda *args, **named: pytest.fail("it was downloaded"), size)
+    with pytest.raises(ConnectionError, match=rf"card\.json has {size} bytes on the hub, and at most 1048576 are"):
+        fetch_from(monkeypatch, "hf://org/models")
+    assert left_in(cache) == []
+
+
+def test_the_hub_has_the_functions_that_are_called():
+    hub = pytest.importorskip("huggingface_hub")
+    assert hub.hf_hub_url("org/models", "a/b.json", revision="v1").endswith("/org/models/resolve/v1/a/b.json")
+    assert {"url", "timeout"} <= set(inspect.signature(hub.get_hf_file_metadata).parameters)
 
 
 def test_a_failing_hub_is_one_clear_error(cache, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -235,7 +236,9 @@ def test_what_float16_cannot_hold_is_saved_in_float32(tmp_path):
     safetensors_file.variables(large)["left/norm/moving_variance"].assign(np.full(4, 1e6))
     folder = save.save(large, tmp_path / "tiny.test", tiny_card())
     assert zoo.card(folder).weights.dtype == "float32"
-    with pytest.raises(ValueError, match=r"holds inf in head/bias at \[0\]: .* save it anew \(in float32"):
+    with pytest.raises(
+        ValueError, match=r"holds inf in left/norm/.* save it anew \(in float32"
+    ):
         safetensors_file.variables(large)["head/bias"].assign(np.full(3, 1e6))
         save.save(large, tmp_path / "b" / "tiny.test", tiny_card(), dtype="float16")
     assert list((tmp_path / "b").iterdir()) == []
@@ -298,6 +301,43 @@ def test_a_golden_file_of_another_kind_is_an_error(saved):
         np.savez(saved / "golden.npz", **arrays)
         with pytest.raises(ValueError, match=rf"golden\.npz is not a golden npz: .*{fault}"):
             zoo.verify("tiny.test")
+
+
+@pytest.mark.parametrize("work", [zoo.load, zoo.verify])
+def test_a_card_that_asks_for_gigabytes_is_refused_before_they_are_taken(saved, work):
+    card = card_file.read(saved)
+    wide = dataclasses.replace(card, arguments={**card.arguments, "filters": 20_000})  # 86 GB
+    card_file.write(wide, saved)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"stem/kernel is \(3, 3, 3, 2, 4\) in the file, \(3, 3, 3, 2, 20000\) in the"):
+        work("tiny.test")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+@pytest.mark.parametrize("arguments", [{"filters": "many"}, {"filters": -3}, {"activation": 7}, {"dropout": [2]}])
+def test_arguments_that_build_nothing_are_one_error(saved, arguments):
+    card = json.loads((saved / "card.json").read_text())
+    card["arguments"] |= arguments
+    (saved / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError):
+        zoo.load("tiny.test")
+    with pytest.raises(ValueError, match=r"tiny\.test at .* does not verify: "):
+        zoo.verify("tiny.test")
+
+
+def test_weights_of_another_size_are_not_read(saved):
+    with open(saved / "weights.safetensors", "ab") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match=r"weights\.safetensors has 1099511627776 bytes, the card says \d+\. Delete"):
+        zoo.load("tiny.test")
+
+
+def test_a_broken_header_of_weights_is_an_error(saved):
+    size = (saved / "weights.safetensors").stat().st_size
+    for start in (b"\xff" * 8, b"\x10" + bytes(7) + b"{", bytes(8)):
+        (saved / "weights.safetensors").write_bytes(start.ljust(size, b"x"))
+        with pytest.raises(ValueError, match=r"weights\.safetensors is not safetensors \(SafetensorError: "):
+            zoo.load("tiny.test")
 
 
 def test_verify_notices_a_folder_of_another_name(saved):

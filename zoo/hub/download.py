@@ -6,18 +6,13 @@ Settings, all environment variables:
     ZOO_URL: addresses tried in order, separated by commas: `https://host/folder`, `http://...` or
         `hf://organisation/repository[@revision]`. A model lies under `<address>/<name>/`.
     ZOO_OFFLINE: 1 forbids any download.
-    ZOO_TIMEOUT_S: seconds without a byte after which an address is given up (30).
+    ZOO_TIMEOUT_S: seconds without a byte, or with fewer than 1024 a second, after which an address is given up (30).
 """
 
 import contextlib
 import hashlib
-import http.client
-import importlib
 import os
-import re
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,14 +21,9 @@ from zoo.errors import unknown_choice
 from zoo.hub import card as cards
 from zoo.hub import card_file
 from zoo.hub.model_readme import readme
+from zoo.hub.transfer import FAILURES, IncompleteError, describe_failure, fetch_file
 
-_CHUNK = 1 << 18
 _TRIES = 3
-_FAILURES = (OSError, ValueError, http.client.HTTPException)
-
-
-class IncompleteError(OSError):
-    """Raised when a connection ends early; what came is kept, and the rest can be requested."""
 
 
 def cache_folder() -> Path:
@@ -175,28 +165,19 @@ def _fetch_from_any(name: str, part: Path, timeout_s: float) -> None:
         try:
             _fetch_from(f"{address}/{name}", part, timeout_s)
             return
-        except _FAILURES as error:
-            reasons.append(f"{address}: {_describe_failure(error, timeout_s)}")
+        except FAILURES as error:
+            reasons.append(f"{address}: {describe_failure(error, timeout_s)}")
     raise ConnectionError(
         f"{name} could not be fetched. {'; '.join(reasons)}. Check the name and the network, name another address "
         "in ZOO_URL, or put the model in a folder of ZOO_PATH."
     )
 
 
-def _describe_failure(error: Exception, timeout_s: float) -> str:
-    inner = getattr(error, "reason", error)
-    if isinstance(error, urllib.error.HTTPError):
-        return f"answered {error.code} {error.reason} for {error.url}"
-    if isinstance(error, TimeoutError) or isinstance(inner, TimeoutError):
-        return f"sent nothing for {timeout_s:g} s (ZOO_TIMEOUT_S)"
-    return str(inner).rstrip(".") or type(error).__name__
-
-
 def _fetch_from(source: str, part: Path, timeout_s: float) -> None:
     """Downloads the card, then each file that it names; writes the README from the card."""
     new = part / f"{card_file.FILE}.new"
     new.unlink(missing_ok=True)
-    _download_file(source, card_file.FILE, new, timeout_s, limit=card_file.MOST_BYTES)
+    fetch_file(source, card_file.FILE, new, timeout_s, limit=card_file.MOST_BYTES)
     card = card_file.parse(new.read_bytes(), f"{source}/{card_file.FILE}")
     if card.name != source.rsplit("/", 1)[1]:
         raise ValueError(f"{source}/{card_file.FILE} is the card of {card.name!r}")
@@ -223,7 +204,7 @@ def _download_checked(source: str, stored: cards.Stored, path: Path, timeout_s: 
 def _download_whole(source: str, stored: cards.Stored, path: Path, timeout_s: float) -> None:
     for attempt in range(_TRIES):
         try:
-            _download_file(source, stored.file, path, timeout_s, limit=stored.bytes)
+            fetch_file(source, stored.file, path, timeout_s, limit=stored.bytes)
             have = path.stat().st_size
             if have < stored.bytes:
                 raise IncompleteError(f"{stored.file} ended after {have} of {stored.bytes} bytes")
@@ -237,55 +218,3 @@ def sha256(path: Path) -> str:
     """Returns the sha256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _download_file(source: str, file: str, path: Path, timeout_s: float, *, limit: int) -> None:
-    """Downloads one file to `path`, from where an earlier download ended; refuses more than `limit` bytes."""
-    if source.startswith("hf://"):
-        _download_from_hub(source.removeprefix("hf://"), file, path)
-    elif source.startswith(("https://", "http://")):
-        _download_from_web(f"{source}/{file}", path, timeout_s, limit)
-    else:
-        raise ValueError("an address must begin with https://, http:// or hf://; for a folder use ZOO_PATH")
-    if path.stat().st_size > limit:
-        path.unlink()
-        raise ValueError(f"{file} is longer than {limit} bytes")
-
-
-def _download_from_web(address: str, path: Path, timeout_s: float, limit: int) -> None:
-    size = path.stat().st_size if path.exists() else 0
-    if size == limit:
-        return
-    size = size if size < limit else 0
-    headers = {"Range": f"bytes={size}-"} if size else {}
-    request = urllib.request.Request(address, headers={"User-Agent": "zoo3d", **headers})
-    with urllib.request.urlopen(request, timeout=timeout_s) as response:
-        continues = response.status == 206 and re.match(rf"bytes {size}-", response.headers.get("Content-Range", ""))
-        with open(path, "ab" if size and continues else "wb") as out:
-            try:
-                while out.tell() <= limit and (chunk := response.read1(_CHUNK)):
-                    out.write(chunk)
-            except (http.client.IncompleteRead, ConnectionResetError) as error:
-                out.write(getattr(error, "partial", b""))
-                raise IncompleteError(f"broke off after {out.tell()} bytes of {address}") from error
-
-
-def _download_from_hub(source: str, file: str, path: Path) -> None:
-    """Downloads a file from `organisation/repository[@revision]/<name>` of the Hugging Face hub."""
-    try:
-        hub = importlib.import_module("huggingface_hub")
-    except ImportError as error:
-        raise ValueError("hf:// needs huggingface_hub: pip install 'zoo3d[hub]'") from error
-    repository, folder = source.rsplit("/", 1)
-    repository, _, revision = repository.partition("@")
-    store = path.parent / ".hub"
-    try:
-        file_in_store = hub.hf_hub_download(repository, f"{folder}/{file}", revision=revision or None, local_dir=store)
-        path.unlink(missing_ok=True)
-        shutil.move(file_in_store, path)
-    except _FAILURES:
-        raise
-    except Exception as error:  # the hub's own errors share no base class across its versions
-        raise OSError(f"{type(error).__name__}: {error}") from error
-    finally:
-        shutil.rmtree(store, ignore_errors=True)

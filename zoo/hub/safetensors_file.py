@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     Arrays = dict[str, np.ndarray]
+    Shapes = dict[str, tuple[int, ...]]
+
+_MOST_FAULTS = 20  # in one error: a network has hundreds of weights
 
 
 def variables(model: "keras.Model") -> dict[str, Any]:
@@ -122,17 +126,84 @@ def read_weights(
     """
     stored = _read_arrays(Path(file), sha256)
     named = variables(model)
-    faults = _list_differences({path: tuple(v.shape) for path, v in named.items()}, stored)
-    if faults:
-        raise ValueError(f"{file} does not fit {model.name!r}: {'; '.join(faults)}. Build the model that wrote it.")
+    _compare(file, model.name, _shapes_of(model), {path: tuple(array.shape) for path, array in stored.items()})
     if finite:
         _check_finite(file, stored)
     for path, variable in named.items():
         variable.assign(stored[path])
 
 
-def _read_arrays(file: Path, sha256: str | None) -> "Arrays":
+def network_shapes(build: "Callable[[], keras.Model]") -> "Shapes":
+    """Returns the shape of each weight of a network by its path, without the memory that its weights would take.
+
+    Args:
+        build: builds the network; called in a thread of its own, where variables have shapes and no values.
+
+    Raises:
+        Exception: whatever `build` raises.
+
+    Example:
+        >>> from zoo.models.unet3d import unet3d
+        >>> network_shapes(lambda: unet3d(filters=(4, 6)))["logits/kernel"]
+        (1, 1, 1, 4, 2)
+    """
+    # Keras keeps a list of variables without values for each thread, and gives them values later; this one ends.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_build_without_values, build).result()
+
+
+def _build_without_values(build: "Callable[[], keras.Model]") -> "Shapes":
+    import keras
+
+    with keras.StatelessScope(initialize_variables=False):
+        return _shapes_of(build())
+
+
+def _shapes_of(model: "keras.Model") -> "Shapes":
+    return {path: tuple(variable.shape) for path, variable in variables(model).items()}
+
+
+def check_fit(file: str | os.PathLike, name: str, shapes: "Shapes") -> None:
+    """Checks by the header of a file that it holds the weights of a network, before any is read.
+
+    Args:
+        file: safetensors, as `write_weights` makes it.
+        name: of the network.
+        shapes: of its weights, as `network_shapes` returns them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not safetensors, or names and shapes that differ; all are named.
+    """
+    _compare(file, name, shapes, _read_shapes(Path(file)))
+
+
+def _compare(file: str | os.PathLike, name: str, shapes: "Shapes", stored: "Shapes") -> None:
+    faults = _list_differences(shapes, stored)
+    if faults:
+        more = [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
+        listed = "; ".join(faults[:_MOST_FAULTS] + more)
+        raise ValueError(f"{file} does not fit {name!r}: {listed}. Build the model that wrote it.")
+
+
+def _read_shapes(file: Path) -> "Shapes":
+    """Reads the header of a file alone: the shape of each weight by its path."""
     import safetensors
+
+    if not file.is_file():
+        raise FileNotFoundError(f"There are no weights at {file}. Fetch or save the trained model anew.")
+    try:
+        with safetensors.safe_open(file, framework="numpy") as stored:
+            return {path: tuple(stored.get_slice(path).get_shape()) for path in stored.keys()}  # noqa: SIM118 - no dict
+    except Exception as error:  # its parser is Rust's, and has errors of its own
+        raise _not_safetensors(file, error) from error
+
+
+def _not_safetensors(file: Path, error: Exception) -> ValueError:
+    return ValueError(f"{file} is not safetensors ({errors.to_line(error)}). Fetch or save the trained model anew.")
+
+
+def _read_arrays(file: Path, sha256: str | None) -> "Arrays":
     import safetensors.numpy
 
     if not file.is_file():
@@ -143,8 +214,8 @@ def _read_arrays(file: Path, sha256: str | None) -> "Arrays":
         raise ValueError(f"{file} has sha256 {digest}, the card says {sha256}. Delete the folder and fetch it anew.")
     try:
         return safetensors.numpy.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise ValueError(f"{file} is not safetensors ({error}). Fetch or save the trained model anew.") from error
+    except Exception as error:  # its parser is Rust's, and has errors of its own
+        raise _not_safetensors(file, error) from error
 
 
 def _check_finite(file: str | os.PathLike, stored: "Arrays") -> None:
@@ -158,13 +229,13 @@ def _check_finite(file: str | os.PathLike, stored: "Arrays") -> None:
             )
 
 
-def _list_differences(shapes: dict[str, tuple], stored: "Arrays") -> list[str]:
+def _list_differences(shapes: "Shapes", stored: "Shapes") -> list[str]:
     faults = [f"{path} is missing in the file" for path in shapes if path not in stored]
     faults += [f"{path} is not in the model" for path in stored if path not in shapes]
     faults += [
-        f"{path} is {tuple(stored[path].shape)} in the file, {shape} in the model"
+        f"{path} is {stored[path]} in the file, {shape} in the model"
         for path, shape in shapes.items()
-        if path in stored and tuple(stored[path].shape) != shape
+        if path in stored and stored[path] != shape
     ]
     return faults
 

@@ -6,6 +6,7 @@ Keras is imported inside the functions that need it: listing and reading cards s
 
 import fnmatch
 import inspect
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,8 +93,8 @@ def load(
         raise errors.unknown_choice("model", name, list_models())
     folder = find(name)
     model_card = card_file.read(folder)
-    model = build(model_card.builder, _merge_arguments(model_card, arguments))
     weights, _ = _stored_files(model_card)
+    model = _build_to_fit(model_card, _merge_arguments(model_card, arguments), folder / weights.file)
     read_weights(model, folder / weights.file, sha256=weights.sha256)
     return model
 
@@ -102,6 +103,30 @@ def build(name: str, arguments: dict[str, Any]) -> "keras.Model":
     function = registry.builder(name)
     registry.check_arguments(function, arguments)
     return function(**arguments)
+
+
+def _build_to_fit(model_card: Card, arguments: dict[str, Any], file: Path) -> "keras.Model":
+    """Builds the network of a card once its shapes are known to be those of the weights: a card may ask for any size.
+
+    Raises:
+        ValueError: another size of file than on the card, other weights, or arguments that build nothing.
+    """
+    weights, _ = _stored_files(model_card)
+    if file.is_file() and (size := file.stat().st_size) != weights.bytes:
+        raise ValueError(
+            f"{file} has {size} bytes, the card says {weights.bytes}. Delete the folder and fetch it anew."
+        )
+    try:
+        shapes = safetensors_file.network_shapes(lambda: build(model_card.builder, arguments))
+        safetensors_file.check_fit(file, str(arguments.get("name", model_card.builder)), shapes)
+        return build(model_card.builder, arguments)
+    except (OSError, ValueError, MemoryError, ImportError):
+        raise
+    except Exception as error:  # a builder meets arguments of any type here
+        raise ValueError(
+            f"{model_card.builder} cannot be built with the arguments on the card of {model_card.name}, {arguments} "
+            f"({errors.to_line(error)}). Fetch or save the model anew."
+        ) from error
 
 
 def _merge_arguments(model_card: Card, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -168,15 +193,17 @@ def _find_network_faults(folder: Path, model_card: Card) -> list[str]:
     weights, stored = _stored_files(model_card)
     faults = []
     try:
-        model = build(model_card.builder, model_card.arguments)
-        parameters = safetensors_file.count_weights(model)
+        shapes = safetensors_file.network_shapes(lambda: build(model_card.builder, model_card.arguments))
+        parameters = sum(math.prod(shape) for shape in shapes.values())
         if parameters != model_card.parameters:
             faults.append(f"the network has {parameters} parameters, the card says {model_card.parameters}")
+        safetensors_file.check_fit(folder / weights.file, model_card.builder, shapes)
+        model = build(model_card.builder, model_card.arguments)
         read_weights(model, folder / weights.file)
         inputs, expected = golden.read(folder / stored.file)
         worst = golden.largest_difference(golden.run(model, inputs), expected)
-    except (OSError, ValueError, TypeError) as error:
-        return [*faults, str(error).rstrip(".")]
+    except Exception as error:  # a builder meets arguments of any type here
+        return [*faults, errors.to_line(error).rstrip(".")]
     if not worst <= golden.TOLERANCE:
         faults.append(f"the output differs from golden by {worst:.2g} of its largest value, over {golden.TOLERANCE:g}")
     return faults
