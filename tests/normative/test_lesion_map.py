@@ -116,25 +116,58 @@ def test_a_scanner_that_the_controls_do_not_know_is_told(world, tmp_path):
     assert row["share_out"] > lesion_map.MOST_OUT and "Fit your own (zoo fit-normative)" in row["text"]
 
 
-def test_own_controls_by_the_command_line_and_after_a_stop(world, tmp_path):
-    for seed in range(10):
-        write(tmp_path / "controls" / f"sub-{seed:02d}", "", person(100 + seed))
-    out = tmp_path / "own.npz"
-    result = world("fit-normative", tmp_path / "controls", "--out", out, "--detector", "nearest")
-    assert result.exit_code == 0, result.output
-    assert "10 controls" in result.output
-    assert len(list((tmp_path / "own.work").glob("*.npy"))) == 10
-    first = out.read_bytes()
-    out.unlink()
-    (tmp_path / "own.work" / sorted(path.name for path in (tmp_path / "own.work").glob("*.npy"))[0]).unlink()
-    assert world("fit-normative", tmp_path / "controls", "--out", out, "--detector", "nearest").exit_code == 0
-    one, other = (model.NormativeModel.read(path) for path in (out, out))
+def write_controls(folder, count=10):
+    for seed in range(count):
+        write(folder / f"sub-{seed:02d}", "", person(100 + seed))
+
+
+def test_own_controls_by_the_command_line_and_after_a_stop(world, tmp_path, monkeypatch):
+    write_controls(tmp_path / "controls")
+    out, words = tmp_path / "own.npz", ("fit-normative", tmp_path / "controls", "--detector", "nearest", "--out")
+    with monkeypatch.context() as patch:
+        patch.setattr(model.NormativeModel, "write", fail(OSError("the disk is full")))
+        assert "the disk is full" in world(*words, out).output
+    codes = sorted((tmp_path / "own.work").glob("*.npy"))
+    assert len(codes) == 10 and not out.exists()
+    times = [path.stat().st_mtime_ns for path in codes]
+    codes[0].write_bytes(b"")
+    result = world(*words, out, "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["controls"] == 10
+    assert not (tmp_path / "own.work").exists()
+    fresh = tmp_path / "fresh.npz"
+    assert world(*words, fresh).exit_code == 0 and len(times) == 10
+    one, other = (model.NormativeModel.read(path) for path in (out, fresh))
     np.testing.assert_array_equal(one.calibration.mean, other.calibration.mean)
-    assert len(first) == pytest.approx(len(out.read_bytes()), rel=0.01)
     files = write(tmp_path / "in", "p_", person(99, lesion_box()))
     given = [f"{name}={path}" for name, path in files.items()]
     result = world("predict", "siamese.epilepsy_lesions", *given, "--out", tmp_path, "--normative", out, "--json")
     assert result.exit_code == 0 and '"clusters"' in result.output
+
+
+def fail(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
+def test_a_normative_model_is_kept_by_its_scans_and_settings(world, tmp_path, monkeypatch):
+    write_controls(tmp_path / "controls")
+    out, words = tmp_path / "own.npz", ["fit-normative", tmp_path / "controls", "--out", tmp_path / "own.npz"]
+    assert world(*words).exit_code == 0
+    written = out.stat().st_mtime_ns
+    assert world(*words).exit_code == 0 and out.stat().st_mtime_ns == written
+    refused = world(*words, "--detector", "centre")
+    assert refused.exit_code == 1 and 'other settings: Detector was "moments", now "centre"' in refused.output
+    assert out.stat().st_mtime_ns == written
+    assert world(*words, "--detector", "centre", "--overwrite").exit_code == 0
+    mean = model.NormativeModel.read(out).calibration.mean
+    write(tmp_path / "controls" / "sub-03", "", person(500))  # another scan of the same name
+    again = world(*words, "--detector", "centre")
+    assert again.exit_code == 0 and "own.npz was made from another input" in again.stderr
+    assert not np.array_equal(model.NormativeModel.read(out).calibration.mean, mean)
+    out.with_suffix(".json").unlink()
+    assert "is there without a own.json of zoo" in world(*words, "--detector", "centre").output
 
 
 def test_bad_input_is_one_error(world, tmp_path):

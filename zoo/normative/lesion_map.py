@@ -4,6 +4,8 @@ import dataclasses
 import importlib.util
 import os
 import pathlib
+import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,15 +13,16 @@ import nibabel
 import numpy as np
 from scipy import stats
 
-from zoo import files
 from zoo.datasets.cases import Case
 from zoo.evaluation import clusters as detection
 from zoo.hub import result_record, trained_models
 from zoo.hub.card import Card
 from zoo.hub.download import sha256
+from zoo.hub.result_record import Origin
 from zoo.inference.inputs import Images, read_channels
 from zoo.inference.predictor import Predictor
 from zoo.inference.settings import Settings
+from zoo.normative import control_codes
 from zoo.normative import model as normative
 from zoo.normative.detectors import Progress
 from zoo.normative.encoding import make_encoder
@@ -72,7 +75,7 @@ class LesionMap:
     def write(self, folder: str | os.PathLike, name: str) -> list[pathlib.Path]:
         """Writes NAME_z.nii.gz, NAME_clusters.nii.gz, NAME_clusters.csv and, with matplotlib, NAME_clusters.png."""
         home = pathlib.Path(folder)
-        home.mkdir(parents=True, exist_ok=True)
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
         values = volumes.array(self.z)
         ranks = detection.map_ranks(self.clusters, values.shape)
         written = [
@@ -255,13 +258,15 @@ def fit_normative(  # noqa: PLR0913 - the choices a caller has, each by name
     settings: Mapping[str, float] | None = None,
     step: int = 3,
     precision: str = "auto",
+    overwrite: bool = False,
     tell: Tell = lambda _: None,
     progress: Progress | None = None,
 ) -> NormativeModel:
     """Fits a site's own normative model.
 
-    The codes of each control and each finished block of voxels stay beside the result, so that the same call continues
-    where it was stopped.
+    The codes of each control and each finished block of voxels stay beside the result until it is written, so that the
+    same call continues where it was stopped. A JSON file beside the result records its weights, settings and scans: the
+    same call again returns it, and one with other scans fits anew.
 
     Args:
         cases: controls with the channels of the model.
@@ -271,42 +276,61 @@ def fit_normative(  # noqa: PLR0913 - the choices a caller has, each by name
         settings: settings of the detector, as {"nu": 0.03}.
         step: voxels from code to code; 3 is quickest, 1 is every voxel.
         precision: precision of the network.
+        overwrite: whether a file that is there is replaced, however it was made.
         tell: called with the name of each stage.
         progress: called with the voxels done and all of them.
 
     Raises:
-        ValueError: as `check_controls`; or no such detector.
+        ValueError: as `check_controls`; or no such detector; or `out` is a result of other weights or settings, or not
+            one of this function.
 
     Example:
         >>> cases = find_cases("controls", channels=("T1w", "FLAIR"))  # doctest: +SKIP
         >>> fit_normative(cases, "normative.npz").controls  # doctest: +SKIP
         24
     """
-    fitted_detector = normative.make_detector(detector, **dict(settings or {}))
+    fitted_detector, out = normative.make_detector(detector, **dict(settings or {})), pathlib.Path(out)
     folder = trained_models.find(model)
     card = trained_models.card(folder)
-    check_controls(cases, [channel.name for channel in card.input.channels])
-    template = NormativeModel.read(folder / normative.FILE).template
+    channels = [channel.name for channel in card.input.channels]
+    check_controls(cases, channels)
+    encoding = {**describe_settings(folder, None), "Step": step, "Precision": precision}
+    inputs = {control_codes.name_input(case, name): case.channels[name] for case in cases for name in channels}
+    chosen = {"Detector": detector, **dataclasses.asdict(fitted_detector)}
+    origin = Origin(result_record.describe_model(card), encoding | chosen, inputs)
+    if not overwrite and out.exists() and _is_kept(out, origin):
+        tell(f"{out} is there already")
+        return NormativeModel.read(out)
+    result_record.check_replaceable(out)
+    record, template = origin.as_record(), NormativeModel.read(folder / normative.FILE).template
+    keys = control_codes.list_keys(cases, channels, record, {**record["Model"], **encoding})
     encode = make_encoder(trained_models.load(folder), step=step, precision=precision)
     where = normative.find_places(_find_tissue(template), step=step)
-    out = pathlib.Path(out)
+
+    def encode_case(case: Case) -> np.ndarray:
+        tell(f"control {cases.index(case) + 1} of {len(cases)}: {case.id}")
+        person, _ = to_common_space(_read_scans(case.channels, card), template, tell=tell)
+        return normative.gather(encode(person), where)
+
     work = out.with_suffix(".work")
-    work.mkdir(parents=True, exist_ok=True)
-    latents = []
-    for number, case in enumerate(cases, start=1):
-        tell(f"control {number} of {len(cases)}: {case.id}")
-        path = work / f"{case.id}-step{step}.npy"
-        if (stored := files.mapped_array(path)) is None:
-            person, _ = to_common_space(_read_scans(case.channels, card), template, tell=tell)
-            stored = normative.gather(encode(person), where).astype(np.float16)
-            files.write_array(path, stored)
-        latents.append(stored)
-    shards = work / "-".join([detector, f"step{step}", *(case.id for case in cases)])[:200]
+    latents = np.stack(list(control_codes.encode_controls(cases, keys, work, encode_case)))
+    shards = work / f"{detector}-{control_codes.digest(chosen, keys)}"
     fitted = normative.fit(
-        np.stack(latents), where, fitted_detector, step=step, template=template, shards=shards, progress=progress
+        latents, where, fitted_detector, step=step, template=template, shards=shards, progress=progress
     )
+    result_record.sidecar(out).unlink(missing_ok=True)
     fitted.write(out)
+    result_record.write(out, record)
+    shutil.rmtree(work, ignore_errors=True)
     return fitted
+
+
+def _is_kept(out: pathlib.Path, origin: Origin) -> bool:
+    """Returns whether a normative model is kept; warns where its scans changed."""
+    kept, warned = result_record.is_kept(out, origin)
+    for warning in warned:
+        warnings.warn(warning, stacklevel=3)
+    return kept
 
 
 def _find_tissue(template: np.ndarray) -> np.ndarray:
