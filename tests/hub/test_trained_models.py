@@ -236,7 +236,7 @@ def test_what_float16_cannot_hold_is_saved_in_float32(tmp_path):
     safetensors_file.variables(large)["left/norm/moving_variance"].assign(np.full(4, 1e6))
     folder = save.save(large, tmp_path / "tiny.test", tiny_card())
     assert zoo.card(folder).weights.dtype == "float32"
-    with pytest.raises(ValueError, match=r"holds inf in left/norm/.* save it anew \(in float32"):
+    with pytest.raises(ValueError, match=r"holds inf in head/bias at .* save it anew \(in float32"):
         safetensors_file.variables(large)["head/bias"].assign(np.full(3, 1e6))
         save.save(large, tmp_path / "b" / "tiny.test", tiny_card(), dtype="float16")
     assert list((tmp_path / "b").iterdir()) == []

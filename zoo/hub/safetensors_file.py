@@ -220,7 +220,7 @@ def _read_arrays(file: Path, sha256: str | None) -> "Arrays":
 
 def _check_finite(file: str | os.PathLike, stored: "Arrays") -> None:
     """Refuses NaN: the largest of several NaN is the first, so that a network of NaN would find nothing anywhere."""
-    for path, array in stored.items():
+    for path, array in sorted(stored.items()):
         place = first_not_finite(array)
         if place is not None:
             raise ValueError(
