@@ -41,8 +41,14 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
     out: Annotated[
         Path, typer.Option(metavar="PATH", help="Folder for results, or a .nii.gz file for one scan.")
     ] = Path(),
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="Search a folder's sub-folders, too; results keep them.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")] = False,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Write probabilities, not labels.")] = False,
+    brain: Annotated[
+        bool, typer.Option("--brain", help="Write each scan without its skull, too: SCAN_brain.nii.gz.")
+    ] = False,
     mirror: Mirror = False,
     tabular: Tabular = "",
     volumes: Annotated[
@@ -110,7 +116,7 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
     """
     folder = find_model(model)
     card = card_file.read(folder)
-    cases, values = parse_cases(scans, card), parse_tabular(tabular, card)
+    cases, values = parse_cases(scans, card, recursive=recursive), parse_tabular(tabular, card)
     with framework(device):
         from zoo.inference.settings import Settings
         from zoo.workflows.case_results import OptionError, RunOptions
@@ -123,6 +129,7 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
             overwrite=overwrite,
             tabular=values,
             volumes=volumes,
+            brain=brain,
             table=table,
             lesions=lesions,
             lesion_labels=find_lesion_labels(card) if lesions else None,

@@ -14,18 +14,22 @@ from zoo.volumes.scan_files import stem
 EEG_SUFFIX = re.compile(r"([-_](ave|epo|eeg|raw))?(\.fif)?(\.gz)?$")
 
 
-def parse_cases(scans: Sequence[str], card: Card) -> dict[str, Any]:
+def parse_cases(scans: Sequence[str], card: Card, *, recursive: bool = False) -> dict[str, Any]:
     """Returns the cases that the arguments name, as the runner of the model takes them.
 
     Args:
         scans: "scan.nii.gz", "folder" or "T1w=scan.nii.gz"; for several channels a folder is a data set; EEG files for
             a model that locates sources.
         card: of the model.
+        recursive: also search the sub-folders of a folder; names of cases then begin with them.
 
     Raises:
-        UsageError: a path that is not there, channels that are not those of the card, no cases, or two of one name.
+        UsageError: a path that is not there, a recursive search of files, channels that are not those of the card, no
+            cases, or two of one name.
     """
-    return parse_recordings(scans) if card.output.kind == "sources" else parse_scans(scans, card)
+    if recursive and not (len(scans) == 1 and Path(scans[0]).is_dir() and card.output.kind != "sources"):
+        raise UsageError(f"--recursive searches one folder of scans, got {' '.join(scans)!r}.")
+    return parse_recordings(scans) if card.output.kind == "sources" else parse_scans(scans, card, recursive=recursive)
 
 
 def parse_recordings(files: Sequence[str]) -> dict[str, Path]:
@@ -45,7 +49,7 @@ def parse_recordings(files: Sequence[str]) -> dict[str, Path]:
     return recordings
 
 
-def parse_scans(scans: Sequence[str], card: Card) -> dict[str, Any]:
+def parse_scans(scans: Sequence[str], card: Card, *, recursive: bool = False) -> dict[str, Any]:
     """Returns cases by name: paths, files by channel, or cases of a data set.
 
     Raises:
@@ -63,14 +67,15 @@ def parse_scans(scans: Sequence[str], card: Card) -> dict[str, Any]:
         return {stem(pairs[0][1]): {str(channel): path for channel, path in pairs}}
     paths = [path for _, path in pairs]
     with usage_errors(ValueError, FileNotFoundError):
-        return find_cases(_list_cases(paths, card), ignore=f"_{card.name.split('.')[-1]}")
+        listed = _list_cases(paths, card, recursive=recursive)
+        return find_cases(listed, ignore=f"_{card.name.split('.')[-1]}", recursive=recursive)
 
 
 def _is_folder(pairs: Sequence[tuple[str | None, Path]]) -> bool:
     return len(pairs) == 1 and pairs[0][1].is_dir()
 
 
-def _list_cases(paths: Sequence[Path], card: Card) -> Any:
+def _list_cases(paths: Sequence[Path], card: Card, *, recursive: bool) -> Any:
     """Returns a folder, files, or the cases of a data set, which a folder is for a model of several channels."""
     if len(paths) > 1:
         folders = [path for path in paths if path.is_dir()]
@@ -82,21 +87,21 @@ def _list_cases(paths: Sequence[Path], card: Card) -> Any:
         return paths[0]
     from zoo.datasets.left_out import tell_unused
 
-    cases = _read_data_set(paths[0], card)
+    cases = _read_data_set(paths[0], card, recursive=recursive)
     tell_unused(paths[0], cases)
     return cases
 
 
-def _read_data_set(folder: Path, card: Card) -> Any:
+def _read_data_set(folder: Path, card: Card, *, recursive: bool) -> Any:
     """Lists the cases of a data set, as the model's task reads it where there is one."""
     from zoo.datasets.cases import fitting
 
     names = [channel.name for channel in card.input.channels]
     if card.task not in tasks.names():
-        return fitting(folder, names)
+        return fitting(folder, names, recursive=recursive)
     with framework():
         data = tasks.task(card.task).data
-    return fitting(folder, names, reader=data.reader, patterns=data.patterns)
+    return fitting(folder, names, reader=data.reader, patterns=data.patterns, recursive=recursive)
 
 
 def _check_channels(received: Sequence[str | None], channels: Sequence[str], model: str, words: str) -> None:

@@ -16,11 +16,11 @@ from zoo.hub.card import Card
 from zoo.hub.tabular import Value
 from zoo.volumes import image
 from zoo.volumes.image import Image
-from zoo.volumes.scan_files import Listing, describe, list_scans, stem
+from zoo.volumes.scan_files import RESULT, WRITTEN, LeftOut, Listing, describe, list_scans, stem
 
 LARGEST = 1e15  # a plane of squares of larger numbers overflows float32, and their mean and SD would be infinite
 ADVICE = "Name .nii, .nii.gz, .mgh or .mgz files, or a folder that holds some."
-RESULT_ENDS = ("", "_probabilities", "_brain", "_volumes", "_lesions")  # of what `zoo predict` writes beside a scan
+RESULT_ENDS = ("", "_probabilities", "_volumes", "_lesions")  # of what `zoo predict` writes beside a scan
 SINGLE = (str, os.PathLike, nibabel.spatialimages.SpatialImage)
 SingleImage = str | os.PathLike | Image
 Images = SingleImage | Sequence[SingleImage] | Mapping[str, SingleImage]
@@ -65,16 +65,25 @@ def _name_scans(folder: Path, ignore: str, *, recursive: bool) -> dict[str, Imag
         raise FileNotFoundError(f"There is no folder {folder}. {ADVICE}")
     results = tuple(f"{ignore}{end}" for end in RESULT_ENDS) if ignore else ()
     listing = list_scans(folder, recursive=recursive, results=results) if folder.is_dir() else Listing([folder])
-    left_out = describe(listing.left_out, folder)
+    stripped = [path for path in listing.scans if _is_stripped(path, ignore)]
+    left_out = describe([*listing.left_out, *(LeftOut(path, RESULT) for path in stripped)], folder)
     if not listing.scans:
         raise ValueError(f"There are no cases in {str(folder)!r}{f'; {left_out}' if left_out else ''}. {ADVICE}")
     if left_out:
         tell_once(f"{folder}: {left_out}")
     named: dict[str, Images | Case] = {}
     for path in listing.scans:
+        if path in stripped:
+            continue
         home = path.parent.relative_to(folder).as_posix() if recursive and folder.is_dir() else "."
         _add_case(named, stem(path) if home == "." else f"{home}/{stem(path)}", path)
     return named
+
+
+def _is_stripped(path: Path, ignore: str) -> bool:
+    """Returns whether a file is the brain that was cut out by a mask beside it: T1_brain beside T1_brain_mask."""
+    masks = (path.with_name(f"{stem(path)}_mask{suffix}") for suffix in WRITTEN)
+    return ignore == "_brain_mask" and stem(path).endswith("_brain") and any(mask.exists() for mask in masks)
 
 
 def _add_case(named: dict[str, Images | Case], name: str, case: Path | Case) -> None:

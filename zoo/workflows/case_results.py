@@ -64,6 +64,7 @@ class RunOptions:
         overwrite: predict again what is there already.
         tabular: values beside the images of every case; they pass those of a data set's tables.
         volumes: write a table of volumes beside each result.
+        brain: write each scan with 0 outside its brain beside the mask.
         table: CSV of the structures of all cases.
         lesions: CSV of the lesions of all cases.
         lesion_labels: labels that are lesions; None for all but background, () where the model finds none.
@@ -80,6 +81,7 @@ class RunOptions:
     overwrite: bool = False
     tabular: Mapping[str, Value] = field(default_factory=dict)
     volumes: bool = False
+    brain: bool = False
     table: Path | None = None
     lesions: Path | None = None
     lesion_labels: tuple[str, ...] | None = None

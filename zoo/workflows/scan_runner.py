@@ -14,6 +14,7 @@ from zoo.inference.cohort import Report, Writer, name_inputs, name_results, pred
 from zoo.inference.inputs import Images
 from zoo.inference.structure_volumes import volumes, write_volumes
 from zoo.workflows import lesion_tables, susceptibility_tables
+from zoo.workflows.brain_images import BrainWriter, finds_brain
 from zoo.workflows.case_results import CaseResult, OptionError, RunOptions
 
 SHOWN_LABELS = 3
@@ -63,6 +64,13 @@ def _find_sources(cases: Mapping[str, Images | Case], card: Card, options: RunOp
 def _check_options(card: Card, cases: Mapping[str, Images | Case], options: RunOptions) -> None:
     if options.lesions and options.settings.probabilities:
         raise OptionError("--lesions needs labels: leave --probabilities out.")
+    if options.brain and options.settings.probabilities:
+        raise OptionError("--brain cuts along a mask: leave --probabilities out.")
+    if options.brain and not finds_brain(card):
+        raise OptionError(
+            f"{card.name} finds no brain as a whole: leave --brain out. zoo predict unet3d.brain_mask SCAN --brain "
+            "writes the scan without its skull."
+        )
     if options.table and card.output.kind != "segmentation":
         raise OptionError(f"{card.name} gives {card.output.kind}, no labels: leave --table out.")
     try:
@@ -76,7 +84,7 @@ def _make_writer(card: Card, options: RunOptions, origin: Mapping[str, Any]) -> 
     if options.lesions is None:
         if options.regions:
             raise OptionError(f"--regions {options.regions} names the places of lesions: add --lesions TABLE.csv.")
-        return Writer(**origin)
+        return BrainWriter(card, **origin) if options.brain else Writer(**origin)
     if card.output.kind != "segmentation" or options.lesion_labels == ():
         raise OptionError(f"{card.name} finds no lesions: leave --lesions out, or see --volumes.")
     try:
@@ -92,7 +100,11 @@ def _make_result(name: str, report: Report, card: Card, options: RunOptions) -> 
     path, seconds = report.done.get(name) or report.kept[name], report.seconds.get(name)
     volumes_ml = {} if options.settings.probabilities else measure_volumes_ml(Path(path), card)
     details = {"kept": seconds is None, "seconds": seconds, "volumes_ml": volumes_ml}
-    return CaseResult(name, (path,), f"{path}: {_describe(volumes_ml, seconds)}", details=details, warnings=texts)
+    message, files = f"{path}: {_describe(volumes_ml, seconds)}", [path]
+    if options.brain:
+        files += [str(BrainWriter(card).name_stripped(Path(path)))]
+        message += f"; the scan without skull: {files[-1]}"
+    return CaseResult(name, tuple(files), message, details=details, warnings=texts)
 
 
 def _describe(volumes_ml: dict[str, float], seconds: float | None) -> str:

@@ -70,7 +70,9 @@ def convert_maps(
                     chi = to_ppm(_select_map(case, channel), unit=unit or "ppm", magnitude=magnitude)
             except (ValueError, FileNotFoundError) as error:
                 raise OptionError(f"{name}: {error}") from error
-            path = images.write(Path(folder) / f"{name}.nii.gz", images.array(chi), chi)
+            path = Path(folder) / f"{name}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)  # names may begin with a sub-folder
+            images.write(path, images.array(chi), chi)
             converted[name] = _replace_map(case, channel, path)
         yield converted
 
