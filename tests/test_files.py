@@ -85,6 +85,14 @@ def test_a_write_that_fails_names_the_file(tmp_path, monkeypatch):
         files.write_whole(tmp_path / "a", b"new")
 
 
+def test_a_failure_inside_a_folder_names_the_folder_once(tmp_path, monkeypatch):
+    with pytest.raises(OSError) as caught, files.replacing_folder(tmp_path / "model") as temporary:
+        monkeypatch.setattr(os, "fsync", fail(FULL))
+        files.write_whole(temporary / "file", b"new")
+    text = f"{tmp_path / 'model'} could not be written (No space left on device); what was there is kept."
+    assert caught.value.strerror == text and caught.value.errno == errno.ENOSPC
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none/a could not be written \(No such file or directory\)"):
         files.write_whole(tmp_path / "none" / "a", b"new")

@@ -351,7 +351,9 @@ def _naming_target(path: Path, temporary: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None or (error.filename and not str(error.filename).startswith(str(temporary))):
             raise
-        text = f"{path} could not be written ({error.strerror}); what was there is kept."
+        cause = error.__cause__  # of a file in a folder, which names that file already
+        inner = isinstance(cause, OSError) and str(temporary) in str(error)
+        text = f"{path} could not be written ({(cause if inner else error).strerror}); what was there is kept."
         raise OSError(error.errno, text) from error
 
 

@@ -265,6 +265,77 @@ def test_a_folder_that_exists_is_kept(folder, tmp_path):
 CLI = "import sys; from tensorflow.python.tools.saved_model_cli import main; sys.exit(main())"
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Lets a format write one small file in place of a network."""
+
+    def use(write, format="onnx"):
+        def whole(model, plan, folder):
+            write(folder)
+
+        monkeypatch.setitem(export.FORMATS, format, whole)
+
+    return use
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        tf.errors.ResourceExhaustedError(None, None, "x.tempstate; No space left on device [Op:MergeV2Checkpoints]"),
+    ],
+    ids=["system", "tensorflow"],
+)
+def test_a_full_disk_is_one_error_that_names_the_folder(error, quick, folder, tmp_path):
+    def write(part):
+        (part / "half").write_text("half")
+        raise error
+
+    quick(write)
+    with pytest.raises(OSError, match=r"/served could not be written \(No space left on device\); what was there is"):
+        zoo.export(folder, tmp_path / "served", format="onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_failures_of_a_writer_pass_as_they_are(quick, folder, tmp_path):
+    def write(part):
+        raise tf.errors.InternalError(None, None, "a kernel failed")
+
+    quick(write)
+    with pytest.raises(tf.errors.InternalError, match="a kernel failed"):
+        zoo.export(folder, tmp_path / "served", format="onnx")
+
+
+def test_of_two_exports_at_once_the_second_is_told(quick, folder, tmp_path):
+    def write(part):
+        (part / "network.onnx").write_text("second")
+        (tmp_path / "served").mkdir(exist_ok=True)
+        (tmp_path / "served" / "network.onnx").write_text("first")
+
+    quick(write)
+    with pytest.raises(FileExistsError, match="served exists"):
+        zoo.export(folder, tmp_path / "served", format="onnx")
+    assert (tmp_path / "served" / "network.onnx").read_text() == "first"
+
+
+def test_a_cached_network_that_is_broken_or_empty_is_made_again(quick, folder, tmp_path, monkeypatch):
+    made = []
+
+    def write(part):
+        made.append(1)
+        (part / "network.onnx").write_text("network")
+
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    quick(write)
+    path = export.runtime_file(folder, "onnx")
+    assert export.runtime_file(folder, "onnx") == path and len(made) == 1
+    path.write_text("netwerk")
+    assert export.runtime_file(folder, "onnx").read_text() == "network" and len(made) == 2
+    for file in path.parent.iterdir():
+        file.unlink()
+    assert export.runtime_file(folder, "onnx").read_text() == "network" and len(made) == 3
+
+
 @pytest.mark.slow
 def test_saved_model_cli_runs_it(folder, exported, tmp_path):
     scan = waves_in_air((19, 16, 22), oblique_affine())

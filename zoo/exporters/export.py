@@ -1,9 +1,12 @@
 """`zoo.export`: writes a trained model as a folder that runs without zoo."""
 
+import contextlib
+import errno
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from zoo.hub.card import Card
 from zoo.inference import exported_network
 
 RECORD = "export.json"
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,8 @@ def export(
         The folder. `export.json` in it says what was made and how much it differs from its network.
 
     Raises:
-        FileExistsError: the folder exists and `overwrite` is False.
+        FileExistsError: the folder exists and `overwrite` is False; also where another export made it meanwhile.
+        OSError: the disk is full; what was there is kept.
         ImportError: a converter is not installed; the extra that has it is named.
         ValueError: an unknown format, model or setting, or what a format cannot hold, by name.
 
@@ -109,9 +114,23 @@ def export(
         raise FileExistsError(f"{folder} exists. Pass overwrite=True to replace it, or name another folder.")
     card = trained_models.card(name)
     plan = ExportPlan(card, _patch_size(card, patch), weights, windows or Windows())
-    with files.replacing_folder(folder, overwrite=overwrite) as temporary:
+    with files.replacing_folder(folder, overwrite=overwrite) as temporary, _disk_faults():
         _write_format(name, temporary, format, plan)
     return folder
+
+
+@contextlib.contextmanager
+def _disk_faults() -> Iterator[None]:
+    """Turns what TensorFlow and converters raise for a full disk and the like into OSError, as everything else does."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        code = next((code for code in DISK_FAULTS if os.strerror(code) in str(error)), None)
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code)) from error
 
 
 def runtime_file(name: str | os.PathLike, runtime: str, patch: Sequence[int] | None = None) -> Path:
@@ -139,9 +158,28 @@ def runtime_file(name: str | os.PathLike, runtime: str, patch: Sequence[int] | N
     digest = card.weights.sha256[:12] if card.weights else "unsaved"
     key = "-".join([card.name, digest, "x".join(map(str, size)), __version__])
     folder = download.cache_folder() / ".exports" / key / runtime
-    if not folder.exists():
-        export(name, folder, format="saved_model" if runtime == "tensorflow" else runtime, patch=size)
+    if not _is_whole(folder):
+        with contextlib.suppress(FileExistsError):  # another process made it meanwhile
+            format = "saved_model" if runtime == "tensorflow" else runtime
+            export(name, folder, format=format, patch=size, overwrite=folder.exists())
     return folder if runtime == "tensorflow" else folder / exported_network.RUNTIMES[runtime]
+
+
+def _is_whole(folder: Path) -> bool:
+    """Returns whether an export is there with the content that its record names."""
+    try:
+        record = json.loads(next(folder.rglob(RECORD)).read_bytes())
+        return record["sha256"] == _hash_files(folder)
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return False
+
+
+def _hash_files(folder: Path) -> str:
+    """Returns one sha256 of the names and contents of all files of an export but its record."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD):
+        digest.update(f"{path.relative_to(folder).as_posix()} {download.sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def _patch_size(card: Card, patch: Sequence[int] | int | None) -> tuple[int, int, int]:
@@ -163,7 +201,7 @@ def _write_format(name: str | os.PathLike, folder: Path, format: str, plan: Expo
     num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     record: dict[str, Any] = {"model": plan.card.name, "version": plan.card.version, "format": format}
     record |= {"zoo": __version__, "patch": plan.patch, "weights": plan.weights}
-    record |= {"bytes": num_bytes, "difference": difference}
+    record |= {"bytes": num_bytes, "difference": difference, "sha256": _hash_files(folder)}
     if format == "saved_model":
         record |= {"overlap": plan.windows.overlap, "mirror_axes": plan.windows.mirror_axes}
     files.write_whole(home / RECORD, (json.dumps(record, indent=1) + "\n").encode())
