@@ -175,6 +175,21 @@ def test_damage_is_found(tmp_path):
     tfrecord_cache.verify(repaired.entries[0])
 
 
+def test_a_shard_that_was_damaged_at_its_full_size_is_written_again(tmp_path, capsys, monkeypatch):
+    cases, folder = write_cases(tmp_path / "data", 2), tmp_path / "cache"
+    first = caches.build(cases, Reading(), folder)
+    before = window(first)
+    path = Path(first.entries[0].file)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    np.testing.assert_array_equal(window(caches.build(cases, Reading(), folder))[0], before[0])
+    told = capsys.readouterr().err
+    assert f"{path.name} is damaged and is written again." in told and "1 cases taken from the cache, 1 written" in told
+    monkeypatch.setattr(tfrecord_cache, "verify", lambda entry: pytest.fail("known shards are not read again"))
+    assert len(caches.build(cases, Reading(), folder).entries) == 2
+
+
 def test_what_killed_runs_left_is_removed_and_what_a_living_run_writes_stays(tmp_path):
     cases, folder = write_cases(tmp_path / "data", 1), tmp_path / "cache"
     folder.mkdir()

@@ -66,6 +66,20 @@ def test_a_release_may_ship_another_network_and_files(run, tmp_path):
     zoo.verify(home)
 
 
+def test_a_file_that_cannot_be_attached_leaves_the_release_before(run, tmp_path):
+    release(run, toy.TASK, ROWS, command=COMMAND, pretrained=tmp_path)
+    files = {path: path.read_bytes() for path in (tmp_path / "unet3d.ball").iterdir()}
+
+    def write(path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"unet3d\.ball could not be written \(No space left on device\)"):
+        release(run, toy.TASK, {}, command=COMMAND, pretrained=tmp_path, attachments={"moments.bin": write})
+    assert {path: path.read_bytes() for path in (tmp_path / "unet3d.ball").iterdir()} == files
+    assert [path.name for path in tmp_path.iterdir()] == ["unet3d.ball"]
+
+
 def test_changes_reach_the_card_and_its_training(run):
     card = card_file.read(run / "unet3d.ball")
     changes = {"postprocessing": (), "training": {"steps": 90, "minutes": 3.0}}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ def save(
     dtype: str = "auto",
     golden_input: "golden.Inputs | None" = None,
     overwrite: bool = False,
+    attachments: Mapping[str, Callable[[Path], Any]] | None = None,
 ) -> Path:
     """Writes a trained-model folder, whole or not at all, and fills what is measured into its card.
 
@@ -37,7 +39,8 @@ def save(
         card: without `parameters`, `weights` and `golden`, or with old ones that are replaced.
         dtype: on disk; "auto" takes float16 where the golden output moves by less than 1e-4 of its largest value.
         golden_input: float32 arrays `(1, x, y, z, channels)`, one for each input; None draws small seeded noise.
-        overwrite: whether a folder that exists is replaced.
+        overwrite: whether a folder that exists is replaced; it stays until the new one is whole.
+        attachments: file name -> function that writes this file, to be fetched and verified with the weights.
 
     Returns:
         The folder.
@@ -54,6 +57,9 @@ def save(
         raise FileExistsError(f"{folder} exists. Pass overwrite=True to replace it, or give the card another tag.")
     with replacing_folder(folder, overwrite=overwrite) as temporary:
         _write_all(model, temporary, card, dtype, golden_input)
+        for name, write in (attachments or {}).items():
+            write(temporary / name)
+            attach(temporary, name)
     return folder
 
 

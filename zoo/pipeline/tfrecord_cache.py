@@ -2,7 +2,8 @@
 
 The first record of a shard is its entry as JSON; then one record an array: channels, labels, places, each filled up so
 that the next begins where memory is aligned and the file can be mapped. Since a shard describes itself, the manifest
-can be lost, or never written, without harm: the shards of a killed run are used.
+can be lost, or never written, without harm: the shards of a killed run are used. A shard that the manifest does not
+know, or that was written since, is read to its end and compared with its checksums; a damaged one is made again.
 """
 
 import dataclasses
@@ -52,7 +53,7 @@ def fill(cases: Sequence[Case], reading: Reading, folder: Path) -> tuple[list[En
     def prepare_case(case: Case) -> Entry:
         case_key = key(case, reading)
         path = folder / f"{_safe_name(case.id)}-{case_key[:16]}.tfrecord"
-        entry = _find_shard(path, known)
+        entry = _find_shard(path, *known)
         if entry is None:
             fresh.append(case.id)
             entry = write(path, case, prepare(case, reading))
@@ -151,36 +152,43 @@ def _shift_entry(entry: Entry, by: int, path: Path) -> Entry:
     )
 
 
-def _find_shard(path: Path, known: dict[str, Entry]) -> Entry | None:
+def _find_shard(path: Path, known: dict[str, Entry], modified: dict[str, int]) -> Entry | None:
     """Returns the entry of a shard that exists and is whole, else None."""
     if not path.is_file():
         return None
-    entry = known.get(path.name)
-    if entry and entry.num_bytes == path.stat().st_size:
+    entry, status = known.get(path.name), path.stat()
+    if entry and (entry.num_bytes, modified.get(path.name)) == (status.st_size, status.st_mtime_ns):
         return dataclasses.replace(entry, file=str(path.absolute()))
     try:
-        return read_entry(path)
+        entry = read_entry(path)
+        verify(entry)
     except ValueError:
+        print(f"{path.name} is damaged and is written again.", file=sys.stderr)
         return None
+    return entry
 
 
-def _read_manifest(folder: Path) -> dict[str, Entry]:
-    """Reads entries by file name; none where the manifest is missing, damaged or of another format."""
+def _read_manifest(folder: Path) -> tuple[dict[str, Entry], dict[str, int]]:
+    """Reads entries and times of change by file name; none where the manifest is missing, damaged or of another kind."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
-            return {}
-        return {name: from_plain({**entry, "file": ""}) for name, entry in content["shards"].items()}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+            return {}, {}
+        entries = {name: from_plain({**entry, "file": ""}) for name, entry in content["shards"].items()}
+        return entries, dict(content.get("modified", {}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}, {}
 
 
 def _write_manifest(folder: Path, reading: Reading, entries: Sequence[Entry], failures: Sequence[Failure]) -> None:
-    present = {name: entry for name, entry in _read_manifest(folder).items() if (folder / name).is_file()}
+    known, modified = _read_manifest(folder)
+    present = {name: entry for name, entry in known.items() if (folder / name).is_file()}
     present |= {Path(entry.file).name: entry for entry in entries}
+    modified |= {Path(entry.file).name: Path(entry.file).stat().st_mtime_ns for entry in entries}  # these were verified
     content = {
         "format": FORMAT,
         "reading": reading.options,
+        "modified": {name: modified[name] for name in sorted(present) if name in modified},
         "shards": {name: dataclasses.asdict(present[name]) for name in sorted(present)},
         "left_out": {failure.case: failure.reason for failure in failures},
     }

@@ -30,7 +30,7 @@ def release(
     changes: Mapping[str, Any] | None = None,
     attachments: Mapping[str, Callable[[pathlib.Path], Any]] | None = None,
 ) -> pathlib.Path:
-    """Writes the trained model of a finished run into `pretrained/<builder.tag>`, in place of an earlier release.
+    """Writes the trained model of a finished run into `pretrained/<builder.tag>`, at once in place of an earlier one.
 
     The card is the run's, with the task's limits of today, the commit and the command that made the release, and the
     metrics, which are printed to stderr as well.
@@ -62,11 +62,8 @@ def release(
     card = release_card(card_file.read(folder), task, metrics, command=command, changes=changes or {})
     print(json.dumps(card.metrics, indent=1), file=sys.stderr)
     model = trained_models.load(folder) if model is None else model
-    home = save.save(model, pathlib.Path(pretrained) / task.model_name, card, overwrite=True)
-    for name, write in (attachments or {}).items():
-        write(home / name)
-        save.attach(home, name)
-    return home
+    home = pathlib.Path(pretrained) / task.model_name
+    return save.save(model, home, card, overwrite=True, attachments=attachments)
 
 
 def release_card(
