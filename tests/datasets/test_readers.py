@@ -338,6 +338,25 @@ def test_folder_of_subfolders(tmp_path):
         cases(tmp_path)
 
 
+def test_a_single_channel_may_have_any_name(tmp_path):
+    write_cases(tmp_path / "one", 2, channels=("T1w",))
+    found = fitting(tmp_path / "one", ("image",))
+    assert [(list(case.channels), case.channels["image"].name) for case in found] == [(["image"], "T1w.nii")] * 2
+    write_cases(tmp_path / "two", 1)
+    assert list(fitting(tmp_path / "two", ("image",))[0].channels) == ["flair", "t1"]
+    decathlon(tmp_path / "four")
+    (case, _) = fitting(tmp_path / "four", ("image",), patterns={"image": "T1w"})
+    assert (list(case.channels), case.volumes) == (["image"], {"image": 1})
+
+
+def test_a_folder_without_a_case_says_what_it_holds(tmp_path):
+    (tmp_path / "IM1").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "sourcedata").mkdir()
+    (tmp_path / "sourcedata" / "IM2").write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(ValueError, match=r"looked for; left out 1 file: IM1 \(DICOM; dcm2niix .*\)\. Check"):
+        cases(tmp_path)
+
+
 def test_folders_at_any_depth_on_request(tmp_path):
     for site in ("north", "south"):
         write_cases(tmp_path / site, 2)

@@ -137,7 +137,7 @@ def test_the_command_on_a_data_set(tree, zoo_command, tmp_path):
     assert done.exit_code == 1 and "training_4: There is no brain in the images" in done.stderr
     rows = json.loads(done.stdout)
     assert [row["case"] for row in rows] == IDS and "error" in rows[2]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in tmp_path.glob("*.nii.gz")) == [
         f"{name}_tiny_stroke.nii.gz" for name in ("training_1", "training_2", "training_48")
     ]
 

@@ -64,6 +64,12 @@ def test_analyze_and_nifti_pairs_name_the_command_that_joins_them(tmp_path):
             nifti.load(tmp_path / name)
 
 
+def test_a_folder_of_dicom_in_place_of_a_file(tmp_path):
+    (tmp_path / "1.dcm").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"is not a file\. Name a .* file; left out 1 file: 1\.dcm \(DICOM; dcm2niix"):
+        nifti.load(tmp_path)
+
+
 def test_a_result_has_any_case_of_suffix(tmp_path):
     image = nibabel.Nifti1Image(np.arange(120, dtype=np.int16).reshape(4, 5, 6), np.eye(4))
     nifti.save(image, tmp_path / "A.NII.GZ")

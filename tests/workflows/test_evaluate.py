@@ -105,7 +105,9 @@ def test_labels_of_other_values_are_refused_or_mapped(run, data, tmp_path):
         other = np.where(np.asanyarray(labels.dataobj) == 7, 9, 0).astype(np.float32)
         other[0, 0, 0] = 0.4 * number
         nibabel.save(nibabel.Nifti1Image(other, labels.affine), folder / "labels.nii.gz")
-    with pytest.raises(ValueError, match=r"None of the 2 cases .*sub-00 holds the value 9 beside 0 \(125 voxels\), and 7"):
+    with pytest.raises(
+        ValueError, match=r"None of the 2 cases .*sub-00 holds the value 9 beside 0 \(125 voxels\), and 7"
+    ):
         evaluate.evaluate(TASK, run, tmp_path / "data", out=tmp_path / "out")
     mapped = evaluate.evaluate(TASK.replace(label_map={9: 7}), run, tmp_path / "data", out=tmp_path / "out")
     assert mapped.scores["sub-00"][7]["dice"] == 1 and "holds 0.4 (1 voxels are not whole)" in mapped.failed["sub-01"]

@@ -32,6 +32,7 @@ def fit_normative(
     home = find_model(model)
     with framework(device):
         from zoo.datasets.cases import fitting
+        from zoo.datasets.left_out import tell_unused
         from zoo.normative import lesion_map
         from zoo.progress import progress_bar
         from zoo.workflows.case_results import OptionError
@@ -40,6 +41,7 @@ def fit_normative(
         with usage_errors(OptionError):
             card = read_codes_card(home)
         cases = fitting(folder, [channel.name for channel in card.input.channels])
+        tell_unused(folder, cases)
         with collect_warnings() as collected, progress_bar("voxels") as progress:
             normative = lesion_map.fit_normative(
                 cases, out, model=home, detector=detector, step=step, overwrite=overwrite, tell=show_stage,

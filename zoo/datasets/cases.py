@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -97,7 +97,7 @@ def fitting(
     Args:
         source: the data set's folder.
         names: of the network's channels. Where there are several, a reader is asked for these; the plain folder, and
-            any for a single channel, gives what there is.
+            any for a single channel, gives what there is. A single channel is called so, whatever its file is called.
         reader: name of its layout; None looks at the files.
         patterns: channel name, or "labels" -> what the reader calls it, where that differs.
         recursive: as `cases` takes it.
@@ -116,7 +116,16 @@ def fitting(
     has_own_name = layout == "bids" and any(map(is_scan, Path(source).rglob(f"*_{names[0]}.*")))
     if layout != "folder" and (len(names) > 1 or has_own_name):
         channel_patterns = {name: channel_patterns.get(name, name) for name in names}
-    return cases(source, reader=reader, channels=channel_patterns or None, labels=labels, recursive=recursive)
+    listed = cases(source, reader=reader, channels=channel_patterns or None, labels=labels, recursive=recursive)
+    return [_rename_only_channel(case, names[0]) for case in listed] if len(names) == 1 else listed
+
+
+def _rename_only_channel(case: Case, name: str) -> Case:
+    """Returns the case with its channel under another name, where it has one alone."""
+    if len(case.channels) != 1:
+        return case
+    ((theirs, path),) = case.channels.items()
+    return replace(case, channels={name: path}, volumes={name: case.volumes[theirs]} if case.volumes else {})
 
 
 def detect(root: str | Path) -> str:

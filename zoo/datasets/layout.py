@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.datasets.cases import Case
-from zoo.volumes.scan_files import is_hidden, is_scan, stem
+from zoo.datasets.left_out import unused_files
+from zoo.volumes.scan_files import describe, is_hidden, is_scan, stem
 
 Cells = dict[str, float | str]
 MISSING = {"", "n/a", "na", "nan", "none"}
@@ -60,7 +61,11 @@ def require_cases(cases: list[Case], root: Path, expected: str) -> list[Case]:
         ValueError: none was found; `expected` says what was looked for.
     """
     if not cases:
-        raise ValueError(f"{root} holds no case: {expected} was looked for. Check the folder, or name another reader.")
+        left_out = describe(unused_files(root, []), root)
+        there = f"; {left_out}" if left_out else ""
+        raise ValueError(
+            f"{root} holds no case: {expected} was looked for{there}. Check the folder, or name another reader."
+        )
     return cases
 
 

@@ -12,6 +12,7 @@ from zoo.volumes.scan_files import LeftOut, describe, explain, is_scan, walk
 
 SIDECARS = (".json", ".tsv", ".csv", ".bval", ".bvec", ".md", ".rst", ".bidsignore")  # text beside the scans
 DOCUMENTS = {"readme", "changes", "license", "citation", "dataset_description"}
+OWN_FOLDERS = ("sourcedata", "code", "stimuli")  # of BIDS, which hold no images to be read
 UNUSED = "no channel or label map of a case"
 PARTS = "complex parts, which show no anatomy: name part-... in the channel's pattern to read one"
 _PART = re.compile(r"_part-(phase|real|imag)_")
@@ -25,12 +26,16 @@ def unused_files(root: Path, cases: Sequence[Case]) -> list[LeftOut]:
         cases: as a reader listed them.
     """
     used = {path.absolute() for case in cases for path in case.files}
-    paths = [path for path in walk(root) if path.absolute() not in used and not _is_sidecar(path)]
+    paths = [path for path in walk(root) if path.absolute() not in used and not _is_sidecar(path, root)]
     return [LeftOut(path, _explain_unused(path)) for path in paths]
 
 
-def _is_sidecar(path: Path) -> bool:
-    return path.name.lower().endswith(SIDECARS) or path.name.lower().split(".")[0] in DOCUMENTS
+def _is_sidecar(path: Path, root: Path) -> bool:
+    return (
+        path.relative_to(root).parts[0] in OWN_FOLDERS
+        or path.name.lower().endswith(SIDECARS)
+        or path.name.lower().split(".")[0] in DOCUMENTS
+    )
 
 
 def _explain_unused(path: Path) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from zoo import files
 from zoo.volumes import header
+from zoo.volumes.scan_files import describe, list_scans
 
 GZIP_LEVEL = 1  # on scans level 9 takes many times as long to save a few per cent
 
@@ -137,7 +138,8 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}. Check the path; a {SCANS} file is expected.")
     if not path.is_file():
-        raise ValueError(f"{path} is not a file. Name a {SCANS} file.")
+        inside = describe(list_scans(path).left_out, path) if path.is_dir() else ""
+        raise ValueError(f"{path} is not a file. Name a {SCANS} file{f'; {inside}' if inside else ''}.")
     with open(path, "rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
