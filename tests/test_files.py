@@ -398,13 +398,23 @@ def test_a_broken_cache_of_json_is_made_anew(tmp_path):
     path = tmp_path / "a.json"
     for content in (b"", b'{"a": '):
         path.write_bytes(content)
-        assert files.cached_json(path, lambda: {"a": (1, 2)}) == {"a": [1, 2]}
+        assert files.cached_json(path, lambda: {"a": np.arange(1, 3)}, default=np.ndarray.tolist) == {"a": [1, 2]}
     assert files.cached_json(path, lambda: pytest.fail("it is there")) == {"a": [1, 2]}
 
 
 def test_rows_become_csv():
     rows = [{"case": "a", "dice": 0.5}, {"case": "b,c", "hd_mm": float("nan")}]
     assert files.csv_text(rows) == 'case,dice,hd_mm\na,0.5,\n"b,c",,\n'
+
+
+def test_rows_become_tsv_with_the_words_of_bids():
+    rows = [{"case": "=a", "dice": 0.5}, {"case": "", "dice": float("nan")}, {"case": "b"}]
+    assert files.csv_text(rows, tabs=True) == "case\tdice\n=a\t0.5\nn/a\tn/a\nb\tn/a\n"
+
+
+def test_tables_are_written_in_one_place_alone():
+    own = re.compile(r"csv\.(DictWriter|writer)\(")
+    assert [str(path) for path in ROOT.rglob("*.py") if path.name != "files.py" and own.search(path.read_text())] == []
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "\t=1", '=HYPERLINK("x")'])

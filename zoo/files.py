@@ -253,8 +253,13 @@ def write_array(path: Path, array: "np.ndarray") -> None:
         np.save(temporary, array, allow_pickle=False)
 
 
-def cached_json(path: Path, make: Callable[[], Any]) -> Any:
+def cached_json(path: Path, make: Callable[[], Any], *, default: Callable[[Any], Any] | None = None) -> Any:
     """Returns what a JSON file holds, made and written first where the file is missing or broken.
+
+    Args:
+        path: of the file; its folder is made.
+        make: computes the content.
+        default: turns what JSON has no word for, such as a NumPy number, into what it has.
 
     Example:
         >>> import tempfile
@@ -264,18 +269,19 @@ def cached_json(path: Path, make: Callable[[], Any]) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        text = json.dumps(make())
+        text = json.dumps(make(), default=default)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode())
     return json.loads(text)
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, *, tabs: bool = False) -> str:
     r"""Returns rows as CSV; what is not defined is an empty cell, and no text is a formula (`csv_cell`).
 
     Args:
         rows: column -> value.
         columns: of the table, also where there is no row; every column that occurs when None.
+        tabs: as TSV of BIDS: tabs between cells, n/a for what is not defined, text as it is.
 
     Example:
         >>> csv_text([{"case": "a", "dice": 0.9}, {"case": "b", "dice": None}])
@@ -284,10 +290,10 @@ def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = 
     text = io.StringIO()
     if columns is None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = csv.DictWriter(text, columns, lineterminator="\n")
-    table.writerow({column: csv_cell(column) for column in columns})
-    for row in rows:
-        table.writerow({key: csv_cell(value) for key, value in row.items()})
+    cell, delimiter = (_tsv_cell, "\t") if tabs else (csv_cell, ",")
+    table = csv.DictWriter(text, columns, restval=cell(None), lineterminator="\n", delimiter=delimiter)
+    for row in [{column: column for column in columns}, *rows]:
+        table.writerow({key: cell(value) for key, value in row.items()})
     return text.getvalue()
 
 
@@ -309,6 +315,10 @@ def csv_cell(value: Any) -> Any:
         float(value)
         return value
     return f"'{value}"
+
+
+def _tsv_cell(value: Any) -> Any:
+    return "n/a" if is_missing(value) or value == "" else value
 
 
 def is_missing(value: Any) -> bool:
@@ -351,9 +361,10 @@ def _naming_target(path: Path, temporary: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None or (error.filename and not str(error.filename).startswith(str(temporary))):
             raise
-        cause = error.__cause__  # of a file in a folder, which names that file already
-        inner = isinstance(cause, OSError) and str(temporary) in str(error)
-        text = f"{path} could not be written ({(cause if inner else error).strerror}); what was there is kept."
+        cause, reason = error.__cause__, error.strerror
+        if isinstance(cause, OSError) and str(temporary) in str(error):  # of a file in a folder, named already
+            reason = cause.strerror
+        text = f"{path} could not be written ({reason}); what was there is kept."
         raise OSError(error.errno, text) from error
 
 

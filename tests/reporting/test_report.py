@@ -1,6 +1,7 @@
 """The page: self-contained, honest about what is missing, working in a real browser."""
 
 import base64
+import dataclasses
 import math
 import pathlib
 import re
@@ -45,6 +46,19 @@ def test_page_needs_nothing_from_outside(page):
     assert "<h2>Empty</h2>" not in text
     assert "missed &lt;b&gt;" in text
     assert [f.name for f in page.parent.iterdir()] == ["report.html"]
+
+
+def test_names_are_text_wherever_they_stand(tmp_path):
+    name = "\"><script>alert('x')</script>"
+    picture = report.draw_calibration([0.6], [0.5], [100])
+    picture = dataclasses.replace(picture, caption=name)
+    sections = [
+        report.Section(name, table=[{name: name, "dice": 0.5}], note=name, figures=[picture], thumbnails=[picture])
+    ]
+    path = report.write_report(tmp_path / "report.html", title=name, lead=name, facts={name: name}, sections=sections)
+    text = path.read_text()
+    assert "alert(&#39;x&#39;)" in text and "<script>alert" not in text and '"><script' not in text
+    assert text.count("&lt;script&gt;alert") >= 10
 
 
 def test_missing_numbers_are_dashes_and_never_zero():

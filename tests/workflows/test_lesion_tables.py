@@ -14,7 +14,7 @@ import zoo
 from zoo.hub.card import Label, Step
 from zoo.inference.cohort import predict_many
 from zoo.inference.predictor import Predictor
-from zoo.workflows.lesion_tables import LesionWriter, read_lesions, read_regions, table_of
+from zoo.workflows.lesion_tables import LesionWriter, read_lesions, read_regions, table_of, write_lesions
 
 # Left to the first axis' end, the second axis downwards, voxels of 2 x 1 x 1.5 mm.
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, 0, 1.5, -20], [0, -1.0, 0, 40], [0, 0, 0, 1]])
@@ -120,6 +120,14 @@ def test_a_cohort_goes_on_where_a_map_or_its_table_is_missing(tmp_path):
     rows = read_lesions(table_of(tmp_path / "out" / "b_test.nii.gz"))
     assert [row["case"] for row in rows] == ["b_test", "b_test"] and float(rows[0]["volume_mm3"]) == BALL * 3
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_a_case_whose_name_is_a_formula_is_quoted_and_its_numbers_are_not(tmp_path):
+    rows = zoo.lesions(threshold(), scan(), card=toy())
+    path = write_lesions(tmp_path / "all.csv", {"=HYPERLINK(1)": rows, "-2": rows})
+    read = read_lesions(path)
+    assert [row["case"] for row in read] == ["'=HYPERLINK(1)"] * 2 + ["-2"] * 2
+    assert [float(row["y_mm"]) for row in read[:2]] == pytest.approx([row["y_mm"] for row in rows], abs=1e-3)
 
 
 def test_the_command_writes_one_table_of_all_scans(zoo_command, tmp_path):

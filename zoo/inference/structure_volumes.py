@@ -1,7 +1,5 @@
 """Measures the volume of each structure in a label map, and how left differs from right."""
 
-import csv
-import io
 import os
 from pathlib import Path
 
@@ -55,10 +53,9 @@ def _measure_asymmetry(index: int, counterpart: int, counts: dict[int, int]) -> 
 
 def write_volumes(path: str | os.PathLike, image: Image, card: Card) -> Path:
     """Writes the rows of `volumes`, whole or not at all: CSV, or for a .tsv file as BIDS has it, empty cells as n/a."""
-    text, tabs = io.StringIO(), os.fspath(path).endswith(".tsv")
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n", delimiter="\t" if tabs else ",")
-    table.writeheader()
-    for row in volumes(image, card):
-        cells = {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()}
-        table.writerow({key: "n/a" if tabs and value == "" else value for key, value in cells.items()})
-    return files.write_whole(path, text.getvalue().encode())
+    rows = [
+        {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()}
+        for row in volumes(image, card)
+    ]
+    text = files.csv_text(rows, COLUMNS, tabs=os.fspath(path).endswith(".tsv"))
+    return files.write_whole(path, text.encode())

@@ -169,7 +169,7 @@ def _find_shard(path: Path, known: dict[str, Entry], modified: dict[str, int]) -
 
 
 def _read_manifest(folder: Path) -> tuple[dict[str, Entry], dict[str, int]]:
-    """Reads entries and times of change by file name; none where the manifest is missing, damaged or of another kind."""
+    """Reads entries and times of change by file name; none where the manifest is missing, damaged or foreign."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if content["format"] != FORMAT:

@@ -1,7 +1,6 @@
 """`zoo.lesions`: lists each lesion that a trained model finds with its place, size, shape and confidence."""
 
 import csv
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -294,11 +293,9 @@ def write_lesions(path: str | os.PathLike, cases: Mapping[str, Iterable[Mapping[
         path: of the CSV.
         cases: name -> rows of `measure` or `read_lesions`.
     """
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    for case, rows in cases.items():
-        for row in rows:
-            shown = {key: f"{value:.3f}" if isinstance(value, float) else value for key, value in row.items()}
-            table.writerow(shown | {"case": case})
-    return files.write_whole(path, text.getvalue().encode())
+    shown = [
+        {key: f"{value:.3f}" if isinstance(value, float) else value for key, value in row.items()} | {"case": case}
+        for case, rows in cases.items()
+        for row in rows
+    ]
+    return files.write_whole(path, files.csv_text(shown, COLUMNS).encode())

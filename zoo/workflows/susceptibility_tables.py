@@ -1,8 +1,6 @@
 """Prepares susceptibility maps for a network (ppm, mask), and measures the mean of each structure it finds."""
 
-import csv
 import dataclasses
-import io
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -182,13 +180,9 @@ def write_table(path: str | os.PathLike, tables: Sequence[tuple[str, Sequence[Ro
         tables: name of a case and its rows.
     """
     rows: list[Row] = [{"case": case, **row} for case, measured in tables for row in measured]
-    text = io.StringIO()
     columns = [name for name in COLUMNS if any(name in row for row in rows)] or list(COLUMNS)
-    table = csv.DictWriter(text, columns, lineterminator="\n")
-    table.writeheader()
-    for row in rows:
-        table.writerow({key: f"{value:.5g}" if isinstance(value, float) else value for key, value in row.items()})
-    return files.write_whole(path, text.getvalue().encode())
+    shown = [{key: f"{value:.5g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows]
+    return files.write_whole(path, files.csv_text(shown, columns).encode())
 
 
 def _read(image: SingleImage) -> Image:

@@ -1,7 +1,5 @@
 """`zoo.whatif`: predicts one case under other tabular values, as a table and a picture."""
 
-import csv
-import io
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -140,12 +138,8 @@ def write(sweep: Sweep, out: str | os.PathLike) -> Path:
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(sweep.rows[0]), lineterminator="\n")
-    table.writeheader()
-    for row in sweep.rows:
-        table.writerow({**row, "volume_ml": f"{row['volume_ml']:.4f}"})
-    files.write_whole(folder / TABLE, text.getvalue().encode())
+    rows = [{**row, "volume_ml": f"{row['volume_ml']:.4f}"} for row in sweep.rows]
+    files.write_whole(folder / TABLE, files.csv_text(rows).encode())
     files.write_whole(folder / PLOT, draw(sweep))
     return folder
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from zoo.errors import unknown_choice
-from zoo.files import replacing, write_whole
+from zoo.files import csv_text, replacing, write_whole
 from zoo.training import fit
 from zoo.training.run import run_folder
 from zoo.training.run.divergence import DivergedError
@@ -169,12 +169,10 @@ def _write_results(study: Any, space: Space, out: pathlib.Path) -> dict[str, Any
         {"trial": t.number, "score": t.value, "state": t.state.name} | _tried_values(t.params, space)
         for t in _ended_trials(study)
     ]
-    columns = ["trial", "state", "score", *space]
-    lines = [columns, *([str(row.get(column, "")) for column in columns] for row in rows)]
-    write_whole(
-        out / TABLE,
-        "".join(",".join(f'"{c}"' if "," in c else c for c in line) + "\n" for line in lines).encode(),
-    )
+    shown = [
+        {key: str(value) if isinstance(value, list | tuple) else value for key, value in row.items()} for row in rows
+    ]
+    write_whole(out / TABLE, csv_text(shown, ["trial", "state", "score", *space]).encode())
     best = _tried_values(study.best_params, space)
     write_whole(out / "best.json", json.dumps({"score": study.best_value, "settings": best}, indent=1).encode())
     _draw_importance(study, out / IMPORTANCE)

@@ -64,11 +64,11 @@ class StudyResult:
 
 
 def load_or_measure(path: pathlib.Path, measure: Callable[[], Any]) -> Any:
-    """Returns what `measure` returns, as JSON has it, from the file where an earlier run got that far."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_whole(path, json.dumps(measure(), default=_as_plain).encode())
-    return json.loads(path.read_text())
+    """Returns what `measure` returns, as JSON has it, from the file where an earlier run got that far.
+
+    A file that is empty or broken is measured again.
+    """
+    return files.cached_json(path, measure, default=_as_plain)
 
 
 def measure_settings(

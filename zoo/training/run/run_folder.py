@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.files import replacing, write_whole
+from zoo.files import csv_text, replacing, write_whole
 from zoo.training.run.run_config import differences
 
 PACKAGES = ("zoo3d", "keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "nibabel")
@@ -91,13 +91,8 @@ def _check_same_run(path: pathlib.Path, config: Mapping[str, Any]) -> None:
 
 def write_log(path: pathlib.Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Writes the whole log as CSV; each checkpoint writes it again, so it never runs ahead of the weights."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [",".join(columns), *(",".join(_format_cell(row.get(key)) for key in columns) for row in rows)]
-    write_whole(path, ("\n".join(lines) + "\n").encode())
-
-
-def _format_cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.8g}"
+    shown = [{key: None if value is None else f"{value:.8g}" for key, value in row.items()} for row in rows]
+    write_whole(path, csv_text(shown).encode())
 
 
 def read_log(path: pathlib.Path) -> list[dict[str, float]]:
