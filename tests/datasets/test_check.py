@@ -9,7 +9,7 @@ import pytest
 from support.datasets import SHAPE, draw_image, mark_voxels, write_cases, write_nifti
 
 from zoo.datasets import splits
-from zoo.datasets.check import check
+from zoo.datasets.check import Report, check
 from zoo.training.task import Data
 
 
@@ -105,10 +105,10 @@ def test_a_task_has_its_own_channels_and_label_values(tmp_path):
         "the label map holds values that are no label: 99 (1 voxel), and 2, 3, 41"
     )
     assert report.notes == [
-        "FreeSurfer's left cortical parcels (aparc, DKT, a2009s) count as 3",
-        "FreeSurfer's hypointensities without a side count as 2 and 41",
+        "FreeSurfer's codes of left cortical parcels (aparc, DKT, a2009s) count as 3",
+        "FreeSurfer's codes of hypointensities without a side count as 2 or 41, whichever is nearer",
     ]
-    assert "\n  FreeSurfer's left cortical" in str(report)
+    assert "\n  FreeSurfer's codes of left cortical" in str(report)
     assert report.labels == {0: 2, 2: 2, 41: 2, 77: 1, 99: 1, 1001: 2}
     task.data = replace(task.data, label_map={99: 42})
     assert check(tmp_path, task=task).num_errors == 0
@@ -116,6 +116,11 @@ def test_a_task_has_its_own_channels_and_label_values(tmp_path):
     (finding,) = check(tmp_path, task=task).findings
     assert (finding.level, finding.kind, finding.case) == ("error", "channels", "case0, case1")
     assert finding.text == "the task's channels t2 are missing, and there is flair, t1; name files by --pattern"
+
+
+def test_values_that_follow_each_other_are_shown_as_one():
+    report = Report("data", labels={0: 2, 1: 2, 5: 2, 6: 2, 7: 2, 8: 1, 10: 1})
+    assert "  label values: 0 (2), 1 (2), 5-7 (2), 8 (1), 10 (1)\n" in str(report)
 
 
 def test_label_values_that_are_no_numbers_are_findings(cases):

@@ -66,10 +66,10 @@ def test_a_parcellated_cortex_is_cortex_and_that_is_stated_once(capsys):
     wanted[12, 3, 3:6] = 42, 42, 49
     np.testing.assert_array_equal(converted, wanted)
     assert capsys.readouterr().err.splitlines() == [
-        "label maps: FreeSurfer's left cortical parcels (aparc, DKT, a2009s) count as 3",
-        "label maps: FreeSurfer's right cortical parcels (aparc, DKT, a2009s) count as 42",
-        "label maps: FreeSurfer's left thalamus by its old code count as 10",
-        "label maps: FreeSurfer's right thalamus by its old code count as 49",
+        "label maps: FreeSurfer's codes of left cortical parcels (aparc, DKT, a2009s) count as 3",
+        "label maps: FreeSurfer's codes of right cortical parcels (aparc, DKT, a2009s) count as 42",
+        "label maps: FreeSurfer's codes of left thalamus by its old code count as 10",
+        "label maps: FreeSurfer's codes of right thalamus by its old code count as 49",
     ]
 
 

@@ -88,7 +88,7 @@ class Report:
             "channels": self.channels,
             "shapes": self.shapes,
             "spacings (mm)": self.spacings_mm,
-            "label values": self.labels,
+            "label values": _join_runs(self.labels),
         }
         lines = [f"{self.source}: {self.num_cases} cases of {self.num_subjects} subjects"]
         lines += [f"  {title}: {_counted(table)}" for title, table in tables.items() if table]
@@ -345,6 +345,19 @@ def _report(name: str, listed: Sequence[Case], looks: Sequence[_Look], findings:
         dict(sorted(values.items())),
         findings,
     )
+
+
+def _join_runs(table: Mapping[int, int]) -> dict[str, int]:
+    """Returns "1001-1035" -> cases for values that follow each other, three or more, and are in as many cases."""
+    runs: list[list[int]] = []
+    for value, count in table.items():
+        if runs and value == runs[-1][-1] + 1 and table[runs[-1][-1]] == count:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    parts = [[run] if len(run) > 2 else [[value] for value in run] for run in runs]
+    joined = [run for part in parts for run in part]
+    return {f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]): table[run[0]] for run in joined}
 
 
 def _counted(table: Mapping[Any, int]) -> str:

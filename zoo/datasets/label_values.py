@@ -39,6 +39,12 @@ class Fold:
     codes: frozenset[int]
     becomes: tuple[int, ...]
 
+    @property
+    def note(self) -> str:
+        """One line on what the codes count as."""
+        sides = ", whichever is nearer" if len(self.becomes) > 1 else ""
+        return f"FreeSurfer's codes of {self.name} count as {' or '.join(map(str, self.becomes))}{sides}"
+
 
 def _fold(name: str, becomes: int | tuple[int, int], *codes: int | range) -> Fold:
     flat = chain.from_iterable(code if isinstance(code, range) else (code,) for code in codes)
@@ -88,7 +94,7 @@ class Explained:
     @property
     def notes(self) -> list[str]:
         """One line for each group of FreeSurfer's codes that counts as something coarser."""
-        return [f"FreeSurfer's {fold.name} count as {' and '.join(map(str, fold.becomes))}" for fold in self.folds]
+        return [fold.note for fold in self.folds]
 
 
 def explain_values(counts: Mapping[int, int], values: Values) -> Explained:
