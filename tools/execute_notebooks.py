@@ -11,6 +11,8 @@ import re
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -29,14 +31,20 @@ def main() -> int:
     """Runs what is asked for and returns the exit status: 1 where a notebook failed."""
     options = arguments()
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "ZOO_QUICK": "1" if options.quick else ""}
-    failed = []
-    for path in options.notebooks or sorted(FOLDER.glob("*.ipynb")):
-        begin = time.monotonic()
-        reason = run(path, write=options.write)
-        print(f"{path.name:40} {time.monotonic() - begin:6.0f} s  {reason or 'ok'}", flush=True)
-        failed += [path.name] if reason else []
+    paths = options.notebooks or sorted(FOLDER.glob("*.ipynb"))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        reasons = pool.map(partial(report, options), paths)
+        failed = [path.name for path, reason in zip(paths, reasons, strict=True) if reason]
     print(f"Failed: {', '.join(failed)}" if failed else "All notebooks ran.")
     return bool(failed)
+
+
+def report(options: argparse.Namespace, path: Path) -> str:
+    """Runs one notebook and prints a line; returns why it failed."""
+    begin = time.monotonic()
+    reason = run(path, write=options.write)
+    print(f"{path.name:40} {time.monotonic() - begin:6.0f} s  {reason or 'ok'}", flush=True)
+    return reason
 
 
 def arguments() -> argparse.Namespace:
@@ -44,6 +52,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools/notebooks", description="Runs the notebooks.")
     parser.add_argument("notebooks", nargs="*", type=Path, help="files; all of notebooks/ when left out")
     parser.add_argument("--quick", action="store_true", help="fewer steps and smaller volumes (ZOO_QUICK=1)")
+    parser.add_argument("--jobs", type=int, default=1, help="notebooks side by side; each takes up to 3 GB")
     parser.add_argument("--write", action="store_true", help="keep the outputs in the notebooks")
     options = parser.parse_args()
     if options.quick and options.write:

@@ -251,7 +251,7 @@ TASK = Task(
         optimizer=EMA_ADAM | {"learning_rate": 1e-3, "ema_momentum": 0.99},
         prior_power=0.5,
         batch_size=1,
-        steps=900,
+        steps=10000,
         validation_batches=2,
     ),
     synthesis=Synthesis(
