@@ -16,6 +16,7 @@ from zoo.hub import result_record
 from zoo.inference.cohort import Writer, predict_many
 from zoo.inference.predictor import Predictor
 from zoo.inference.settings import Settings
+from zoo.volumes import nifti
 from zoo.volumes.header import GeometryWarning
 
 NAME = "a_test.nii.gz"
@@ -118,6 +119,38 @@ def test_a_failure_keeps_the_old_result_and_its_record(made, monkeypatch):
     assert record(made) == before and (made / "out" / NAME).exists()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_that_is_killed_while_it_writes_goes_on_there(made, monkeypatch, overwrite):
+    """A kill between the image and its record: the image is whole, and nothing says yet how it was made."""
+    if not overwrite:
+        for file in (made / "out").iterdir():
+            file.unlink()
+    other = linear([[2.0]])
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(result_record, "write", die)
+        again(made, other, overwrite=overwrite)
+    assert (made / "out" / NAME).exists() and record(made)["Pending"] is True
+    assert list(again(made, other).done) == ["a"] and "Pending" not in record(made)
+    np.testing.assert_allclose(nibabel.load(made / "out" / NAME).get_fdata(), 2 * noise_in_air(seed=0).get_fdata())
+
+
+def test_a_full_disk_keeps_the_old_result_and_its_record(made, monkeypatch):
+    before = record(made)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nifti, "_stream", full)
+        report = again(made, linear([[2.0]]), overwrite=True)
+    assert f"{made / 'out' / NAME} could not be written (No space left on device)" in report.failed["a"]
+    assert record(made) == before and list(again(made).kept) == ["a"]
+
+
 def test_an_image_in_memory_is_known_by_its_voxels(tmp_path):
     for seed, kept in ((0, False), (0, True)):
         report = predict_many(identity(), {"a": noise_in_air(seed=seed)}, tmp_path, card=make_card())
@@ -133,6 +166,40 @@ def test_a_product_of_other_settings_is_refused_and_a_missing_one_made():
     assert origin.judge(stored | {"Products": {"Labels": ["lacune"]}}, "a") is result_record.Verdict.CURRENT
     with pytest.raises(result_record.StaleResultError, match=r'a was made with other settings: Labels was \["wmh"\]'):
         origin.judge(stored | {"Products": {"Labels": ["wmh"]}}, "a")
+
+
+class Noter(Writer):
+    """Leaves a note beside the image."""
+
+    def files_beside(self, target):
+        return (target.with_name("note.txt"),)
+
+    def is_whole(self, target):
+        return super().is_whole(target) and self.files_beside(target)[0].exists()
+
+    def write(self, made, target):
+        super().write(made, target)
+        self.files_beside(target)[0].write_text("note")
+
+
+def test_what_is_missing_beside_an_image_is_made_but_not_by_another_network(made):
+    note = made / "out" / "note.txt"
+    refused = again(made, linear([[2.0]]), writer=Noter())
+    assert "other weights" in refused.failed["a"] and not note.exists()
+    assert list(again(made, writer=Noter()).done) == ["a"] and note.read_text() == "note"
+    assert list(again(made, writer=Noter()).kept) == ["a"] and list(again(made).kept) == ["a"]
+    note.unlink()
+    assert list(again(made, writer=Noter()).done) == ["a"] and record(made)["Files"] == [NAME, "note.txt"]
+
+
+def test_a_file_of_the_user_beside_the_image_is_not_replaced(made):
+    note = made / "out" / "note.txt"
+    note.write_text("mine")
+    (made / "out" / NAME).unlink()
+    report = again(made, writer=Noter())
+    assert "note.txt is there, and no a_test.json says that zoo wrote it. Pass --overwrite" in report.failed["a"]
+    assert note.read_text() == "mine" and not (made / "out" / NAME).exists()
+    assert list(again(made, writer=Noter(), overwrite=True).done) == ["a"] and note.read_text() == "note"
 
 
 def doubtful(path, seed):

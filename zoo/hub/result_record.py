@@ -4,13 +4,14 @@ One rule for every command: a result is kept where its record names the same wei
 weights or settings is neither kept nor replaced unasked, and one whose input changed is made again.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import enum
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from zoo.hub.download import sha256
 Record = dict[str, Any]
 Input = str | os.PathLike | nibabel.spatialimages.SpatialImage
 PARTS = {"Model": "weights", "Settings": "settings"}  # entries whose difference is refused, and what errors call them
-WARNINGS = "Warnings"
+WARNINGS, PENDING = "Warnings", "Pending"
 
 
 class StaleResultError(ValueError):
@@ -218,6 +219,8 @@ def is_kept(target: str | os.PathLike, origin: Origin) -> tuple[bool, list[Warni
             f"{target} is there without a {sidecar(target).name} of zoo, which would say how it was made. Pass "
             "--overwrite to replace it, or name another folder."
         )
+    if PENDING in record:  # a run that was killed began to write it
+        return False, []
     verdict = origin.judge(record, target)
     if verdict is Verdict.CURRENT:
         return True, recorded_warnings(record)
@@ -232,6 +235,41 @@ def changed_input(target: str | os.PathLike) -> ChangedInputWarning:
 def recorded_warnings(record: Record | None) -> list[Warning]:
     """Returns what zoo warned of when a result was made."""
     return [RecordedWarning(text) for text in (record or {}).get(WARNINGS, [])]
+
+
+@contextlib.contextmanager
+def writing(target: str | os.PathLike, record: Record) -> Iterator[None]:
+    """Marks a result as being written while its files are, in place of the record of an older one; `write` ends that.
+
+    A run that is killed meanwhile leaves no new file beside an old record, and the next one makes the result again. A
+    failure before the main file was replaced leaves the older record.
+
+    Args:
+        target: the main file; its folder is made.
+        record: as `Origin.as_record` returns it.
+
+    Raises:
+        FileExistsError: as `check_replaceable`.
+    """
+    check_replaceable(target)
+    path, before = sidecar(target), _find_status(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    old = path.read_bytes() if path.exists() else None
+    files.write_whole(path, json.dumps({**record, PENDING: True}, indent=2).encode())
+    try:
+        yield
+    except BaseException:
+        if _find_status(target) == before:
+            path.unlink() if old is None else files.write_whole(path, old)
+        raise
+
+
+def _find_status(path: str | os.PathLike) -> tuple[int, int] | None:
+    """Returns what tells whether a file was replaced; None where there is none."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return status.st_ino, status.st_mtime_ns
+    return None
 
 
 def write(target: str | os.PathLike, record: Record, warned: Iterable[Warning] = ()) -> Path:

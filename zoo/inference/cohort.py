@@ -52,6 +52,10 @@ class Writer:
         """What is made beside the image, and its settings, for the record."""
         return {}
 
+    def files_beside(self, target: Path) -> tuple[Path, ...]:
+        """Returns the files that `write` leaves beside the image."""
+        return ()
+
     def is_whole(self, target: Path) -> bool:
         """Returns whether everything that `write` leaves is there and can be read to its last byte."""
         try:
@@ -245,12 +249,15 @@ class _Run:
             self.report.kept[name] = str(target)
             return
         result_record.check_replaceable(target)
+        if not self.overwrite:
+            self._check_beside(target)
         record = origin.as_record()
+        record["Files"] = [file.name for file in (target, *self.writer.files_beside(target))]
         with self._collect(name, case, collected):
             images = select_images(case, card) if isinstance(case, Case) else case
             made = self.writer.make(self.predictor, images, **options)
-            result_record.sidecar(target).unlink(missing_ok=True)  # beside a new image it would pass for its own
-            self.writer.write(made, target)
+            with result_record.writing(target, record):
+                self.writer.write(made, target)
         result_record.write(target, record, collected)
         self.report.done[name] = str(target)
 
@@ -280,8 +287,18 @@ class _Run:
         """Returns whether a result is kept; adds what zoo warned of when it was made, or that its input changed."""
         with collect_warnings():  # of the result, whose header is that of its scan
             whole = self.writer.is_whole(target)
-        if not whole:
-            return False
-        kept, warned = result_record.is_kept(target, origin)
-        collected += warned
-        return kept
+            if not whole and not Writer.is_whole(self.writer, target):
+                return False
+        kept, warned = result_record.is_kept(target, origin)  # also of an image that lacks what belongs beside it
+        collected += warned if whole or not kept else []
+        return kept and whole
+
+    def _check_beside(self, target: Path) -> None:
+        """Refuses to replace a file beside the image that is not of an earlier result."""
+        known = (result_record.read(target) or {}).get("Files", [])
+        for file in self.writer.files_beside(target):
+            if file.exists() and file.name not in known:
+                raise FileExistsError(
+                    f"{file} is there, and no {result_record.sidecar(target).name} says that zoo wrote it. Pass "
+                    "--overwrite to replace it, or name another folder."
+                )

@@ -318,8 +318,8 @@ def fit_normative(  # noqa: PLR0913 - the choices a caller has, each by name
     fitted = normative.fit(
         latents, where, fitted_detector, step=step, template=template, shards=shards, progress=progress
     )
-    result_record.sidecar(out).unlink(missing_ok=True)
-    fitted.write(out)
+    with result_record.writing(out, record):
+        fitted.write(out)
     result_record.write(out, record)
     shutil.rmtree(work, ignore_errors=True)
     return fitted

@@ -38,6 +38,10 @@ class BrainWriter(Writer):
         """Returns the file of the stripped scan: `SCAN_brain.nii.gz` beside `SCAN_brain_mask.nii.gz`."""
         return target.with_name(f"{stem(target).removesuffix(f'_{self._tag}')}_{BRAIN}.nii.gz")
 
+    def files_beside(self, target: Path) -> tuple[Path, ...]:
+        """Returns the path of the stripped scan."""
+        return (self.name_stripped(target),)
+
     def is_whole(self, target: Path) -> bool:
         """Returns whether the mask and the stripped scan are there and can be read."""
         try:

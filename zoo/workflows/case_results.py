@@ -129,8 +129,8 @@ def keep_or_make(case: str, target: Path, origin: Origin, options: RunOptions, s
             record, start = origin.as_record(), time.perf_counter()
             with collect_warnings(collected):
                 computed = steps.compute()
-                result_record.sidecar(target).unlink(missing_ok=True)  # beside a new result it would pass for its own
-                made = steps.write(computed, round(time.perf_counter() - start, 1))
+                with result_record.writing(target, record):
+                    made = steps.write(computed, round(time.perf_counter() - start, 1))
             files = [Path(file).name for file in made.files]
             result = {"Files": files, "Message": made.message, "Details": dict(made.details)}
             result_record.write(target, record | {"Result": result}, collected)

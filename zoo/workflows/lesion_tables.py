@@ -259,6 +259,10 @@ class LesionWriter(Writer):
             regions = Regions(self._finder(read_channels(images, predictor.card)[0]), _structure_names())
         return labels, measure(labels, confidence, predictor.card, regions=regions, only=self._labels)
 
+    def files_beside(self, target: Path) -> tuple[Path, ...]:
+        """Returns the table's path."""
+        return (table_of(target),)
+
     def is_whole(self, target: Path) -> bool:
         """Returns whether the map and its table are there."""
         return super().is_whole(target) and table_of(target).is_file()
