@@ -135,6 +135,17 @@ def test_sub_folders_are_searched_on_request_and_kept_in_the_results(folder, tmp
         np.testing.assert_array_equal(nibabel.load(path).dataobj, noise_in_air(seed=ord(site)).dataobj)
 
 
+def test_results_of_other_models_are_no_scans(folder, capsys):
+    predict_many(identity(), folder, folder, card=make_card(name="toy.other"))
+    capsys.readouterr()
+    assert list(find_cases(folder, ignore="_test")) == ["sub-00_T1w", "sub-01_T1w", "sub-02_T1w"]
+    told = capsys.readouterr().err
+    assert "sub-00_T1w_other.nii.gz, sub-02_T1w_other.nii.gz (a result of zoo, by the record beside it)" in told
+    for number in range(3):
+        (folder / f"sub-0{number}_T1w.nii.gz").unlink()
+    assert list(find_cases(folder, ignore="_test")) == ["sub-00_T1w_other", "sub-02_T1w_other"]  # nothing else is there
+
+
 def test_results_are_not_written_as_mgh(folder, tmp_path):
     with pytest.raises(ValueError, match=r"out .*mask\.mgz is MGH, and results are written as NIfTI"):
         predict_many(identity(), folder / "sub-00_T1w.nii.gz", tmp_path / "mask.mgz", card=make_card())

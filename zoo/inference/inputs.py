@@ -12,6 +12,7 @@ from zoo.datasets.cases import Case
 from zoo.datasets.images import picture
 from zoo.datasets.left_out import tell_once
 from zoo.errors import unknown_choice
+from zoo.hub import result_record
 from zoo.hub.card import Card
 from zoo.hub.tabular import Value
 from zoo.volumes import image
@@ -21,6 +22,7 @@ from zoo.volumes.scan_files import RESULT, WRITTEN, LeftOut, Listing, describe, 
 LARGEST = 1e15  # a plane of squares of larger numbers overflows float32, and their mean and SD would be infinite
 ADVICE = "Name .nii, .nii.gz, .mgh or .mgz files, or a folder that holds some."
 RESULT_ENDS = ("", "_probabilities", "_volumes", "_lesions")  # of what `zoo predict` writes beside a scan
+RECORDED = "a result of zoo, by the record beside it"
 SINGLE = (str, os.PathLike, nibabel.spatialimages.SpatialImage)
 SingleImage = str | os.PathLike | Image
 Images = SingleImage | Sequence[SingleImage] | Mapping[str, SingleImage]
@@ -65,19 +67,25 @@ def _name_scans(folder: Path, ignore: str, *, recursive: bool) -> dict[str, Imag
         raise FileNotFoundError(f"There is no folder {folder}. {ADVICE}")
     results = tuple(f"{ignore}{end}" for end in RESULT_ENDS) if ignore else ()
     listing = list_scans(folder, recursive=recursive, results=results) if folder.is_dir() else Listing([folder])
-    stripped = [path for path in listing.scans if _is_stripped(path, ignore)]
-    left_out = describe([*listing.left_out, *(LeftOut(path, RESULT) for path in stripped)], folder)
+    made = _find_results(listing.scans, ignore) if folder.is_dir() else []
+    left_out = describe([*listing.left_out, *made], folder)
     if not listing.scans:
         raise ValueError(f"There are no cases in {str(folder)!r}{f'; {left_out}' if left_out else ''}. {ADVICE}")
     if left_out:
         tell_once(f"{folder}: {left_out}")
     named: dict[str, Images | Case] = {}
-    for path in listing.scans:
-        if path in stripped:
-            continue
+    skipped = {result.path for result in made}
+    for path in (path for path in listing.scans if path not in skipped):
         home = path.parent.relative_to(folder).as_posix() if recursive and folder.is_dir() else "."
         _add_case(named, stem(path) if home == "." else f"{home}/{stem(path)}", path)
     return named
+
+
+def _find_results(paths: Sequence[Path], ignore: str) -> list[LeftOut]:
+    """Lists what zoo made: by a record beside it, where other scans are there, too, or a brain beside its mask."""
+    stripped = [LeftOut(path, RESULT) for path in paths if _is_stripped(path, ignore)]
+    recorded = [LeftOut(path, RECORDED) for path in paths if result_record.read(path) is not None]
+    return stripped + (recorded if len(stripped) + len(recorded) < len(paths) else [])
 
 
 def _is_stripped(path: Path, ignore: str) -> bool:
