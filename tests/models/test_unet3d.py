@@ -4,7 +4,9 @@ import pytest
 
 from zoo.models.parts.layers import Fold, Unfold
 from zoo.models.parts.receptive_field import receptive_field
+from zoo.models.resunet import resunet
 from zoo.models.unet3d import unet3d
+from zoo.models.vnet import vnet
 
 DEEPBRAIN = {
     "filters": (8, 16, 32, ()),
@@ -131,6 +133,9 @@ def test_folds_that_do_not_fit_are_refused():
         unet3d((6, 8, 8, 1), filters=(4, 6), fold=2)
     with pytest.raises(ValueError, match='"fold" is the edge of a cube of voxels, 1 for none, got 0. Pass 2.'):
         unet3d(filters=(4, 6), fold=0)
-    for options in ({"padding": "valid"}, {"any_size": True}, {"context": 2}):
-        with pytest.raises(ValueError, match="Leave these out, or pass fold=1"):
-            unet3d((None, None, None, 2), filters=(4, 6), fold=2, **options)
+    for build in (unet3d, vnet, resunet):
+        for options in ({"padding": "valid"}, {"any_size": True}):
+            with pytest.raises(ValueError, match="Leave these out, or pass fold=1"):
+                build((None, None, None, 2), filters=(4, 6), fold=2, **options)
+    with pytest.raises(ValueError, match="Folded voxels have no context yet, got fold=2 and context=2"):
+        unet3d((None, None, None, 2), filters=(4, 6), fold=2, context=2)

@@ -95,7 +95,17 @@ TABLE = {
         outputs=((9, 14, 19, 2),),
         bad=None,
     ),
+    "vnet_folded": Tiny(
+        "vnet",
+        {"filters": (8, 12), "fold": 2},
+        refusal=r"vnet folds 2 voxels of each axis .* every size must be a multiple of 4, got \(17, 24",
+    ),
     "resunet": Tiny("resunet"),
+    "resunet_folded": Tiny(
+        "resunet",
+        {"filters": (4, 6), "fold": 2, "aspp": True},
+        refusal=r"resunet folds 2 voxels of each axis .* every size must be a multiple of 4, got \(17, 24",
+    ),
     "resunet_plus": Tiny(
         "resunet",
         {"filters": (4, 6), "squeeze_excite": True, "aspp": True, "attention": True, "activation": "prelu"},

@@ -7,7 +7,7 @@ import keras
 from keras import KerasTensor, layers
 
 from zoo.models.parts import blocks
-from zoo.models.parts.sizes import Sizes, Triple, any_sizes, level_strides, same_sizes, valid_sizes
+from zoo.models.parts.sizes import Sizes, Triple, any_sizes, folded_sizes, level_strides, valid_sizes
 
 RATES = (1, 2, 4)
 NO_STEP = (1, 1, 1)
@@ -29,6 +29,7 @@ def resunet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by
     conditioning: int = 0,
     padding: str = "same",
     any_size: bool = False,
+    fold: int = 1,
     name: str = "resunet",
 ) -> keras.Model:
     """Builds ResUNet: a U-Net of pre-activation residual units, in 3D.
@@ -48,7 +49,7 @@ def resunet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by
         norm: "batch", "instance", "group" or "none".
         activation: "relu", "leaky_relu", "elu" or "prelu".
         dropout: rate before every convolution of a unit but the very first.
-        strides, deep_supervision, conditioning, padding, any_size: as in `zoo.models.unet3d`.
+        strides, deep_supervision, conditioning, padding, any_size, fold: as in `zoo.models.unet3d`.
         name: of the model.
 
     Returns:
@@ -69,7 +70,8 @@ def resunet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by
     """
     style = blocks.Style(norm, activation, dropout, padding, any_size)
     steps = level_strides(strides, len(filters) - 1)
-    inputs, x, condition = blocks.entrance(input_shape, conditioning, _find_sizes(name, steps, style))
+    inputs, x, condition = blocks.entrance(input_shape, conditioning, _find_sizes(name, steps, style, fold))
+    x = blocks.fold(x, fold)
     skips: list[KerasTensor] = []
     for level, (width, step) in enumerate(zip(filters, (NO_STEP, *steps), strict=True)):
         part = f"encoder_{level}"
@@ -88,7 +90,7 @@ def resunet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by
         x = blocks.condition_on(_add_unit(x, filters[level], part, style), condition, part)
         outputs.insert(0, x)
     outputs[0] = _sum_dilations(x, filters[0], "top", style) if aspp else x
-    return keras.Model(inputs, blocks.heads(outputs, num_classes, deep_supervision), name=name)
+    return keras.Model(inputs, blocks.heads(outputs, num_classes, deep_supervision, fold), name=name)
 
 
 def _add_unit(
@@ -152,9 +154,10 @@ def _gate_skip(skip: KerasTensor, x: KerasTensor, name: str) -> KerasTensor:
     return layers.Multiply(name=f"{name}_gated")([skip, weight])
 
 
-def _find_sizes(name: str, steps: tuple[Triple, ...], style: blocks.Style) -> Sizes:
+def _find_sizes(name: str, steps: tuple[Triple, ...], style: blocks.Style, fold: int) -> Sizes:
+    blocks.check_fold(fold, style)
     if style.any_size:
         return any_sizes()
     if style.padding == "same":
-        return same_sizes(name, steps)
+        return folded_sizes(name, fold, steps)
     return valid_sizes(name, steps, [4, *(2 for _ in steps)], [4 for _ in steps], between=2)

@@ -98,7 +98,8 @@ def unet3d(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by 
     up = _decoder_widths(decoder_filters, down)
     joined = level_of_context(context, steps) if context else None
     sizes = _sizes(name, steps, down, up, style, fold)
-    _check_fold(fold, context, style)
+    if fold != 1 and context:
+        raise ValueError(f"Folded voxels have no context yet, got fold={fold} and context={context}. Leave one out.")
     inputs, x, condition = blocks.entrance(input_shape, conditioning, _with_context(name, context, sizes, style))
     x = blocks.fold(x, fold)
     x, wide = blocks.halves(x) if context else (x, None)
@@ -151,15 +152,6 @@ def _with_context(name: str, context: int | None, sizes: Sizes, style: blocks.St
     return context_sizes(name, context, sizes) if context else sizes
 
 
-def _check_fold(fold: int, context: int | None, style: blocks.Style) -> None:
-    if fold != 1 and (context or style.padding != "same" or style.any_size):
-        raise ValueError(
-            'Folded voxels unfold to the size that came in with padding="same" alone, got '
-            f"fold={fold} with padding={style.padding!r}, any_size={style.any_size} and context={context}. "
-            "Leave these out, or pass fold=1."
-        )
-
-
 def _widths(filters: Sequence[int | Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     return tuple((entry, entry) if isinstance(entry, int) else tuple(entry) for entry in filters)
 
@@ -185,6 +177,7 @@ def _sizes(
     style: blocks.Style,
     fold: int,
 ) -> Sizes:
+    blocks.check_fold(fold, style)
     if style.any_size:
         return any_sizes()
     if style.padding == "same":

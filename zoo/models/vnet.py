@@ -6,7 +6,7 @@ import keras
 from keras import KerasTensor, layers
 
 from zoo.models.parts import blocks
-from zoo.models.parts.sizes import Sizes, Triple, any_sizes, level_strides, same_sizes, valid_sizes
+from zoo.models.parts.sizes import Sizes, Triple, any_sizes, folded_sizes, level_strides, valid_sizes
 
 VARIANTS = ("paper", "released")
 KERNEL = 5
@@ -26,6 +26,7 @@ def vnet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by na
     conditioning: int = 0,
     padding: str = "same",
     any_size: bool = False,
+    fold: int = 1,
     name: str = "vnet",
 ) -> keras.Model:
     """Builds V-Net: 5x5x5 convolutions with a residual around every stage, strided convolutions down.
@@ -46,7 +47,7 @@ def vnet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by na
         norm: "none" as in the paper, "batch", "instance" or "group".
         activation: "prelu" as in the paper, "relu", "leaky_relu" or "elu".
         dropout: rate after every convolution.
-        strides, deep_supervision, conditioning, padding, any_size: as in `zoo.models.unet3d`.
+        strides, deep_supervision, conditioning, padding, any_size, fold: as in `zoo.models.unet3d`.
         name: of the model.
 
     Returns:
@@ -67,7 +68,8 @@ def vnet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by na
     style = blocks.Style(norm, activation, dropout, padding, any_size)
     steps = level_strides(strides, len(filters) - 1)
     depths = _list_depths(variant, len(filters))
-    inputs, x, condition = blocks.entrance(input_shape, conditioning, _find_sizes(name, steps, depths, style))
+    inputs, x, condition = blocks.entrance(input_shape, conditioning, _find_sizes(name, steps, depths, style, fold))
+    x = blocks.fold(x, fold)
     skips: list[KerasTensor] = []
     for level, (width, depth) in enumerate(zip(filters, depths, strict=True)):
         part = f"encoder_{level}"
@@ -82,8 +84,8 @@ def vnet(  # noqa: PLR0913 - the options that ARCHITECTURES.md lists, each by na
         x = blocks.rise(x, filters[level], steps[level], f"{part}_up")
         x = blocks.join(blocks.finish(x, f"{part}_up", style), skips[level], part, style)
         x = blocks.condition_on(_add_stage(x, 2 * filters[level], depths[level], part, style), condition, part)
-        outputs.insert(0, _convolve_to_labels(x, num_classes, level, style))
-    return keras.Model(inputs, blocks.heads(outputs, num_classes, deep_supervision), name=name)
+        outputs.insert(0, _convolve_to_labels(x, num_classes * fold**3, level, style))
+    return keras.Model(inputs, blocks.heads(outputs, num_classes, deep_supervision, fold), name=name)
 
 
 def _list_depths(variant: str, levels: int) -> list[int]:
@@ -121,18 +123,19 @@ def _widen(x: KerasTensor, width: int, name: str) -> KerasTensor:
     return layers.Concatenate(name=f"{name}_repeat")([x] * (width // channels))
 
 
-def _convolve_to_labels(x: KerasTensor, num_classes: int, level: int, style: blocks.Style) -> KerasTensor:
+def _convolve_to_labels(x: KerasTensor, width: int, level: int, style: blocks.Style) -> KerasTensor:
     """Applies the 5x5x5 convolution to the labels, before the last one of 1x1x1."""
     name = f"labels_{level}" if level else "labels"
-    x = blocks.convolution(x, num_classes, name, style, kernel_size=KERNEL)
+    x = blocks.convolution(x, width, name, style, kernel_size=KERNEL)
     return blocks.activate(x, f"{name}_{style.activation}", style.activation)
 
 
-def _find_sizes(name: str, steps: tuple[Triple, ...], depths: list[int], style: blocks.Style) -> Sizes:
+def _find_sizes(name: str, steps: tuple[Triple, ...], depths: list[int], style: blocks.Style, fold: int) -> Sizes:
+    blocks.check_fold(fold, style)
     if style.any_size:
         return any_sizes()
     if style.padding == "same":
-        return same_sizes(name, steps)
+        return folded_sizes(name, fold, steps)
     taken = [(KERNEL - 1) * depth for depth in depths]
     labels = taken[0] + KERNEL - 1  # the last stage and the convolution to the labels
     return valid_sizes(name, steps, taken, [labels, *taken[1:-1]])

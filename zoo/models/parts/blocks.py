@@ -270,6 +270,20 @@ def condition_on(x: KerasTensor, condition: KerasTensor | None, name: str) -> Ke
     return x if condition is None else FiLM(name=f"{name}_film")([x, condition])
 
 
+def check_fold(factor: int, style: Style) -> None:
+    """Checks that folded voxels unfold to the size that came in.
+
+    Raises:
+        ValueError: they are folded, and the network changes sizes or takes every size.
+    """
+    if factor != 1 and (style.padding != "same" or style.any_size):
+        raise ValueError(
+            'Folded voxels unfold to the size that came in with padding="same" alone, got '
+            f"fold={factor} with padding={style.padding!r} and any_size={style.any_size}. "
+            "Leave these out, or pass fold=1."
+        )
+
+
 def fold(x: KerasTensor, factor: int) -> KerasTensor:
     """Folds cubes of `factor` voxels an edge into channels; 1 leaves the volume as it is."""
     return x if factor == 1 else Fold(factor, name="fold")(x)
