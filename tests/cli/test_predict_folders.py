@@ -11,6 +11,7 @@ from support.datasets import waves_in_air
 
 import zoo
 from zoo.hub.card import Label
+from zoo.workflows.brain_images import BrainWriter
 
 MASKS, PAIRS = "unet3d.brain_mask", "unet3d.pairs"
 AFFINE = np.array([[-1.5, 0, 0, 20], [0, 1.5, 0, -9], [0, 0, 2.0, 4], [0, 0, 0, 1]])
@@ -60,8 +61,7 @@ def test_the_brain_is_written_beside_its_mask(zoo_command, tmp_path):
     assert (
         tmp_path / "T1_brain.nii.gz"
     ).is_file() and f"the scan without skull: {tmp_path / 'T1_brain'}" in done.stdout
-    zoo_command("predict", MASKS, scan, "--out", tmp_path / "mask.nii", "--brain")
-    assert (tmp_path / "mask_brain.nii.gz").is_file()
+    assert BrainWriter(zoo.card(MASKS)).name_stripped(tmp_path / "mask.nii").name == "mask_brain.nii.gz"
 
 
 def test_only_a_mask_of_the_brain_cuts(zoo_command, tmp_path):
@@ -90,6 +90,27 @@ def test_sub_folders_are_searched_on_request_and_kept(zoo_command, tmp_path):
         assert (tmp_path / "out" / site / "01" / "T1_brain_mask_volumes.csv").is_file()
     refused = zoo_command("predict", MASKS, tmp_path / "scans" / "T1.nii.gz", "--recursive")
     assert refused.exit_code == 2 and "--recursive searches one folder of scans, got" in refused.stderr
+
+
+def test_test_cases_of_nnunet_are_predicted_by_their_folder(zoo_command, tmp_path):
+    for place in range(2):
+        write_scan(tmp_path / "imagesTs" / f"case_7_{place:04d}.nii.gz", seed=place)
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "FLAIR", "1": "T1w"}, "labels": {}}))
+    done = zoo_command("predict", PAIRS, tmp_path / "imagesTs", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    paths = {name: tmp_path / "imagesTs" / f"case_7_{place:04d}.nii.gz" for place, name in enumerate(("FLAIR", "T1w"))}
+    result = nibabel.load(tmp_path / "out" / "case_7_pairs.nii.gz")
+    np.testing.assert_array_equal(result.dataobj, zoo.predict(PAIRS, paths).dataobj)
+
+
+def test_a_freesurfer_volume_gives_a_nifti_result(zoo_command, tmp_path):
+    scan = nibabel.load(write_scan(tmp_path / "given.nii.gz"))
+    nibabel.save(nibabel.MGHImage(np.asarray(scan.dataobj), AFFINE), tmp_path / "orig.mgz")
+    done = zoo_command("predict", MASKS, tmp_path / "orig.mgz", "--out", tmp_path / "out", "--brain")
+    assert done.exit_code == 0, done.output
+    brain, mask = (nibabel.load(tmp_path / "out" / f"orig_{end}.nii.gz") for end in ("brain", "brain_mask"))
+    np.testing.assert_array_equal(brain.dataobj, np.asarray(scan.dataobj) * np.asarray(mask.dataobj))
+    assert brain.get_data_dtype() == np.int16
 
 
 def test_cases_of_several_channels_at_any_depth(zoo_command, tmp_path):
