@@ -132,6 +132,36 @@ def test_predict_tells_volumes_as_json_and_keeps_what_is_there(zoo_command, scan
     assert "was there already" in zoo_command("predict", ONE, files[0], "--out", tmp_path).stdout
 
 
+def test_predict_tells_the_doubts_of_every_case_on_stderr_in_json_and_in_its_record(zoo_command, scans, tmp_path):
+    files = [scans / "sub-01_T1w.nii.gz", scans / "sub-03_T1w.nii"]
+    for file in files:
+        image = nibabel.load(file)
+        nameless = nibabel.Nifti1Image(np.array(image.dataobj), image.affine)  # not mapped: the file is replaced
+        nameless.set_qform(None, 0)
+        nameless.set_sform(None, 0)
+        nibabel.save(nameless, file)
+    for kept in (False, True):
+        done = zoo_command("predict", ONE, *files, "--out", tmp_path / "out", "--json")
+        rows, lines = json.loads(done.stdout), done.stderr.splitlines()
+        assert done.exit_code == 0 and [row["kept"] for row in rows] == [kept] * 2
+        for row, line, file in zip(rows, lines, files, strict=True):
+            (text,) = row["warnings"]
+            assert line == f"zoo: warning: {row['case']}: {text}" and str(file) in text
+            assert "which side is left is a guess" in text
+            told = json.loads((tmp_path / "out" / f"{row['case']}_tiny_one.json").read_text())
+            assert told["Warnings"] == [text]
+
+
+def test_predict_neither_keeps_nor_replaces_the_result_of_other_settings(zoo_command, scans, tmp_path):
+    words = ("predict", ONE, scans / "sub-01_T1w.nii.gz", "--out", tmp_path / "out")
+    assert zoo_command(*words).exit_code == 0
+    refused = zoo_command(*words, "--mirror")
+    assert refused.exit_code == 1 and one_line(refused.stderr)
+    assert "was made with other settings: Mirror was false, now true. Pass --overwrite" in refused.stderr
+    assert zoo_command(*words, "--mirror", "--overwrite").exit_code == 0
+    assert "was there already" in zoo_command(*words, "--mirror").stdout
+
+
 def test_predict_takes_channels_by_name_in_any_order(zoo_command, scans, tmp_path):
     t1w, flair = scans / "sub-01_T1w.nii.gz", scans / "sub-03_T1w.nii"
     done = zoo_command("predict", TWO, f"FLAIR={flair}", f"T1w={t1w}", "--out", tmp_path / "two.nii.gz")

@@ -66,6 +66,8 @@ def cross_validate(
         run = fit.run(task, pathlib.Path(source), folder / f"fold_{number}", options, split=part)
         held_out = part.select(cases)[1]
         report = predict_many(run / task.model_name, held_out, folder / OUT_OF_FOLD, settings=Settings(progress=False))
+        for name, reason in report.failed.items():
+            print(f"{name} is left out: {reason}", file=sys.stderr)
         for case in held_out:
             if case.id not in report.failed:
                 scores[case.id] = _score(task, folder / OUT_OF_FOLD / f"{case.id}_{task.name}.nii.gz", case)
