@@ -12,8 +12,9 @@ from zoo.eeg import bank, decode, grid, head_surfaces
 from zoo.eeg.kernels import CHANNELS
 from zoo.eeg.leadfield import lead_field
 from zoo.hub import trained_models
-from zoo.source_imaging import head_model, locator
+from zoo.source_imaging import head_model, located_sources, locator
 from zoo.source_imaging import recording as recordings
+from zoo.source_imaging.units import RecordingWarning
 from zoo.tasks import eeg_sources
 from zoo.training import network
 from zoo.training.run import model_card
@@ -73,13 +74,20 @@ def test_the_estimate_and_the_image_hold_the_posterior(sphere, fake):
     found = zoo.locate_sources(evoked(sphere, 2500), times=(0.0, 0.1))
     assert isinstance(found.estimate, mne.VolSourceEstimate)
     assert found.estimate.data.shape == (grid.NUM_PLACES, 11)
-    assert found.estimate.data.sum(0) == pytest.approx(np.ones(11))
+    strength = found.estimate.data.sum(0)
+    assert strength[7] == pytest.approx(np.linalg.norm([10, -20, 5]), rel=0.1)  # of one dipole at the ball's middle
+    assert strength / strength[7] == pytest.approx(np.exp(-0.5 * ((np.arange(5, 16) - 12) / 3) ** 2), rel=1e-3)
+    volume = found.estimate.as_volume(found.source_space, mri_resolution=False)
+    peak = np.unravel_index(np.asarray(volume.dataobj)[..., 7].argmax(), grid.SHAPE)
+    assert (volume.affine @ [*peak, 1])[:3] == pytest.approx(sphere.positions_mm[2500] + 0, abs=20)
     assert found.estimate.times[[0, -1]] == pytest.approx([0.0, 0.1])
     assert len(found.sources) == 2 and found.counts.argmax() == 2 and found.share == pytest.approx(1)
     image = found.image()
     peak = np.unravel_index(np.asarray(image.dataobj).argmax(), grid.SHAPE)
     place = found.posterior.argmax()
     assert (image.affine @ [*peak, 1])[:3] == pytest.approx(head_model.to_mni(grid.grid()[0][[place]])[0], abs=1e-3)
+    assert found.courses_nam.shape == (2, 20) and found.course_times_s[0] == pytest.approx(-0.05)
+    assert found.courses()[12].keys() == {"time_s", "source_1_nam", "source_2_nam"}
     row = found.table()[0]
     assert row["source"] == 1 and {"mri_x_mm", "mni_z_mm", "moment_y_nam", "explained", "confidence"} <= set(row)
 
@@ -115,7 +123,8 @@ def test_an_own_forward_solution_sets_places_and_axes(own, fake):
     assert np.linalg.norm(np.array(found.sources[0].mri_mm) - true_mri) < 0.5
     assert found.sources[0].moment_nam == pytest.approx(tuple(TURN[:3, :3].T @ moment), rel=1e-2, abs=0.1)
     assert len(found.estimate.vertices[0]) == forward["nsource"]
-    assert found.estimate.data.sum() == pytest.approx(1)
+    assert found.estimate.data.sum() == pytest.approx(np.linalg.norm(moment), rel=1e-2)
+    assert found.source_space is not None and len(found.source_space[0]["vertno"]) == forward["nsource"]
 
 
 def test_forward_solutions_that_do_not_fit_are_refused(own, fake):
@@ -144,6 +153,93 @@ def test_bad_flat_and_unnamed_channels_are_left_out_and_told(sphere, fake):
     assert "2 channels left out, marked bad: Oz, Cz." in told and "average of its" in told
     made.data[NAMES.index("Fp1")] = 7.0
     assert "1 channels left out, flat: Fp1." in " ".join(zoo.locate_sources(made, count=1).repairs)
+
+
+def noisy(field, clean, *, seed=0, times=150, scale=1e-6):
+    """Topographies (channels,) over time, their peak at sample 90, in white noise; 0 s is sample 50."""
+    random = np.random.default_rng(seed)
+    course = np.exp(-0.5 * ((np.arange(times) - 90) / 8) ** 2)
+    noise = scale * random.standard_normal((len(field.names), times))
+    info = mne.create_info(list(field.names), 250.0, "eeg", verbose="ERROR")
+    return mne.EvokedArray(np.outer(clean, course) + noise, info, tmin=-0.2, verbose="ERROR")
+
+
+@pytest.mark.parametrize("tmin", [-0.2, 0.0])
+def test_noise_alone_has_no_source(sphere, fake, tmin, tmp_path):
+    made = noisy(sphere, np.zeros(len(NAMES))).crop(tmin, None)
+    found = zoo.locate_sources(made, count=2)
+    assert (
+        found.status == "no source above noise" and found.sources == () and found.counts.tolist() == [1, 0, 0, 0, 0, 0]
+    )
+    assert found.evidence.chance > 0.01 and found.message.startswith("no source above noise at")
+    assert "the 2 that were asked for are not given" in found.notes[-1]
+    assert (found.evidence.noise == "unknown") == (tmin == 0.0)
+    files = located_sources.write(found, tmp_path, "sub-01")
+    assert [file.name for file in files] == ["sub-01_sources.csv", "sub-01_posterior.nii.gz", "sub-01_courses.csv"]
+    assert files[0].read_text().startswith("source,mri_x_mm") and len(files[0].read_text().splitlines()) == 1
+
+
+def test_one_dipole_above_a_measured_noise_counts_as_one_however_many_are_asked_for(sphere, fake):
+    made = noisy(sphere, dipole(sphere, 2500))
+    found = zoo.locate_sources(made)
+    assert found.status == "located" and len(found.sources) == 1 and found.counts[1] > 0.9
+    assert found.evidence.noise == "the baseline before 0 s" and found.evidence.chance < 1e-6
+    assert found.evidence.residual == pytest.approx(1, abs=0.5) and found.summary()["count"] == 1
+    told = zoo.locate_sources(made, count=4)
+    assert len(told.sources) == 4 and all(source.confidence < 0.1 for source in told.sources[1:])
+
+
+def test_one_bad_electrode_is_left_out_and_stated(sphere, fake):
+    made = noisy(sphere, dipole(sphere, 2500))
+    made.data[5] += 60e-6 * np.random.default_rng(2).standard_normal(150)
+    with pytest.warns(RecordingWarning, match=f"1 channels left out, bad, for no source explains .*: {NAMES[5]}"):
+        found = zoo.locate_sources(made, times=(90 - 50) / 250, count=1)
+    assert np.linalg.norm(np.array(found.sources[0].mri_mm) - sphere.positions_mm[2500]) < 15
+
+
+def test_constant_offsets_and_microvolts_do_not_change_the_result(sphere, fake):
+    made = noisy(sphere, dipole(sphere, 2500))
+    plain = zoo.locate_sources(made, count=1)
+    made.data += np.random.default_rng(3).uniform(-5e-3, 5e-3, (len(NAMES), 1))
+    with pytest.warns(RecordingWarning, match=r"Constant offsets of the channels, .* uV, were subtracted \(baseline"):
+        level = zoo.locate_sources(made, count=1)
+    made = noisy(sphere, dipole(sphere, 2500))
+    made.data *= 1e6
+    with pytest.warns(RecordingWarning, match="in uV: scaled by 1e-6"):
+        scaled = zoo.locate_sources(made, count=1)
+    for found in (level, scaled):
+        assert found.sources[0].mri_mm == plain.sources[0].mri_mm
+        assert found.sources[0].moment_nam == pytest.approx(plain.sources[0].moment_nam, abs=3)
+
+
+def test_a_given_covariance_is_the_noise(sphere, fake):
+    made = noisy(sphere, 0.3 * dipole(sphere, 2500)).crop(0.0, None)
+    covariance = mne.make_ad_hoc_cov(made.info, {"eeg": 1e-6}, verbose="ERROR")
+    assert zoo.locate_sources(made, noise_cov=covariance).evidence.noise == "the given covariance"
+    loud = mne.make_ad_hoc_cov(made.info, {"eeg": 1e-4}, verbose="ERROR")
+    assert zoo.locate_sources(made, noise_cov=loud).status == "no source above noise"
+    with pytest.raises(ValueError, match=r"noise covariance has a standard deviation of 0.99 V a channel"):
+        zoo.locate_sources(made, noise_cov=mne.make_ad_hoc_cov(made.info, {"eeg": 1.0}, verbose="ERROR"))
+    with pytest.raises(TypeError, match=r"noise_cov is an mne.Covariance or None, got int"):
+        zoo.locate_sources(made, noise_cov=3)
+
+
+def test_a_continuous_recording_needs_a_time_or_the_name_of_its_events(sphere, fake):
+    still = noisy(sphere, np.zeros(len(NAMES)), times=3000)
+    raw = mne.io.RawArray(still.data, still.info, verbose="ERROR")
+    for start in range(400, 2700, 300):
+        raw._data[:, start - 10 : start + 11] += np.outer(dipole(sphere, 2500), np.hanning(21))
+    raw.set_annotations(mne.Annotations(np.arange(400, 2700, 300) / 250, 0.0, "spike"))
+    with pytest.raises(ValueError, match=r"continuous recording of 12 s needs a time: .* Its events are spike"):
+        zoo.locate_sources(raw)
+    single = zoo.locate_sources(raw, times=400 / 250)
+    averaged = zoo.locate_sources(raw, condition="spike", times=0.0)
+    assert single.evidence.noise == "the recording around the window"
+    assert averaged.evidence.noise == "the baselines of 8 epochs"
+    for found in (single, averaged):
+        assert np.linalg.norm(np.array(found.sources[0].mri_mm) - sphere.positions_mm[2500]) < 15
+    assert averaged.evidence.power > 3 * single.evidence.power
+    assert single.course_times_s[-1] - single.course_times_s[0] == pytest.approx(2.0, abs=0.01)
 
 
 def test_epochs_raw_and_names_without_positions(sphere, fake):

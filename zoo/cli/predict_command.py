@@ -7,6 +7,7 @@ import typer
 
 from zoo import tasks
 from zoo.cli.export_command import choose_network
+from zoo.cli.recording_options import Condition, Count, Forward, NoiseCov, Time, Window, parse_choices
 from zoo.cli.scan_arguments import parse_cases, parse_tabular
 from zoo.cli.terminal import (
     RUNTIME,
@@ -95,6 +96,12 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
         Path | None,
         typer.Option(metavar="FILE", help="Mask the map by the brain in this image.", rich_help_panel=SUSCEPTIBILITY),
     ] = None,
+    time: Time = None,
+    window: Window = "",
+    condition: Condition = "",
+    count: Count = None,
+    forward: Forward = None,
+    noise_cov: NoiseCov = None,
     runtime: Annotated[
         str,
         typer.Option(
@@ -110,13 +117,17 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
 
     A result is called SCAN_TAG.nii.gz; SCAN_TAG.json says what made it, and only one
     made alike is kept. A model that locates sources takes EEG files of
-    MNE (-ave.fif, -epo.fif, raw) and writes NAME_sources.csv and NAME_posterior.nii.gz.
+    MNE (-ave.fif, -epo.fif, .set, .vhdr, .edf, raw), each condition by itself, and writes
+    NAME_sources.csv, NAME_posterior.nii.gz and NAME_courses.csv.
     A model of codes writes NAME_z.nii.gz, clusters as NIfTI and CSV, and a picture.
     What cannot be used is reported, the rest is finished, and the exit code is then 1.
     """
     folder = find_model(model)
     card = card_file.read(folder)
     cases, values = parse_cases(scans, card, recursive=recursive), parse_tabular(tabular, card)
+    choices = parse_choices(
+        card, time=time, window=window, condition=condition, count=count, forward=forward, noise_cov=noise_cov
+    )
     with framework(device):
         from zoo.inference.settings import Settings
         from zoo.workflows.case_results import OptionError, RunOptions
@@ -140,7 +151,8 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
             show_stage=show_stage,
         )
         with usage_errors(OptionError):
-            results = choose_runner(card, options)(folder, cases, options)
+            runner = choose_runner(card, options)
+            results = runner(folder, cases, options, *([choices] if choices else []))
     print_results(results, as_json=as_json)
 
 

@@ -11,7 +11,9 @@ from zoo.hub.card import Card
 from zoo.hub.tabular import encode
 from zoo.volumes.scan_files import stem
 
-EEG_SUFFIX = re.compile(r"([-_](ave|epo|eeg|raw))?(\.fif)?(\.gz)?$")
+EEG_SUFFIX = re.compile(
+    r"([-_](ave|epo|eeg|raw|meg))*(\.(fif|set|vhdr|edf|bdf|gdf|cnt|mff|nxe|eeg|raw))?(\.gz)?$", re.IGNORECASE
+)
 
 
 def parse_cases(scans: Sequence[str], card: Card, *, recursive: bool = False) -> dict[str, Any]:

@@ -136,6 +136,34 @@ def count_by_fit(
     return weights / weights.sum()
 
 
+def count_above_noise(
+    probability: np.ndarray, topography: np.ndarray, field: np.ndarray, *, freedom: float, reach_mm: float = REACH_MM
+) -> np.ndarray:
+    """Returns the probabilities of 0 to 5 sources (6,), from what each leaves of a topography in units of its noise.
+
+    Schwarz's criterion with Student's likelihood: the strength of the noise was measured on `freedom` numbers. Where
+    that is large, a source is added while it takes more of the residual than noise would give it; with 0 this is
+    `count_by_fit`, to which any strength of noise will do. Against correlated noise, channels are no longer counted as
+    if each told something new.
+
+    Args:
+        probability: (5215,) of the places.
+        topography: (patterns,), whitened: noise has a variance of 1 in each.
+        field: (patterns, 5215, 3) likewise.
+        freedom: independent numbers that the strength of the noise was measured on; above 0.
+        reach_mm: as in `refine`.
+    """
+    number = len(topography)
+    most = min(MAX_SOURCES, max(1, number // CHANNELS_A_SOURCE))
+    places, counts = peaks(probability, most)[0], np.arange(most + 1)
+    power = float(topography @ topography)
+    fits = [refine(places[:k], topography, field, reach_mm=reach_mm) for k in counts]
+    left = power * (1 - np.array([fit.explained for fit in fits]))
+    criterion = (freedom + number) * np.log1p(left / freedom) + _PARAMETERS * counts * np.log(number)
+    weights = np.pad(np.exp(-0.5 * (criterion - criterion.min())), (0, MAX_SOURCES - most))
+    return weights / weights.sum()
+
+
 def _score_candidates(data: np.ndarray, candidates: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Returns the power that a free dipole at each candidate (channels, n, 3) adds to the others (channels, m)."""
     left = data - others @ (others.T @ data)

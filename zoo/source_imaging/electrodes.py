@@ -61,20 +61,21 @@ def place_electrodes(names: tuple[str, ...], positions_mm: Mapping[str, np.ndarr
     if not loose:
         return Placement(named, True, None, _compare(named, positions_mm))
     points, repairs = _scale_to_mm({name: positions_mm[name] for name in names if name in positions_mm})
-    fitted, wrong, how = _fit(points, named)
+    fitted, wrong, how, anchored = _fit(points, named)
     distance = dict(zip(fitted, scalp_distance_mm(np.stack(list(fitted.values()))), strict=True))
-    far = [name for name in loose if abs(distance[name]) > FAR_MM]
+    limit = RMS_MM if anchored else FAR_MM
+    far = [name for name in loose if abs(distance[name]) > limit]
     kept = [name for name in loose if name not in far] + wrong
     rms = float(np.sqrt(np.mean([distance[name] ** 2 for name in kept]))) if kept else 0.0
-    if rms > RMS_MM or len(far) > len(loose) / 5:
+    if not anchored and (rms > RMS_MM or len(far) > len(loose) / 5):
         raise ValueError(
-            f"The electrode positions fit no scalp: after a shift and a scale, {len(far)} of {len(loose)} lie more than "
-            f"{FAR_MM:g} mm from it, the others {rms:.0f} mm (RMS; {RMS_MM:g} at most). They are in another frame. Set "
-            "a montage: recording.set_montage('biosemi64')."
+            f"The electrode positions fit no scalp: after a shift and a scale, {len(far)} of {len(loose)} lie more "
+            f"than {FAR_MM:g} mm from it, the others {rms:.0f} mm (RMS; {RMS_MM:g} at most). They are in another "
+            "frame. Set a montage: recording.set_montage('biosemi64')."
         )
     places = {name: fitted[name] if name in kept else named[name] for name in names if name in kept or name in named}
     if far:
-        how.append(f"{len(far)} channels left out, more than {FAR_MM:g} mm from the scalp: {_shorten(far)}.")
+        how.append(f"{len(far)} channels left out, more than {limit:g} mm from the scalp: {_shorten(far)}.")
     stated = f"{len(kept)} channels placed by position, {rms:.1f} mm (RMS) from the scalp: {_shorten(kept)}."
     return Placement(places, False, rms, (*(repair(text) for text in [*repairs, *how]), *([stated] if kept else [])))
 
@@ -157,8 +158,8 @@ def _scale_to_mm(points: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], 
 
 def _fit(
     points: dict[str, np.ndarray], named: dict[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
-    """Returns positions on the template, named channels whose position refutes the name, and sentences."""
+) -> tuple[dict[str, np.ndarray], list[str], list[str], bool]:
+    """Returns places, channels whose name they refute, sentences, and whether names fixed the fit."""
     both = [name for name in points if name in named]
     if len(both) >= _PAIRS:
         own, targets = (np.stack([places[name] for name in both]) for places in (points, named))
@@ -166,7 +167,7 @@ def _fit(
         fitted = {name: matrix[:3, :3] @ point + matrix[:3, 3] for name, point in points.items()}
         if near.sum() > max(_PAIRS - 1, len(both) * 0.6) and _lie_on_scalp(fitted):
             wrong = [name for name, good in zip(both, near, strict=True) if not good]
-            return fitted, wrong, _describe_pairs(points, fitted, wrong)
+            return fitted, wrong, _describe_pairs(points, fitted, wrong), True
         if len(both) > len(points) / 2:
             raise ValueError(
                 f"Names and positions of {len(both)} electrodes contradict each other by more than {FAR_MM:g} mm. "
@@ -174,7 +175,7 @@ def _fit(
             )
     _check_axes(points)
     fitted = _fit_scalp(points)
-    return fitted, both, _describe_pairs(points, fitted, [])
+    return fitted, both, _describe_pairs(points, fitted, []), False
 
 
 def _lie_on_scalp(fitted: dict[str, np.ndarray]) -> bool:

@@ -1,6 +1,7 @@
 """Makes the head model of a recording: the template head by channel names or positions, or an mne.Forward."""
 
 import dataclasses
+import functools
 import hashlib
 from typing import Any
 
@@ -16,6 +17,7 @@ from zoo.source_imaging.recording import MIN_CHANNELS, Recording
 _NEAR_MM = 12.0  # a place farther from every source than this lies outside the head's sources
 _MIN_COVERED = 0.5  # share of the places that must have a source near
 _MIN_NAMED = 12  # electrodes with a 10-05 name, for an affine map by names
+_MRI_FRAME, _MRI_SIZE = 5, 256  # mne's number of MRI coordinates; FreeSurfer's cube of 1 mm
 # FreeSurfer's map from MNI305, fsaverage's space, to MNI152 (CoordinateSystems, FreeSurfer wiki).
 MNI152_FROM_305 = np.array(
     [
@@ -35,7 +37,8 @@ class HeadModel:
         field: lead field of the channels at the 5,215 places, in the head's own MRI coordinates, mm.
         mni_mm: (5215, 3) the same places in MNI152, mm.
         inside: (5215,) whether the head has a source near the place.
-        vertices: vertex numbers of the source space that results are returned on.
+        source_space: `mne.SourceSpaces` that results are returned on: the forward's, or the template's grid.
+        vertices: vertex numbers of that source space.
         nearest: for each of these vertices the index of its place; -1 where none is near.
         subject: the subject's name for mne.
         electrode_rms_mm: root mean square distance to the template's scalp of the electrodes that were placed by their
@@ -45,6 +48,7 @@ class HeadModel:
     field: LeadField
     mni_mm: np.ndarray
     inside: np.ndarray
+    source_space: Any
     vertices: list[np.ndarray]
     nearest: np.ndarray
     subject: str
@@ -82,7 +86,10 @@ def template_head_model(recording: Recording) -> tuple[HeadModel, Recording]:
     indices = np.arange(grid.NUM_PLACES)
     mni = to_mni(grid.grid()[0])
     inside = np.ones(grid.NUM_PLACES, bool)
-    head = HeadModel(field, mni, inside, [indices], indices, "fsaverage", placement.rms_mm)
+    space = template_source_space()
+    vertices = [space[0]["vertno"]]
+    order = np.argsort(_box_index())
+    head = HeadModel(field, mni, inside, space, vertices, indices[order], "fsaverage", placement.rms_mm)
     return head, recording
 
 
@@ -122,7 +129,63 @@ def forward_head_model(recording: Recording, forward: Any) -> tuple[HeadModel, R
     nearest = np.where(distance_back_mm < _NEAR_MM, nearest_place, -1)
     vertices = [np.array(space["vertno"]) for space in forward["src"]]
     subject = forward["src"][0].get("subject_his_id") or "subject"
-    return HeadModel(field, to_mni(grid.grid()[0]), inside, vertices, nearest, subject), recording
+    return HeadModel(field, to_mni(grid.grid()[0]), inside, forward["src"], vertices, nearest, subject), recording
+
+
+@functools.cache
+def template_source_space() -> Any:
+    """Returns the template's 5,215 places as an `mne.SourceSpaces` in fsaverage's MRI coordinates.
+
+    With it mne plots estimates and turns them into images: `estimate.plot(space)`, `estimate.as_volume(space)`.
+
+    Example:
+        >>> template_source_space()[0]["nuse"]
+        5215
+    """
+    mne = head_surfaces.require_mne()
+    affine_m = grid.affine()
+    affine_m[:3] *= 1e-3
+    size = int(np.prod(grid.SHAPE))
+    half = _MRI_SIZE * 0.5e-3
+    voxels_m = np.array([[-1e-3, 0, 0, half], [0, 0, 1e-3, -half], [0, -1e-3, 0, half], [0, 0, 0, 1]])
+    voxels = np.stack(np.unravel_index(np.arange(size), grid.SHAPE, order="F"), 1)
+    used = np.zeros(size, bool)
+    used[_box_index()] = True
+    space = {
+        "type": "vol",
+        "id": -1,
+        "np": size,
+        "rr": voxels @ affine_m[:3, :3].T + affine_m[:3, 3],
+        "nn": np.tile([0.0, 0.0, 1.0], (size, 1)),
+        "inuse": used.astype(int),
+        "nuse": int(used.sum()),
+        "vertno": np.flatnonzero(used),
+        "coord_frame": _MRI_FRAME,
+        "shape": grid.SHAPE,
+        "src_mri_t": mne.Transform("mri_voxel", "mri", affine_m),
+        "vox_mri_t": mne.Transform("mri_voxel", "mri", voxels_m),
+        "mri_width": _MRI_SIZE,
+        "mri_height": _MRI_SIZE,
+        "mri_depth": _MRI_SIZE,
+        "mri_ras_t": mne.Transform("mri", "ras", np.eye(4)),  # fsaverage's scanner coordinates are its surface's
+        "subject_his_id": "fsaverage",
+        "nuse_tri": 0,
+        "use_tris": np.zeros((0, 3), int),
+        "ntri": 0,
+        "tris": np.zeros((0, 3), int),
+        "nearest": None,
+        "nearest_dist": None,
+        "pinfo": None,
+        "patch_inds": None,
+        "dist": None,
+        "dist_limit": None,
+    }
+    return mne.SourceSpaces([space])
+
+
+def _box_index() -> np.ndarray:
+    """Returns the number of each place in the box, first axis fastest, as mne counts."""
+    return np.ravel_multi_index(tuple(grid.grid()[2].T), grid.SHAPE, order="F")
 
 
 def _free_forward(forward: Any) -> Any:

@@ -1,5 +1,6 @@
 """`zoo.locate_sources`: locates sources of EEG in the brain."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +8,39 @@ from typing import Any
 import numpy as np
 
 from zoo.eeg import decode, head_surfaces
+from zoo.source_imaging.bad_electrodes import find_bad_electrodes
 from zoo.source_imaging.head_model import HeadModel, forward_head_model, template_head_model
-from zoo.source_imaging.located_sources import LocatedSource, LocatedSources
+from zoo.source_imaging.located_sources import LOCATED, NONE, Evidence, LocatedSource, LocatedSources
 from zoo.source_imaging.locator import MODEL, Locator
-from zoo.source_imaging.recording import Recording, read_recording
+from zoo.source_imaging.noise import (
+    LEVEL,
+    Whitening,
+    given_noise,
+    independent_samples,
+    measure_noise,
+    unknown_noise,
+)
+from zoo.source_imaging.recording import MIN_CHANNELS, Recording, read_recording
+from zoo.source_imaging.recording_files import list_conditions
+from zoo.source_imaging.units import repair
 
 Times = float | tuple[float, float] | None
+_SEGMENT_S = 2.0  # a continuous recording that is longer needs a time
+_APART_S, _NEAR_S = 0.25, 15.0  # of the noise of a continuous recording from the window
+_COURSE_S = 1.0
+_STRONGEST_NAM = 1000.0
+_AGREE_MM = 25.0
+_STRUCTURE = 1.5  # residual over noise above which sources are missing
+
+
+@dataclasses.dataclass(frozen=True)
+class _Selection:
+    """The samples that are located, their main topography (channels,), and the number of independent looks at it."""
+
+    window: np.ndarray
+    topography: np.ndarray
+    share: float
+    looks: float
 
 
 def locate_sources(
@@ -22,31 +50,41 @@ def locate_sources(
     model: str | os.PathLike = MODEL,
     times: Times = None,
     count: int | None = None,
+    condition: str | None = None,
+    noise_cov: Any = None,
 ) -> LocatedSources:
-    """Locates the sources of an EEG topography.
+    """Locates the sources of an EEG topography, or says that there is none above the noise.
 
-    Drops bad and flat channels and references to the average of the others; `repairs` of the result lists this.
-    Without `forward` the head is fsaverage, and channels are placed by their 10-05 names or their positions. The
-    posterior is the network's, mixed with that of sparse Bayes where the card says so; each source is then a dipole
-    fitted to the data within the card's reach of a peak of the posterior.
+    Reads names such as "EEG Fp1-Ref"; drops channels that are bad, flat, no EEG, or that no source can explain; scales
+    what surely is in uV to V; subtracts constant offsets; references to the average. `repairs` of the result lists
+    this, and what changes places or strengths is a `RecordingWarning`, too. Without `forward` the head is fsaverage:
+    each channel is placed by its 10-05 name, or else by its position, fitted to the scalp. The posterior is the
+    network's, mixed with that of sparse Bayes where the card says so; each source is then a dipole fitted to the data
+    within the card's reach of a peak of the posterior.
 
     Args:
-        recording: an `mne.Evoked`, `mne.Epochs` (their average) or a segment of `mne.io.Raw` with 19 to 256 good EEG
-            channels, or a file of one.
+        recording: an `mne.Evoked`, `mne.Epochs` (their average) or `mne.io.Raw` with 19 to 256 good EEG channels, or a
+            file of one (`-ave.fif`, `-epo.fif`, `.fif`, `.set`, `.vhdr`, `.edf`, ...).
         forward: an `mne.Forward` of free orientation whose channels include the recording's.
         model: name or folder of a trained model.
         times: a time in s; or a window (first, last), whose main topography (first singular vector) is located and
-            whose samples are all in the estimate; None for the time of the largest global field power.
-        count: the number of sources, 1 to 5; None takes the most probable one, at least 1.
+            whose samples are all in the estimate; None for the time of the largest global field power, which a
+            continuous recording of more than 2 s does not take: that would be a blink.
+        count: the number of sources, 1 to 5; None takes the most probable one.
+        condition: which average, kind of epochs, or event of a continuous recording; None where there is only one.
+        noise_cov: `mne.Covariance` of single epochs; None measures the noise before 0 s, or in a continuous recording
+            within 15 s around the window.
 
     Returns:
-        The sources, with places in mm and moments in nA m, the posterior, and `plot` and `table`.
+        The sources, with places in mm and moments in nA m, the posterior, and `plot` and `table`; no sources, and the
+        status "no source above noise", where noise alone gives such a topography in more than 1 % of cases.
 
     Raises:
         FileNotFoundError: there is no such file.
         TypeError: not an mne object of these kinds.
-        ValueError: no such model; MEG alone; no montage; fewer than 19 good EEG channels; NaN or infinity; flat
-            channels only; times outside the recording; or a forward that does not fit the channels.
+        ValueError: no such model; a continuous recording without a time; several conditions and none named; MEG alone;
+            no montage, or one that fits no head; fewer than 19 good EEG channels; an amplitude that is no EEG; NaN or
+            infinity; flat channels only; times outside the recording; a forward or covariance that does not fit.
         ImportError: mne is not installed.
 
     Example:
@@ -54,42 +92,104 @@ def locate_sources(
         >>> result.sources[0].mni_mm  # doctest: +SKIP
         (-38.2, -17.5, 8.1)
     """
-    mne = head_surfaces.require_mne()
+    head_surfaces.require_mne()
     if count is not None and not 1 <= count <= decode.MAX_SOURCES:
         raise ValueError(f"count is the number of sources, 1 to {decode.MAX_SOURCES}, or None, got {count}.")
-    eeg = read_recording(recording)
+    eeg = read_recording(recording, condition=condition)
+    _check_continuous(eeg, times, recording)
     head, eeg = template_head_model(eeg) if forward is None else forward_head_model(eeg, forward)
-    window = _select_samples(eeg, times)
-    topography, share = _main_topography(eeg.data[:, window])
-    locator = Locator(model, head.field, inside=head.inside)
+    head, eeg = _leave_out_bad(head, eeg, times)
+    selection = _select(eeg, times)
+    whitening = _find_whitening(eeg, selection.window, noise_cov)
+    return _locate(Locator(model, head.field, inside=head.inside), head, eeg, selection, whitening, count)
+
+
+def _locate(
+    locator: Locator, head: HeadModel, eeg: Recording, selection: _Selection, whitening: Whitening, count: int | None
+) -> LocatedSources:
+    topography, window = selection.topography, selection.window
     posteriors, counts = locator(np.concatenate([topography[None], eeg.data[:, window].T]))
-    probabilities = locator.count(topography, posteriors[0], counts[0])
-    number = int(probabilities[1:].argmax()) + 1 if count is None else count
-    fit, masses = locator.decode(topography, posteriors[0], number)
-    step = 1.0 if len(eeg.times_s) < 2 else float(eeg.times_s[1] - eeg.times_s[0])
-    estimate = mne.VolSourceEstimate(
-        _to_vertices(head, posteriors[1:]).T,
-        head.vertices,
-        tmin=float(eeg.times_s[window[0]]),
-        tstep=step,
-        subject=head.subject,
+    chance = (
+        whitening.chance(topography, looks=selection.looks) if whitening.freedom else locator.chance_of_fit(topography)
     )
+    if chance > LEVEL:
+        number, probabilities = 0, np.eye(decode.MAX_SOURCES + 1)[0]
+    else:
+        probabilities = locator.count(topography, posteriors[0], counts[0], whitening=whitening)
+        number = int(probabilities[1:].argmax()) + 1 if count is None else count
+    fit, masses = locator.decode(topography, posteriors[0], number, whitening=whitening)
+    residual = _residual(locator, fit, topography, whitening)
+    evidence = Evidence(whitening.origin, whitening.power(topography) if whitening.freedom else None, chance, residual)
+    starts = decode.peaks(posteriors[0], number)[0]
+    sources = _make_sources(head, fit, _confidences(masses, probabilities), starts)
+    courses, course_times = _courses(locator, eeg, window, fit)
     return LocatedSources(
-        estimate,
-        _make_sources(head, fit, masses),
+        _make_estimate(locator, head, eeg, window, posteriors),
+        head.source_space,
+        sources,
+        LOCATED if number else NONE,
+        evidence,
         fit.explained,
         probabilities,
         (float(eeg.times_s[window[0]]), float(eeg.times_s[window[-1]])),
-        share,
+        selection.share,
         posteriors[0],
+        courses,
+        course_times,
+        head.electrode_rms_mm,
         eeg.repairs,
+        tuple(_notes(head, evidence, sources, posteriors[0], count)),
     )
+
+
+def _check_continuous(eeg: Recording, times: Times, recording: Any) -> None:
+    """Refuses to search a long continuous recording for its largest field, which is a blink or a movement."""
+    length_s = float(eeg.times_s[-1] - eeg.times_s[0])
+    if not eeg.continuous or times is not None or length_s <= _SEGMENT_S:
+        return
+    names = [] if isinstance(recording, str | os.PathLike) else list(list_conditions(recording))
+    events = f" Its events are {', '.join(names[:8])}." if names else ""
+    raise ValueError(
+        f"A continuous recording of {length_s:.0f} s needs a time: pass times=12.3 or times=(12.2, 12.4) in s (--time, "
+        f"--window), or the name of its events as condition (--condition).{events} Its largest field would be a blink."
+    )
+
+
+def _leave_out_bad(head: HeadModel, eeg: Recording, times: Times) -> tuple[HeadModel, Recording]:
+    """Leaves out electrodes that dominate the topography and that no source in the brain explains."""
+    bad = find_bad_electrodes(_select(eeg, times).topography, head.field)
+    if not bad:
+        return head, eeg
+    kept = [name for name in eeg.names if name not in bad]
+    if len(kept) < MIN_CHANNELS:
+        raise ValueError(
+            f"Channel {', '.join(bad)} looks bad: nothing in the brain explains it beside the {len(kept)} others, and "
+            f"fewer than {MIN_CHANNELS} would be left. Interpolate it, or take another time."
+        )
+    eeg = eeg.keep(kept, "bad, for no source explains them beside all others")
+    repair(eeg.repairs[-1])
+    return dataclasses.replace(head, field=head.field.montage(kept)), eeg
+
+
+def _select(eeg: Recording, times: Times) -> _Selection:
+    """Selects the samples and their main topography."""
+    window = _select_samples(eeg, times)
+    topography, share = _main_topography(eeg.data[:, window])
+    searched = eeg.data[:, _searched(eeg)] if times is None else eeg.data[:, window]
+    return _Selection(window, topography, share, independent_samples(searched, of_power=True))
+
+
+def _searched(eeg: Recording) -> np.ndarray:
+    """Returns which samples are searched for the largest field: not the baseline, where there is more."""
+    after = eeg.times_s >= 0
+    return after if after.any() and not eeg.continuous else np.ones(len(eeg.times_s), bool)
 
 
 def _select_samples(eeg: Recording, times: Times) -> np.ndarray:
     """Returns the indices of the samples in a window."""
     if times is None:
-        return np.array([int(np.square(eeg.data).sum(0).argmax())])
+        power = np.where(_searched(eeg), np.square(eeg.data).sum(0), -1.0)
+        return np.array([int(power.argmax())])
     ends = (times, times) if isinstance(times, int | float) else tuple(times)
     if len(ends) != 2 or not eeg.times_s[0] - 1e-9 <= ends[0] <= ends[1] <= eeg.times_s[-1] + 1e-9:
         raise ValueError(
@@ -109,24 +209,127 @@ def _main_topography(data: np.ndarray) -> tuple[np.ndarray, float]:
     return left[:, 0] * values[0] * strongest, float(values[0] ** 2 / np.square(values).sum())
 
 
+def _find_whitening(eeg: Recording, window: np.ndarray, noise_cov: Any) -> Whitening:
+    """Returns the noise that was given, or that of the epochs, the baseline, or the recording around the window."""
+    if noise_cov is not None:
+        return given_noise(noise_cov, eeg.names, averages=eeg.averages).whiten()
+    noise, times = eeg.noise, eeg.times_s
+    first, last = times[window[0]], times[window[-1]]
+    if noise is None and eeg.continuous:
+        away = np.maximum(first - times, times - last)
+        rest = (away > _APART_S) & (away < _NEAR_S)
+        noise = measure_noise(eeg.data[:, rest], "the recording around the window")
+    elif noise is None:
+        rest = (times < 0) & (times < first)
+        noise = measure_noise(eeg.data[:, rest], f"the baseline before {min(first, 0):g} s")
+    return noise.whiten() if noise else unknown_noise(len(eeg.names))
+
+
+def _residual(locator: Locator, fit: decode.Fit, topography: np.ndarray, whitening: Whitening) -> float | None:
+    """Returns the power that sources leave for each number that they left free, over that of noise."""
+    if not whitening.freedom:
+        return None
+    free = max(len(whitening.matrix) - 3 * len(fit.places), 1)
+    return whitening.power(topography) * (1 - fit.explained) * len(whitening.matrix) / free
+
+
+def _confidences(masses: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Returns the mass of each ball over that of a certain source, times the probability of so many sources.
+
+    A certain source has a mass of one over the number of sources; a number that was told counts no more than the one
+    that the data show, or five sources asked for would all be certain.
+    """
+    shown = max(int(probabilities.argmax()), 1)
+    at_least = np.cumsum(probabilities[::-1])[::-1][1 : len(masses) + 1]
+    return np.minimum(masses * min(len(masses), shown), 1.0) * np.minimum(at_least, 1.0)
+
+
+def _courses(locator: Locator, eeg: Recording, window: np.ndarray, fit: decode.Fit) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the strength of each source along its moment, nA m, over time, and the times, s."""
+    near = np.ones(len(eeg.times_s), bool)
+    if eeg.continuous:
+        first, last = eeg.times_s[window[0]] - _COURSE_S, eeg.times_s[window[-1]] + _COURSE_S
+        near = (eeg.times_s >= first) & (eeg.times_s <= last)
+    if not len(fit.places):
+        return np.zeros((0, near.sum())), eeg.times_s[near]
+    directions = fit.moments / np.maximum(np.linalg.norm(fit.moments, axis=1, keepdims=True), 1e-300)
+    columns = np.einsum("csd,sd->cs", locator.field.matrix[:, fit.places].astype(float), directions)
+    return np.linalg.lstsq(columns, eeg.data[:, near], rcond=None)[0] * 1e9, eeg.times_s[near]
+
+
+def _make_estimate(
+    locator: Locator, head: HeadModel, eeg: Recording, window: np.ndarray, posteriors: np.ndarray
+) -> Any:
+    """Spreads at each time the strength of the dipole that fits best near the posterior's peak."""
+    places = decode.peaks(posteriors[0], 1)[0]
+    columns = locator.field.matrix[:, places[0]].astype(float)
+    strength = np.linalg.norm(np.linalg.lstsq(columns, eeg.data[:, window], rcond=None)[0], axis=0) * 1e9
+    step = 1.0 if len(eeg.times_s) < 2 else float(eeg.times_s[1] - eeg.times_s[0])
+    return head_surfaces.require_mne().VolSourceEstimate(
+        (_to_vertices(head, posteriors[1:]) * strength[:, None]).T,
+        head.vertices,
+        tmin=float(eeg.times_s[window[0]]),
+        tstep=step,
+        subject=head.subject,
+    )
+
+
 def _to_vertices(head: HeadModel, posteriors: np.ndarray) -> np.ndarray:
     """Maps posteriors (times, 5215) to the vertices of the source space; each sums to 1."""
     values = np.where(head.nearest >= 0, posteriors[:, head.nearest], 0.0)
     return values / np.maximum(values.sum(1, keepdims=True), 1e-30)
 
 
-def _make_sources(head: HeadModel, fit: decode.Fit, masses: np.ndarray) -> tuple[LocatedSource, ...]:
-    confidences = np.minimum(masses * len(masses), 1.0)
+def _make_sources(
+    head: HeadModel, fit: decode.Fit, confidences: np.ndarray, starts: np.ndarray
+) -> tuple[LocatedSource, ...]:
+    positions = head.field.positions_mm
     return tuple(
         LocatedSource(
-            _triple(head.field.positions_mm[place]),
+            _triple(positions[place]),
             _triple(head.mni_mm[place]),
             _triple(moment * 1e9),
             float(explained),
             float(confidence),
+            float(np.linalg.norm(positions[place] - positions[start])),
         )
-        for place, moment, explained, confidence in zip(fit.places, fit.moments, fit.own, confidences, strict=True)
+        for place, moment, explained, confidence, start in zip(
+            fit.places, fit.moments, fit.own, confidences, starts, strict=True
+        )
     )
+
+
+def _notes(
+    head: HeadModel, evidence: Evidence, sources: Sequence[LocatedSource], posterior: np.ndarray, count: int | None
+) -> list[str]:
+    """Words what to know about a result."""
+    notes = []
+    if evidence.noise == "unknown":
+        notes.append(
+            "The noise is unknown (no 10 samples before 0 s): one dipole was compared with what it explains of white "
+            "noise; pass noise_cov."
+        )
+    if not sources:
+        told = f", so that the {count} that were asked for are not given" if count else ""
+        return [*notes, f"Noise alone looks like this with a probability of {evidence.chance:.2g}{told}."]
+    if evidence.residual is not None and evidence.residual > _STRUCTURE:
+        notes.append(
+            f"The sources leave {evidence.residual:.1f} times the power of noise: there is more than they explain."
+        )
+    strongest = max(float(np.linalg.norm(source.moment_nam)) for source in sources)
+    if strongest > _STRONGEST_NAM:
+        notes.append(
+            f"A moment of {strongest:.0f} nA m is stronger than the brain's (up to {_STRONGEST_NAM:g}): an artefact, "
+            "or dipoles that cancel each other."
+        )
+    peak = head.field.positions_mm[posterior.argmax()]
+    away = min(float(np.linalg.norm(peak - source.mri_mm)) for source in sources)
+    if away > _AGREE_MM:
+        notes.append(
+            f"The posterior's largest single value lies {away:.0f} mm from the nearest source: sources are where balls "
+            "of 15 mm hold most of it, moved to fit the data (from_peak_mm)."
+        )
+    return notes
 
 
 def _triple(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:

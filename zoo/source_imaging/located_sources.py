@@ -11,6 +11,17 @@ from zoo.eeg import grid
 from zoo.files import replacing, write_whole
 from zoo.source_imaging.head_model import MNI152_FROM_305
 
+LOCATED, NONE = "located", "no source above noise"
+_COLUMNS = (
+    "source",
+    *(f"{name}_{axis}_mm" for name in ("mri", "mni") for axis in "xyz"),
+    *(f"moment_{axis}_nam" for axis in "xyz"),
+    "strength_nam",
+    "explained",
+    "confidence",
+    "from_peak_mm",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class LocatedSource:
@@ -21,7 +32,9 @@ class LocatedSource:
         mni_mm: place in MNI152, mm.
         moment_nam: moment along x, y, z of the MRI, nA m.
         explained: share of the topography's power that would be lost without this source, 0 to 1.
-        confidence: posterior mass within 15 mm, as a share of what a certain source would have, 0 to 1.
+        confidence: posterior mass within 15 mm, as a share of what a certain source would have, times the probability
+            that there are so many sources; 0 to 1.
+        from_peak_mm: how far the fit to the data moved the dipole from the middle of the posterior's ball, mm.
     """
 
     mri_mm: tuple[float, float, float]
@@ -29,6 +42,26 @@ class LocatedSource:
     moment_nam: tuple[float, float, float]
     explained: float
     confidence: float
+    from_peak_mm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What tells a topography from noise.
+
+    Attributes:
+        noise: where the noise was measured; "unknown" where it was not.
+        power: power of the topography over that of noise, after whitening; None where the noise is unknown.
+        chance: probability that noise alone looks so: by its power; where the noise is unknown, by how well one dipole
+            explains it.
+        residual: power of what the sources leave, over that of noise: about 1 where they explain the signal; None where
+            the noise is unknown.
+    """
+
+    noise: str
+    power: float | None
+    chance: float
+    residual: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,40 +69,86 @@ class LocatedSources:
     """The sources of a topography, and the posterior that they were read from.
 
     Attributes:
-        estimate: `mne.VolSourceEstimate`, posterior probability of each place at each time, summing to 1 over places;
-            its vertices are those of the forward passed, or the numbers of the template's 5,215 places.
-        sources: the one with most posterior mass first.
+        estimate: `mne.VolSourceEstimate` in nA m: the strength of all sources at each time, spread over the places by
+            the posterior of that time. `estimate.plot(source_space)`, `.as_volume(source_space)` and `.save` work.
+        source_space: `mne.SourceSpaces` of the estimate: that of the forward passed, or the template's 5,215 places.
+        sources: the one with most posterior mass first; none where nothing stands above the noise.
+        status: "located", or "no source above noise".
+        evidence: what tells the topography from noise.
         explained: goodness of fit of all sources together, 0 to 1.
-        counts: (6,) probabilities of 0 to 5 sources; where the card counts by the fit, 0 has none.
+        counts: (6,) probabilities of 0 to 5 sources; 0 is certain where nothing stands above the noise.
         time_s: first and last time of the window whose main topography was located; equal for a single time.
         share: share of the window's power in that topography; 1 for a single time.
         posterior: (5215,) posterior of that topography.
+        courses_nam: (sources, times) strength of each source along its moment, nA m, over the whole average, or one
+            second around the window of a continuous recording.
+        course_times_s: (times,) s.
+        electrode_rms_mm: root mean square distance to the template's scalp of electrodes placed by position; None
+            where names or a forward placed all.
         repairs: what was changed in the recording, a sentence each.
+        notes: what to know about this result, a sentence each.
     """
 
     estimate: Any
+    source_space: Any
     sources: tuple[LocatedSource, ...]
+    status: str
+    evidence: Evidence
     explained: float
     counts: np.ndarray
     time_s: tuple[float, float]
     share: float
     posterior: np.ndarray
+    courses_nam: np.ndarray
+    course_times_s: np.ndarray
+    electrode_rms_mm: float | None
     repairs: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def table(self) -> list[dict[str, float]]:
         """Returns the sources as rows of plain numbers, for a CSV or `pandas.DataFrame`."""
         rows = []
         for number, source in enumerate(self.sources, start=1):
-            places = {"mri": source.mri_mm, "mni": source.mni_mm, "moment": source.moment_nam}
-            coordinates = {
-                f"{name}_{axis}_{'nam' if name == 'moment' else 'mm'}": round(float(value), 2)
-                for name, values in places.items()
-                for axis, value in zip("xyz", values, strict=True)
-            }
-            strength = round(float(np.linalg.norm(source.moment_nam)), 2)
-            fit = {"explained": round(source.explained, 4), "confidence": round(source.confidence, 4)}
-            rows.append({"source": number, **coordinates, "strength_nam": strength, **fit})
+            strength = float(np.linalg.norm(source.moment_nam))
+            places = (*source.mri_mm, *source.mni_mm, *source.moment_nam, strength)
+            fit = (source.explained, source.confidence)
+            values = (*(round(value, 2) for value in places), *(round(value, 4) for value in fit))
+            row = (number, *values, round(source.from_peak_mm, 2))
+            rows.append(dict(zip(_COLUMNS, row, strict=True)))
         return rows
+
+    def courses(self) -> list[dict[str, float]]:
+        """Returns the strength of each source over time as rows of plain numbers, nA m."""
+        names = [f"source_{number}_nam" for number in range(1, len(self.sources) + 1)]
+        return [
+            {"time_s": round(float(time), 6), **dict(zip(names, np.round(values, 3).tolist(), strict=True))}
+            for time, values in zip(self.course_times_s, self.courses_nam.T, strict=True)
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """Returns what JSON has beside the table: status, number of sources, evidence, repairs and notes."""
+        evidence = dataclasses.asdict(self.evidence)
+        return {
+            "status": self.status,
+            "count": len(self.sources),
+            "counts": [round(float(value), 4) for value in self.counts],
+            "time_s": list(self.time_s),
+            "evidence": {key: round(v, 6) if isinstance(v, float) else v for key, v in evidence.items()},
+            "electrode_rms_mm": None if self.electrode_rms_mm is None else round(self.electrode_rms_mm, 1),
+            "repairs": list(self.repairs),
+            "notes": list(self.notes),
+        }
+
+    @property
+    def message(self) -> str:
+        """Returns the result in a line for people."""
+        at = f"{self.time_s[0]:g} s" if self.time_s[0] == self.time_s[1] else "{:g} to {:g} s".format(*self.time_s)
+        if not self.sources:
+            return " ".join([f"no source above noise at {at}.", *self.notes, *self.repairs])
+        places = "; ".join("({:.0f}, {:.0f}, {:.0f})".format(*source.mni_mm) for source in self.sources)
+        number = f"{len(self.sources)} source{'s' if len(self.sources) > 1 else ''}"
+        text = f"{number} at {places} mm MNI, {self.explained:.0%} explained at {at}."
+        return " ".join([text, *self.notes, *self.repairs])
 
     def image(self) -> Any:
         """Returns the posterior as a nibabel image of the template's grid in MNI152, one value per 7 mm voxel."""
@@ -102,7 +181,7 @@ class LocatedSources:
             threshold=float(self.posterior.max()) / 20,
             vmin=0,
             symmetric_cbar=False,
-            title=f"{len(places)} sources, {self.explained:.0%} explained",
+            title=f"{len(places)} sources, {self.explained:.0%} explained" if places else NONE,
         )
         if places:
             display.add_markers(np.array(places), marker_color="cyan", marker_size=30)
@@ -113,10 +192,10 @@ class LocatedSources:
 
 
 def write(located: LocatedSources, folder: str | os.PathLike, name: str) -> list[Path]:
-    """Writes `NAME_sources.csv` and `NAME_posterior.nii.gz` (MNI152).
+    """Writes `NAME_sources.csv`, `NAME_posterior.nii.gz` (MNI152) and `NAME_courses.csv` (nA m over time).
 
     Returns:
-        The two files.
+        The three files.
 
     Example:
         >>> files = write(zoo.locate_sources("spike-ave.fif"), "out", "sub-01")  # doctest: +SKIP
@@ -126,6 +205,8 @@ def write(located: LocatedSources, folder: str | os.PathLike, name: str) -> list
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    table = write_whole(folder / f"{name}_sources.csv", csv_text(located.table()).encode())
+    table = write_whole(folder / f"{name}_sources.csv", csv_text(located.table(), _COLUMNS).encode())
     volume = located.image()
-    return [table, image.write(folder / f"{name}_posterior.nii.gz", np.asanyarray(volume.dataobj), volume)]
+    posterior = image.write(folder / f"{name}_posterior.nii.gz", np.asanyarray(volume.dataobj), volume)
+    courses = write_whole(folder / f"{name}_courses.csv", csv_text(located.courses()).encode())
+    return [table, posterior, courses]

@@ -13,9 +13,12 @@ from zoo.eeg.leadfield import LeadField
 from zoo.eeg.sharpening import lengths
 from zoo.hub import card_file, trained_models
 from zoo.inference.compiled_network import prepare
+from zoo.source_imaging.noise import Whitening
+from zoo.source_imaging.recording import average_reference
 
 MODEL = "unet3d.eeg_sources"
 _BATCH = 8
+_DRAWS = 400
 _CACHE: dict[tuple[str, tuple[int, ...]], Kernels] = {}
 _CACHE_SIZE = 4
 
@@ -60,6 +63,8 @@ class Locator:
         self.kernels = _cached_kernels(field, self.settings.sbl_steps)
         self.field = field
         self.inside = inside
+        self._field: tuple[Whitening, np.ndarray] | None = None
+        self._noise_fits: np.ndarray | None = None
 
     def __call__(self, topographies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Locates topographies.
@@ -90,17 +95,58 @@ class Locator:
             posterior /= posterior.sum(-1, keepdims=True)
         return posterior, decode.count_probabilities(logits)
 
-    def decode(self, topography: np.ndarray, posterior: np.ndarray, count: int) -> tuple[decode.Fit, np.ndarray]:
-        """Returns the dipoles of one topography (channels,), V, and the posterior mass of each, the largest first."""
-        places, masses = decode.peaks(posterior, count)
-        return decode.refine(places, topography, self.field.matrix, reach_mm=self.settings.reach_mm), masses
+    def decode(
+        self, topography: np.ndarray, posterior: np.ndarray, count: int, *, whitening: Whitening | None = None
+    ) -> tuple[decode.Fit, np.ndarray]:
+        """Returns the dipoles of one topography (channels,), V, and the posterior mass of each, the largest first.
 
-    def count(self, topography: np.ndarray, posterior: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Returns probabilities of 0 to 5 sources (6,): the network's `counts`, or the fit's where the card says so."""
+        With `whitening`, dipoles are fitted in units of the noise, and so are the shares that they explain.
+        """
+        places, masses = decode.peaks(posterior, count)
+        data, field = self._whitened(topography, whitening)
+        return decode.refine(places, data, field, reach_mm=self.settings.reach_mm), masses
+
+    def count(
+        self,
+        topography: np.ndarray,
+        posterior: np.ndarray,
+        counts: np.ndarray,
+        *,
+        whitening: Whitening | None = None,
+    ) -> np.ndarray:
+        """Returns probabilities of 0 to 5 sources (6,).
+
+        With known noise, from the whitened residual; else the network's `counts`, or the fit's where the card says so.
+        """
+        if whitening is not None and whitening.freedom:
+            data, field = self._whitened(topography, whitening)
+            return decode.count_above_noise(posterior, data, field, freedom=whitening.freedom)
         if not self.settings.count_by_fit:
             return counts
         probabilities = decode.count_by_fit(posterior, topography, self.field.matrix)
         return np.concatenate([[0.0], probabilities])  # a fit has one source at least
+
+    def _whitened(self, topography: np.ndarray, whitening: Whitening | None) -> tuple[np.ndarray, np.ndarray]:
+        if whitening is None or not whitening.freedom:
+            return topography, self.field.matrix
+        if self._field is None or self._field[0] is not whitening:
+            self._field = whitening, np.einsum("wc,cpd->wpd", whitening.matrix, self.field.matrix, optimize=True)
+        return whitening.matrix @ topography, self._field[1]
+
+    def chance_of_fit(self, topography: np.ndarray) -> float:
+        """Returns the probability that one dipole explains white noise of any strength as well as this topography."""
+        if self._noise_fits is None:
+            draws = np.random.default_rng(0).standard_normal((_DRAWS, len(self.field.names)))
+            self._noise_fits = self._fit_one(draws)
+        fit = self._fit_one(topography[None])[0]
+        return float((1 + (self._noise_fits >= fit).sum()) / (1 + _DRAWS))
+
+    def _fit_one(self, topographies: np.ndarray) -> np.ndarray:
+        """Returns the share of each topography (n, channels) that the best single dipole explains, (n,)."""
+        unit = average_reference(topographies.T)
+        unit = (unit / np.maximum(np.linalg.norm(unit, axis=0), 1e-300)).astype(np.float32)
+        fits = np.square(self.kernels.blocks[2] @ unit).reshape(-1, 3, unit.shape[1])
+        return fits.sum(1).max(0)
 
 
 def _cached_kernels(field: LeadField, sbl_steps: tuple[int, ...]) -> Kernels:

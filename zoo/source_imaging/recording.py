@@ -4,17 +4,18 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from zoo.eeg import head_surfaces
 from zoo.source_imaging.channel_names import clean_names, is_other
-from zoo.source_imaging.units import to_volts
+from zoo.source_imaging.noise import Noise, measure_noise
+from zoo.source_imaging.recording_files import open_recording, select_condition
+from zoo.source_imaging.units import constant_offset, repair, volts_per_unit
 
 MIN_CHANNELS, MAX_CHANNELS = 19, 256
-_KINDS = "an mne Evoked, Epochs or Raw"
+_OFFSET_SAMPLES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Recording:
         times_s: (times,) in s.
         positions_mm: name -> (3,), mm in mne's head coordinates; empty where the recording has no positions.
         repairs: what was changed, a sentence each.
+        continuous: whether it is a continuous recording, not an average.
+        averages: number of epochs in the average.
+        noise: of the average, measured in single epochs; None where it is not of epochs.
 
     Example:
         >>> eeg = Recording(np.zeros((19, 2)), tuple("abcdefghijklmnopqrs"), np.arange(2) / 250, {}, ())
@@ -39,6 +43,9 @@ class Recording:
     times_s: np.ndarray
     positions_mm: dict[str, np.ndarray]
     repairs: tuple[str, ...]
+    continuous: bool = False
+    averages: int = 1
+    noise: Noise | None = None
 
     def keep(self, names: list[str], why: str) -> "Recording":
         """Returns the recording with some of its channels, referenced to their average.
@@ -57,42 +64,22 @@ class Recording:
         names_left = tuple(self.names[row] for row in rows)
         repairs = (*self.repairs, f"{len(dropped)} channels left out, {why}: {_shorten(dropped)}.")
         check_channel_count(names_left)
-        return Recording(average_reference(self.data[rows]), names_left, self.times_s, self.positions_mm, repairs)
+        noise = self.noise.keep(rows) if self.noise else None
+        data = average_reference(self.data[rows])
+        return dataclasses.replace(self, data=data, names=names_left, repairs=repairs, noise=noise)
 
 
-def open_recording(path: str | os.PathLike) -> Any:
-    """Opens a recording with mne: the first average of `-ave.fif`, epochs of `-epo.fif`, or a raw recording.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: mne cannot read it.
-
-    Example:
-        >>> open_recording("sub-01_spike-ave.fif")  # doctest: +SKIP
-    """
-    mne, path = head_surfaces.require_mne(), Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    stem = path.name.removesuffix(".gz").removesuffix(".fif")
-    try:
-        if stem.endswith(("-ave", "_ave")):
-            return mne.read_evokeds(path, condition=0, verbose="ERROR")
-        if stem.endswith(("-epo", "_epo")):
-            return mne.read_epochs(path, verbose="ERROR")
-        return mne.io.read_raw(path, preload=True, verbose="ERROR")
-    except Exception as error:  # mne raises whatever its parser stumbles over
-        raise ValueError(f"mne cannot read {path.name}: {error}. Give {_KINDS} file (-ave.fif, -epo.fif).") from error
-
-
-def read_recording(recording: Any) -> Recording:
+def read_recording(recording: Any, *, condition: str | None = None) -> Recording:
     """Reads the EEG of an mne object: drops bad and flat channels, references to the average of the others.
 
     Args:
-        recording: an `mne.Evoked`, `mne.Epochs` (averaged here) or a segment of `mne.io.Raw`, or a file of one.
+        recording: an `mne.Evoked`, `mne.Epochs` (averaged here) or `mne.io.Raw`, or a file of one.
+        condition: which average, kind of epochs, or event; None where there is only one, or for continuous data.
 
     Raises:
         TypeError: something else.
-        ValueError: no EEG, fewer than 19 good channels or more than 256, NaN or infinity, or flat channels alone.
+        ValueError: several conditions and none named; no EEG; bipolar channels; fewer than 19 good ones or more than
+            256; NaN or infinity; flat channels alone; or an amplitude that is no EEG.
 
     Example:
         >>> read_recording("sub-01_spike-ave.fif").repairs  # doctest: +SKIP
@@ -101,29 +88,64 @@ def read_recording(recording: Any) -> Recording:
     mne = head_surfaces.require_mne()
     if isinstance(recording, str | os.PathLike):
         recording = open_recording(recording)
-    if isinstance(recording, mne.BaseEpochs):
-        recording = recording.average(picks="all")
-    if not isinstance(recording, mne.Evoked | mne.io.BaseRaw):
-        raise TypeError(f"Give {_KINDS}, got {type(recording).__name__}.")
-    info = recording.info
-    picks = mne.pick_types(info, meg=False, eeg=True, exclude=[])
+    recording = select_condition(recording, condition)
+    epochs = recording if isinstance(recording, mne.BaseEpochs) else None
+    if epochs is not None:
+        recording = epochs.average(picks="all")
+    picks = _pick_eeg(recording.info)
+    data = recording.get_data(picks=picks)
+    all_names = [recording.info["ch_names"][pick] for pick in picks]
+    good, repairs = _select_good(data, all_names, recording.info["bads"])
+    check_channel_count(good)
+    names, renamed = clean_names([all_names[row] for row in good])
+    factor, scaled = volts_per_unit(data[good])
+    volts, level = _level(data[good] * factor, recording)
+    repairs += [text for text in (renamed, scaled, level) if text]
+    if recording.info["custom_ref_applied"] or not np.allclose(volts.mean(0), 0, atol=1e-3 * np.abs(volts).max()):
+        repairs.append(f"Referenced to the average of its {len(good)} good channels.")
+    return Recording(
+        average_reference(volts),
+        names,
+        np.array(recording.times),
+        _read_positions([recording.info["chs"][picks[row]] for row in good], names),
+        tuple(repairs),
+        isinstance(recording, mne.io.BaseRaw),
+        getattr(recording, "nave", 1),
+        None if epochs is None else _measure_epochs(epochs, picks[good], factor),
+    )
+
+
+def _pick_eeg(info: Any) -> np.ndarray:
+    picks = head_surfaces.require_mne().pick_types(info, meg=False, eeg=True, exclude=[])
     if not len(picks):
         raise ValueError(
             f"The recording has no EEG channel{_describe_other_channels(info)}. "
             f"Give one with {MIN_CHANNELS} to {MAX_CHANNELS}."
         )
-    data = recording.get_data(picks=picks)
-    names = [info["ch_names"][pick] for pick in picks]
-    good, repairs = _select_good(data, names, info["bads"])
-    check_channel_count([names[row] for row in good])
-    channels = [info["chs"][picks[row]] for row in good]
-    good_names, renamed = clean_names([names[row] for row in good])
-    volts, scaled = to_volts(data[good])
-    repairs += [text for text in (renamed, scaled) if text]
-    if info["custom_ref_applied"] or not np.allclose(volts.mean(0), 0, atol=1e-3 * np.abs(volts).max()):
-        repairs.append(f"Referenced to the average of its {len(good)} good channels.")
-    positions_mm = _read_positions(channels, good_names)
-    return Recording(average_reference(volts), good_names, np.array(recording.times), positions_mm, tuple(repairs))
+    return picks
+
+
+def _level(volts: np.ndarray, recording: Any) -> tuple[np.ndarray, str | None]:
+    """Subtracts constant offsets of the channels, of the baseline or of a continuous recording, where they dominate."""
+    continuous = isinstance(recording, head_surfaces.require_mne().io.BaseRaw)
+    times = np.asarray(recording.times)
+    rest = np.ones(len(times), bool) if continuous else times < 0
+    if len(times) < _OFFSET_SAMPLES or (offset := constant_offset(volts, rest)) is None:
+        return volts, None
+    size = np.sqrt(np.square(offset).mean()) * 1e6
+    where = "mean of the recording" if continuous else "baseline before 0 s"
+    return volts - offset, repair(f"Constant offsets of the channels, {size:.3g} uV, were subtracted ({where}).")
+
+
+def _measure_epochs(epochs: Any, picks: np.ndarray, factor: float) -> Noise | None:
+    """Measures the noise of the average in the baselines of single epochs."""
+    rest = epochs.times < 0
+    data = epochs.get_data(picks=picks)[:, :, rest] * factor
+    if data.size == 0:
+        return None
+    centred = data - data.mean(2, keepdims=True)
+    samples = centred.transpose(1, 0, 2).reshape(len(picks), -1)
+    return measure_noise(samples, f"the baselines of {len(epochs)} epochs", averages=len(epochs))
 
 
 def _select_good(data: np.ndarray, names: list[str], bads: list[str]) -> tuple[list[int], list[str]]:
@@ -150,7 +172,7 @@ def _select_good(data: np.ndarray, names: list[str], bads: list[str]) -> tuple[l
     return [row for row in good if row not in flat], repairs
 
 
-def check_channel_count(names: Sequence[str]) -> None:
+def check_channel_count(names: Sequence) -> None:
     """Raises where there are too few or too many channels.
 
     Raises:

@@ -41,22 +41,44 @@ def amplitude_v(data: np.ndarray) -> float:
     return float(np.median(np.abs(data - np.median(data, axis=0)), axis=0).max())
 
 
-def to_volts(data: np.ndarray) -> tuple[np.ndarray, str | None]:
-    """Returns data (channels, times) in V, and a sentence where they were in uV.
+def volts_per_unit(data: np.ndarray) -> tuple[float, str | None]:
+    """Returns what scales data (channels, times) to V: 1, or 1e-6 and a sentence where they surely were in uV.
 
     Raises:
         ValueError: an amplitude that is neither EEG in V nor, surely, in uV.
 
     Example:
-        >>> to_volts(np.array([[5e-6], [-5e-6], [2e-6]]))[1] is None
-        True
+        >>> volts_per_unit(np.array([[5e-6], [-5e-6], [2e-6]]))
+        (1.0, None)
     """
     size = amplitude_v(data)
     if not size or _LEAST_V <= size <= _MOST_V:
-        return data, None
+        return 1.0, None
     if _MICROVOLTS[0] <= size <= _MICROVOLTS[1]:
-        return data * 1e-6, repair(f"The amplitude, {size:.3g} V, is that of EEG in uV: scaled by 1e-6 to V.")
+        return 1e-6, repair(f"The amplitude, {size:.3g} V, is that of EEG in uV: scaled by 1e-6 to V.")
     raise ValueError(
         f"The amplitude of the recording is {size:.2g} V; EEG has {_LEAST_V * 1e6:g} to {_MOST_V * 1e6:g} uV. "
         "mne keeps EEG in V: scale it, as in recording.apply_function(lambda volts: volts * 1e-6) for data in uV."
     )
+
+
+def constant_offset(data: np.ndarray, rest: np.ndarray) -> np.ndarray | None:
+    """Returns the constant potential of each channel, (channels, 1), where it hides what happens over time.
+
+    Args:
+        data: (channels, times).
+        rest: (times,) bool, the baseline, or all times of a continuous recording.
+
+    Returns:
+        The offsets; None where they are less than three times the fluctuation around them, or cannot be told.
+
+    Example:
+        >>> constant_offset(np.full((4, 30), 2.0), np.ones(30, bool)) is None  # the same everywhere: a reference
+        True
+    """
+    if rest.sum() < 5:
+        return None
+    referenced = data - data.mean(0)
+    offset = np.median(referenced[:, rest], axis=1, keepdims=True)
+    fluctuation = np.median(np.abs(referenced[:, rest] - offset)) / 0.6745
+    return offset if np.sqrt(np.square(offset).mean()) > 3 * fluctuation else None

@@ -15,6 +15,7 @@ from zoo.hub.result_record import Origin
 from zoo.inference.cohort import name_inputs
 from zoo.inference.inputs import Images, select_images
 from zoo.workflows.case_results import CaseResult, Made, OptionError, RunOptions, Steps, keep_or_make
+from zoo.workflows.recording_runner import locate_recordings
 from zoo.workflows.scan_runner import predict_scans
 
 CODES_MODEL = "siamese.epilepsy_lesions"
@@ -25,41 +26,6 @@ Runner = Callable[[Path, Mapping[str, Any], RunOptions], list[CaseResult]]
 def choose_runner(card: Card, options: RunOptions) -> Runner:
     """Returns the runner for a card's output; a normative model needs codes whatever the card says."""
     return find_lesions if options.normative else RUNNERS.get(card.output.kind, predict_scans)
-
-
-def locate_recordings(model: Path, recordings: Mapping[str, Path], options: RunOptions) -> list[CaseResult]:
-    """Locates the sources of EEG files; each gives a table and a posterior in the folder `out`.
-
-    Args:
-        model: folder of the trained model.
-        recordings: name -> file that MNE reads.
-        options: of `zoo predict`.
-
-    Returns:
-        A result a file, with `sources`, `repairs` and `text`.
-    """
-    from zoo.source_imaging import locate
-
-    card = card_file.read(model)
-    weights, results = result_record.describe_model(card), []
-    for name, path in recordings.items():
-        steps = Steps(
-            partial(locate.locate_sources, path, model=model), partial(_write_sources, out=options.out, name=name)
-        )
-        target = options.out / f"{name}_sources.csv"
-        results.append(keep_or_make(path.name, target, Origin(weights, {}, {"recording": path}), options, steps))
-    return results
-
-
-def _write_sources(located: Any, _: float, out: Path, name: str) -> Made:
-    """Writes the sources of a recording, and words them."""
-    from zoo.source_imaging import located_sources
-
-    files = tuple(str(written) for written in located_sources.write(located, out, name))
-    places = "; ".join("({:.0f}, {:.0f}, {:.0f})".format(*source.mni_mm) for source in located.sources)
-    fit = f"{located.explained:.0%} explained at {located.time_s[0]:g} s."
-    message = f"{files[0]}: {len(located.sources)} sources at {places} mm MNI, {' '.join([fit, *located.repairs])}"
-    return Made(files, message, {"sources": located.table(), "repairs": list(located.repairs), "text": message})
 
 
 def find_lesions(model: Path, cases: Mapping[str, Images | Case], options: RunOptions) -> list[CaseResult]:
