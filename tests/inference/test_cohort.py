@@ -140,7 +140,7 @@ def test_results_of_other_models_are_no_scans(folder, capsys):
     capsys.readouterr()
     assert list(find_cases(folder, ignore="_test")) == ["sub-00_T1w", "sub-01_T1w", "sub-02_T1w"]
     told = capsys.readouterr().err
-    assert "sub-00_T1w_other.nii.gz, sub-02_T1w_other.nii.gz (a result of zoo, by the record beside it)" in told
+    assert "sub-00_T1w_other.nii.gz, sub-02_T1w_other.nii.gz (made by zoo, by the record beside it)" in told
     for number in range(3):
         (folder / f"sub-0{number}_T1w.nii.gz").unlink()
     assert list(find_cases(folder, ignore="_test")) == ["sub-00_T1w_other", "sub-02_T1w_other"]  # nothing else is there

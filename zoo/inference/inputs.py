@@ -17,12 +17,12 @@ from zoo.hub.card import Card
 from zoo.hub.tabular import Value
 from zoo.volumes import image
 from zoo.volumes.image import Image
-from zoo.volumes.scan_files import RESULT, WRITTEN, LeftOut, Listing, describe, list_scans, stem
+from zoo.volumes.scan_files import LeftOut, Listing, describe, is_scan, list_scans, stem
 
 LARGEST = 1e15  # a plane of squares of larger numbers overflows float32, and their mean and SD would be infinite
 ADVICE = "Name .nii, .nii.gz, .mgh or .mgz files, or a folder that holds some."
 RESULT_ENDS = ("", "_probabilities", "_volumes", "_lesions")  # of what `zoo predict` writes beside a scan
-RECORDED = "a result of zoo, by the record beside it"
+RECORDED = "made by zoo, by the record beside it"
 SINGLE = (str, os.PathLike, nibabel.spatialimages.SpatialImage)
 SingleImage = str | os.PathLike | Image
 Images = SingleImage | Sequence[SingleImage] | Mapping[str, SingleImage]
@@ -67,7 +67,7 @@ def _name_scans(folder: Path, ignore: str, *, recursive: bool) -> dict[str, Imag
         raise FileNotFoundError(f"There is no folder {folder}. {ADVICE}")
     results = tuple(f"{ignore}{end}" for end in RESULT_ENDS) if ignore else ()
     listing = list_scans(folder, recursive=recursive, results=results) if folder.is_dir() else Listing([folder])
-    made = _find_results(listing.scans, ignore) if folder.is_dir() else []
+    made = _find_results(listing) if folder.is_dir() else []
     left_out = describe([*listing.left_out, *made], folder)
     if not listing.scans:
         raise ValueError(f"There are no cases in {str(folder)!r}{f'; {left_out}' if left_out else ''}. {ADVICE}")
@@ -81,17 +81,13 @@ def _name_scans(folder: Path, ignore: str, *, recursive: bool) -> dict[str, Imag
     return named
 
 
-def _find_results(paths: Sequence[Path], ignore: str) -> list[LeftOut]:
-    """Lists what zoo made: by a record beside it, where other scans are there, too, or a brain beside its mask."""
-    stripped = [LeftOut(path, RESULT) for path in paths if _is_stripped(path, ignore)]
-    recorded = [LeftOut(path, RECORDED) for path in paths if result_record.read(path) is not None]
-    return stripped + (recorded if len(stripped) + len(recorded) < len(paths) else [])
-
-
-def _is_stripped(path: Path, ignore: str) -> bool:
-    """Returns whether a file is the brain that was cut out by a mask beside it: T1_brain beside T1_brain_mask."""
-    masks = (path.with_name(f"{stem(path)}_mask{suffix}") for suffix in WRITTEN)
-    return ignore == "_brain_mask" and stem(path).endswith("_brain") and any(mask.exists() for mask in masks)
+def _find_results(listing: Listing) -> list[LeftOut]:
+    """Lists the scans that zoo made, by the records beside them, where other scans are there, too."""
+    paths = [*listing.scans, *(item.path for item in listing.left_out if is_scan(item.path))]
+    records = {path: record for path in paths if (record := result_record.read(path)) is not None}
+    made = {path.with_name(name) for path, record in records.items() for name in record.get("Files", [])} | set(records)
+    results = [LeftOut(path, RECORDED) for path in listing.scans if path in made]
+    return results if len(results) < len(listing.scans) else []
 
 
 def _add_case(named: dict[str, Images | Case], name: str, case: Path | Case) -> None:

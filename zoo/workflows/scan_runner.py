@@ -88,7 +88,8 @@ def _make_writer(card: Card, options: RunOptions, origin: Mapping[str, Any]) -> 
     if card.output.kind != "segmentation" or options.lesion_labels == ():
         raise OptionError(f"{card.name} finds no lesions: leave --lesions out, or see --volumes.")
     try:
-        return lesion_tables.LesionWriter(options.regions or lesion_tables.default_regions(card), options.lesion_labels, **origin)
+        regions = options.regions or lesion_tables.default_regions(card)
+        return lesion_tables.LesionWriter(regions, options.lesion_labels, **origin)
     except (ValueError, FileNotFoundError) as error:
         raise OptionError(f"--regions: {error}") from error
 
