@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo import errors, files
 from zoo.arrays import first_not_finite
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Arrays = dict[str, np.ndarray]
     Shapes = dict[str, tuple[int, ...]]
 
+Result = TypeVar("Result")
 _MOST_FAULTS = 20  # in one error: a network has hundreds of weights
 
 
@@ -137,7 +138,7 @@ def network_shapes(build: "Callable[[], keras.Model]") -> "Shapes":
     """Returns the shape of each weight of a network by its path, without the memory that its weights would take.
 
     Args:
-        build: builds the network; called in a thread of its own, where variables have shapes and no values.
+        build: builds the network.
 
     Raises:
         Exception: whatever `build` raises.
@@ -147,16 +148,28 @@ def network_shapes(build: "Callable[[], keras.Model]") -> "Shapes":
         >>> network_shapes(lambda: unet3d(filters=(4, 6)))["logits/kernel"]
         (1, 1, 1, 4, 2)
     """
-    # Keras keeps a list of variables without values for each thread, and gives them values later; this one ends.
+    return without_values(lambda: _shapes_of(build()))
+
+
+def without_values(function: "Callable[[], Result]") -> "Result":
+    """Returns what a function returns where the variables that it makes have shapes and take no memory.
+
+    Args:
+        function: called in a thread of its own, for Keras keeps a list of such variables for each thread, and gives
+            them values later; no variable may leave it.
+
+    Raises:
+        Exception: whatever the function raises.
+    """
+
+    def call() -> "Result":
+        import keras
+
+        with keras.StatelessScope(initialize_variables=False):
+            return function()
+
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(_build_without_values, build).result()
-
-
-def _build_without_values(build: "Callable[[], keras.Model]") -> "Shapes":
-    import keras
-
-    with keras.StatelessScope(initialize_variables=False):
-        return _shapes_of(build())
+        return pool.submit(call).result()
 
 
 def _shapes_of(model: "keras.Model") -> "Shapes":

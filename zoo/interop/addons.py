@@ -13,7 +13,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from zoo.errors import to_line
+from zoo.hub import safetensors_file
 from zoo.interop import keras2
+from zoo.interop.allowed_classes import LAYERS as ALLOWED
+from zoo.interop.allowed_classes import forbidden_classes
 
 Config = dict[str, Any]
 
@@ -49,15 +53,27 @@ def load(path: str | os.PathLike, *, h5_gelu: str = "exact") -> keras.Model:
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: a layer that cannot be built (all are named), or weights that do not fit.
+        ValueError: a layer that cannot be built or is not allowed (all are named), or weights that do not fit.
     """
     if h5_gelu not in ("exact", "tanh"):
         raise ValueError(f'h5_gelu must be "exact" or "tanh", got {h5_gelu!r}. See what the model was built with.')
     saved = keras2.read(path)
+    try:
+        # First without memory: a configuration may ask for any size, and its weights tell the right one.
+        safetensors_file.without_values(lambda: _rebuild(saved, tanh=h5_gelu == "tanh").name)
+        return _rebuild(saved, tanh=h5_gelu == "tanh")
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # a configuration of any form meets Keras here
+        raise ValueError(f"{path} has a configuration that builds nothing ({to_line(error)}). Save it anew.") from error
+
+
+def _rebuild(saved: keras2.Saved, *, tanh: bool) -> keras.Model:
+    """Builds the graph anew from layers of Keras 3, and assigns the weights."""
     config = copy.deepcopy(saved.config)
     old = config["config"]["layers"]
     _refuse([layer for layer in old if not _known(layer)], saved)
-    new = [_translate(layer, gelu_tanh=h5_gelu == "tanh") for layer in old]
+    new = [_translate(layer, gelu_tanh=tanh) for layer in old]
     _refuse([before for before, after in zip(old, new, strict=True) if not _builds(after)], saved)
     config["config"]["layers"] = new
     for ends in ("input_layers", "output_layers"):
@@ -82,9 +98,9 @@ def _known(layer: Config) -> bool:
     inner = layer["config"].get("layer")
     if not _has_counterpart(layer["config"].get("activation", "linear")) or (inner is not None and not _known(inner)):
         return False
-    if owner == "Addons":
-        return name in LAYERS
-    return not owner and name not in ("Lambda", "TFOpLambda", "SlicingOpLambda") and hasattr(keras.layers, name)
+    if forbidden_classes({key: value for key, value in layer["config"].items() if key != "layer"}):
+        return False
+    return name in LAYERS if owner == "Addons" else not owner and name in ALLOWED and hasattr(keras.layers, name)
 
 
 def _builds(layer: Config) -> bool:
@@ -323,7 +339,14 @@ def training(path: str | os.PathLike) -> tuple[keras.optimizers.Optimizer, Any]:
     read = keras2.read(path).training
     if not read.get("optimizer_config"):
         raise ValueError(f"{path} was saved without optimiser and loss. Call model.compile with your own.")
-    return _optimizer(read["optimizer_config"]), _loss(read.get("loss"))
+    try:
+        return _optimizer(read["optimizer_config"]), _loss(read.get("loss"))
+    except ValueError:
+        raise
+    except Exception as error:  # a configuration of any form meets Keras here
+        raise ValueError(
+            f"{path} has an optimiser or loss that cannot be built ({to_line(error)}). Compile with your own."
+        ) from error
 
 
 def _optimizer(description: Config) -> keras.optimizers.Optimizer:
@@ -343,11 +366,18 @@ def _optimizer(description: Config) -> keras.optimizers.Optimizer:
 
 
 def _loss(description: Any) -> Any:
-    if not isinstance(description, dict):
+    if description is None or isinstance(description, str):
         return description
+    if isinstance(description, list):
+        return [_loss(item) for item in description]
+    if "class_name" not in description:  # one loss for each output
+        return {key: _loss(item) for key, item in description.items()}
     name, config = description["class_name"].rpartition(">")[2], dict(description["config"])
     if name not in LOSSES:
-        return keras.losses.deserialize(description)
+        kind = getattr(keras.losses, name, None)
+        if not isinstance(kind, type) or not issubclass(kind, keras.losses.Loss) or forbidden_classes(config):
+            raise ValueError(f"The loss {description['class_name']} has no counterpart. Compile with your own.")
+        return keras.losses.deserialize({"class_name": name, "config": config})
     if config.get("reduction") == "auto":
         config["reduction"] = "sum_over_batch_size"
     return LOSSES[name].from_config(config)

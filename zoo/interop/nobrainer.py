@@ -21,6 +21,7 @@ import keras
 import numpy as np
 
 from zoo.hub import trained_models
+from zoo.interop import local_h5
 
 PARAMETERS = 4_768_289
 FILTERS = ((16, 32), (32, 64), (64, 128), (128, 256))
@@ -74,20 +75,22 @@ def _reorder_channels(kernel: np.ndarray) -> np.ndarray:
 
 def _read_convolutions(path: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
     """Reads kernel and bias of each convolution, by kind, in the order of the numbers in their names."""
-    import h5py
-
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}. Name the .h5 file of the weights.")
-    if not h5py.is_hdf5(path):
-        raise ValueError(f"{path} is no HDF5 file. Name the .h5 file of the weights.")
     kinds: dict[str, dict[int, Any]] = {"conv3d": {}, "conv3d_transpose": {}}
-    with h5py.File(path) as file:
-        root = file.get("model_weights", file)
+    with local_h5.open_h5(path) as file:
+        root = local_h5.get_group(file, "model_weights") if "model_weights" in file else file
         if any(name.startswith("batch_normalization") for name in root):
             raise ValueError(f"{path} has batch norms, this network none. Load it whole with zoo.interop.addons.")
         for name in root:
             part = _NAME.fullmatch(name)
             if part:
-                arrays = [np.asarray(root[name][weight]) for weight in root[name].attrs["weight_names"]]
-                kinds[part[1]][int(part[2] or 0)] = tuple(arrays)
+                kinds[part[1]][int(part[2] or 0)] = _read_layer(local_h5.get_group(root, name), path)
     return {kind: [numbered[number] for number in sorted(numbered)] for kind, numbered in kinds.items()}
+
+
+def _read_layer(group: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the kernel and the bias of a layer."""
+    names = local_h5.read_names(group)
+    if len(names) != 2:
+        raise ValueError(f"{path}: {group.name} has {len(names)} weights, and a kernel and a bias are expected.")
+    kernel, bias = (local_h5.read_array(group, name) for name in names)
+    return kernel, bias
