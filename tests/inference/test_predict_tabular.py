@@ -149,7 +149,7 @@ def test_images_without_a_brain_are_refused(stroke, value):
     flat = np.zeros((16, 16, 16), np.float32)
     flat[4:12, 4:12, 4:12] = value
     image = nibabel.Nifti1Image(flat, np.eye(4))
-    with pytest.raises(ValueError, match="There is no brain in the images"):
+    with pytest.raises(ValueError, match="There is no brain in The image in memory: no channel has"):
         stroke({"ADC": image, "Tmax": image})
 
 

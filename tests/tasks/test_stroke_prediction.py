@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 
 import keras
 import nibabel
@@ -118,7 +119,7 @@ def test_a_cohort_comes_back_on_its_own_grids_under_its_own_values(tree, model_f
     settings = Settings(overlap=0.0, probabilities=True)
     report = predict_many(model_folder / NAME, fitting(tree, CHANNELS), tmp_path, settings=settings)
     assert list(report.done) == ["training_1", "training_2", "training_48"]
-    assert "There is no brain in the images" in report.failed["training_4"]
+    assert re.search(r"There is no brain in .*ADC.*: no channel", str(report.failed["training_4"]))
     given = {1: {"time_to_reperfusion_h": 2.25, "tici": "2b"}, 2: {"time_to_reperfusion_h": 4, "tici": "3"}, 48: {}}
     for number, values in given.items():
         found = nibabel.load(report.done[f"training_{number}"])
@@ -134,7 +135,7 @@ def test_the_command_on_a_data_set(tree, zoo_command, tmp_path):
     done = zoo_command(
         "predict", NAME, tree, "--out", tmp_path, "--tabular", "time_to_reperfusion_h=4,tici=2b", "--json"
     )
-    assert done.exit_code == 1 and "training_4: There is no brain in the images" in done.stderr
+    assert done.exit_code == 1 and "training_4: There is no brain in " in done.stderr
     rows = json.loads(done.stdout)
     assert [row["case"] for row in rows] == IDS and "error" in rows[2]
     assert sorted(path.name for path in tmp_path.glob("*.nii.gz")) == [

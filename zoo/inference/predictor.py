@@ -126,7 +126,7 @@ class Predictor:
         inside = (work != 0).any(-1) if skips or self._within_input else None
         grid = NativeGrid(like, shape, work_spacing / spacing)
         name = inputs.name_case(images)
-        normalised = inputs.check_normalised(preprocessing.normalise(self.card, work), self.card, name)
+        normalised = inputs.check_normalised(preprocessing.normalise(self.card, work, name), self.card, name)
         return PreparedCase(normalised, inside, grid, name)
 
     def predict(

@@ -52,12 +52,13 @@ def grid_steps(card: Card) -> list[Step]:
     return [Step("resample", {"spacing_mm": spacing}), *steps]
 
 
-def normalise(card: Card, volume: np.ndarray) -> np.ndarray:
+def normalise(card: Card, volume: np.ndarray, name: str = "the images") -> np.ndarray:
     """Applies the intensity steps of a card, each channel alone, measured on the whole volume.
 
     Args:
         card: of the trained model.
         volume: (x, y, z, channels) float32 on the network's grid.
+        name: what the error calls the case.
 
     Returns:
         The same shape, float32; `volume` itself when there is nothing to do.
@@ -71,7 +72,7 @@ def normalise(card: Card, volume: np.ndarray) -> np.ndarray:
         return volume
     if any(step["name"] == "z_score" for step in settings) and not _varies(volume, settings):
         raise ValueError(
-            "There is no brain in the images: no channel has more than one value where the brain should be. Leave the "
+            f"There is no brain in {name}: no channel has more than one value where the brain should be. Leave the "
             "case out, or check how the files were made."
         )
     result = np.empty_like(volume)
