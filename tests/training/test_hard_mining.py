@@ -128,6 +128,10 @@ def test_a_list_that_is_gone_is_not_made_up(tmp_path):
         hard_mining.load_or_find(tmp_path, 12, every_steps=10, find=lambda: [1])
     assert hard_mining.load_or_find(tmp_path, 10, every_steps=10, find=lambda: [1]) == [1]
     assert hard_mining.load_or_find(tmp_path, 12, every_steps=10, find=lambda: [2]) == [1]
+    (tmp_path / hard_mining.FOLDER / "0000010.json").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"0000010\.json.*is gone or broken .*Train into a new folder"):
+        hard_mining.load_or_find(tmp_path, 12, every_steps=10, find=lambda: [1])
+    assert hard_mining.load_or_find(tmp_path, 10, every_steps=10, find=lambda: [3]) == [3]
 
 
 def test_real_cases_give_places_of_false_positives(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from support import toy
 import zoo
 from zoo.hub import card as cards
 from zoo.inference import structure_volumes
+from zoo.inference.settings import Settings
 from zoo.training.run import model_card
 from zoo.workflows import evaluate
 
@@ -95,6 +96,30 @@ def test_an_interrupted_evaluation_goes_on(found, run, data, monkeypatch):
     monkeypatch.setattr(evaluate, "_measure", only_the_bad_one)
     again = zoo.evaluate(TASK, run, data)
     assert again.scores == found.scores
+
+
+def test_scores_of_other_settings_or_files_are_measured_again(found, run, data, tmp_path, monkeypatch, capsys):
+    out, own, measured = tmp_path / "evaluation", tmp_path / "data", []
+    shutil.copytree(found.folder, out)
+    shutil.copytree(data, own)
+    shutil.rmtree(own / "sub-02")
+
+    def note(predictor, case, path, task):
+        measured.append(case.id)
+        return {key: json.loads(path.read_text())[key] for key in ("seconds", "scores", "candidates")}
+
+    monkeypatch.setattr(evaluate, "_measure", note)
+    monkeypatch.setattr(evaluate, "_write_report", lambda *_: None)
+    zoo.evaluate(TASK, run, own, out=out)
+    assert measured == []  # the same files in another place
+    (own / "sub-01" / "labels.nii.gz").write_bytes((own / "sub-00" / "labels.nii.gz").read_bytes())
+    zoo.evaluate(TASK, run, own, out=out)
+    assert measured == ["sub-01"]
+    zoo.evaluate(TASK, run, own, out=out, settings=Settings(overlap=0.25))
+    assert measured == ["sub-01", "sub-00", "sub-01"]
+    assert (
+        "sub-00 was measured with other weights, settings or files, and is measured again." in capsys.readouterr().err
+    )
 
 
 def test_labels_of_other_values_are_refused_or_mapped(run, data, tmp_path):

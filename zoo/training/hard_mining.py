@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import special
 
-from zoo.files import write_whole
+from zoo.files import cached_json
 from zoo.inference.compiled_network import prepare
 from zoo.inference.sliding_window import sliding_window
 from zoo.pipeline.cache import Cache
@@ -53,12 +53,13 @@ def load_or_find(out: Path, step: int, *, every_steps: int, find: Callable[[], H
     if not begin:
         return None
     path = out / FOLDER / f"{begin:07d}.json"
-    if not path.exists():
-        if step != begin:
-            raise ValueError(f"{path}, which the run found at step {begin}, is gone. Train into a new folder.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(find()).encode())
-    return json.loads(path.read_text())
+    if step == begin:
+        return cached_json(path, find)
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        text = f"{path}, which the run found at step {begin}, is gone or broken ({error}). Train into a new folder."
+        raise ValueError(text) from error
 
 
 def hard_numbers(model: keras.Model, mining: Mining, samples: Callable[[int], Any], numbers: Sequence[int]) -> Hard:

@@ -1,5 +1,6 @@
 """`zoo.evaluate`: predicts labelled cases, measures them in mm on their own grids, writes tables and a report."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -20,8 +21,10 @@ from zoo.datasets.left_out import only_labelled, tell_unused
 from zoo.evaluation import aggregate
 from zoo.evaluation.lesions import lesion_metrics
 from zoo.evaluation.surfaces import segmentation_metrics
-from zoo.hub import card_file
+from zoo.hub import card_file, result_record
+from zoo.hub.result_record import Origin, StaleResultError, Verdict
 from zoo.inference import inputs
+from zoo.inference.cohort import name_inputs
 from zoo.inference.predictor import Predictor
 from zoo.inference.settings import Settings
 from zoo.progress import progress_bar
@@ -69,7 +72,8 @@ def evaluate(
     """Measures a trained model on labelled cases.
 
     Every case is predicted on its own grid and compared with its label map there. A case that fails is reported and
-    the rest are finished; a run that was stopped goes on with the cases that are missing.
+    the rest are finished; a run that was stopped goes on with the cases that are missing. A case that was measured with
+    other weights or settings, or on other files, is measured again.
 
     Args:
         task: of the model.
@@ -142,14 +146,14 @@ def _list_labelled(task: "Task", source: str | os.PathLike, folder: Path) -> lis
 
 
 def _measure_one(predictor: Predictor, case: Case, evaluation: Evaluation, task: "Task") -> None:
-    """Adds the scores of a case, from its file when an earlier run measured it with the same label map."""
+    """Adds the scores of a case, from its file where an earlier run measured the same network on the same files."""
     path = evaluation.folder / "predictions" / f"{case.id}.json"
     try:
-        stored = json.loads(path.read_text()) if path.exists() else {}
-        label_map = {str(value): becomes for value, becomes in (task.data.label_map or {}).items()}
-        if not stored or stored.get("label_map", {}) != label_map:
+        origin = _describe_case(predictor, case, task)
+        stored = result_record.read(path) or {}
+        if not (stored.get("scores") and _is_current(origin, stored, case)):
             path.parent.mkdir(exist_ok=True)
-            stored = {**_measure(predictor, case, path, task), "label_map": label_map}
+            stored = {**origin.as_record(), **_measure(predictor, case, path, task)}
             files.write_whole(path, json.dumps(stored).encode())
             stored = json.loads(path.read_text())
     except (ValueError, OSError, MemoryError) as error:
@@ -158,6 +162,25 @@ def _measure_one(predictor: Predictor, case: Case, evaluation: Evaluation, task:
         return
     evaluation.scores[case.id] = {int(value): _read_numbers(metrics) for value, metrics in stored["scores"].items()}
     evaluation.seconds[case.id] = stored["seconds"]
+
+
+def _describe_case(predictor: Predictor, case: Case, task: "Task") -> Origin:
+    """Returns what decides the scores of a case."""
+    card = predictor.card
+    settings = predictor.settings.as_record()
+    settings["LabelMap"] = {str(value): becomes for value, becomes in (task.data.label_map or {}).items()}
+    settings["Lesions"] = list(task.output.lesions)
+    of_case = name_inputs(case, card) | ({} if case.labels is None else {"labels": case.labels})
+    return Origin(result_record.describe_model(card), settings, of_case, inputs.select_tabular(case, card))
+
+
+def _is_current(origin: Origin, stored: Mapping[str, Any], case: Case) -> bool:
+    """Returns whether scores were measured so; says on stderr that others are measured again."""
+    with contextlib.suppress(StaleResultError):
+        if origin.judge(dict(stored), case.id) is Verdict.CURRENT:
+            return True
+    print(f"{case.id} was measured with other weights, settings or files, and is measured again.", file=sys.stderr)
+    return False
 
 
 def _read_numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
