@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from support import shipped_scans
-from support.cards import AGE_AND_SEX
+from support.cards import AGE_AND_SEX, make_card
 from support.datasets import oblique_affine, waves_in_air
 from support.paths import SUPPORT
 from support.trained_models import save_to_export
@@ -25,7 +25,7 @@ from zoo.hub.card import Step
 from zoo.inference import exported_network
 from zoo.inference.predictor import Predictor
 from zoo.inference.settings import Settings
-from zoo.volumes import image, patches
+from zoo.volumes import image, intensity, patches
 
 FRESH = """
 import sys
@@ -92,6 +92,20 @@ def test_percentiles_are_numpys():
     for percent in (0, 0.5, 37.3, 99.5, 100):
         found = graph_intensity.percentile(tf.constant(array), tf.constant(array != 0), percent)
         np.testing.assert_allclose(found, np.percentile(array[array != 0], percent), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("background", [0.0, -1000.0])
+@pytest.mark.parametrize("spike", [0.0, 1e6])
+def test_the_graph_finds_air_and_spikes_as_prediction_does(background, spike):
+    x, y, z = np.ogrid[:24, :20, :22]
+    ball = (x - 12) ** 2 + (y - 10) ** 2 + (z - 11) ** 2 < 9**2
+    array = np.where(ball, np.random.default_rng(3).uniform(100, 200, ball.shape), background).astype(np.float32)
+    array[1, 1, 1] += spike
+    wanted = intensity.measure(array, [{"name": "maximum"}]).apply(array)
+    card = make_card(preprocessing=(Step("maximum", {}),))
+    found = graph_intensity.normalise(card, tf.constant(array[..., None]), [{"name": "maximum"}])[..., 0]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert float(np.max(found)) == pytest.approx(1) and float(np.min(found)) == 0
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.8])

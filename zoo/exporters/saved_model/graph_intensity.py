@@ -147,8 +147,24 @@ def _range(
 
 
 def _maximum(array: tf.Tensor, line: LinearMap) -> tuple[tf.Tensor, LinearMap]:
-    most = tf.clip_by_value(tf.reduce_max(array), line.low, line.high)
-    return array, line._replace(offset=tf.zeros_like(most), scale=tf.where(most > 0, 1 / most, 1))
+    """Measures the brightest value above air, without spikes."""
+    level = _air_level(array)
+    bright = array > level
+    usual = percentile(array, bright | ~tf.reduce_any(bright), intensity.SPIKE_PERCENTILE) - level
+    most = tf.clip_by_value(tf.reduce_max(array), line.low, line.high) - level
+    low = tf.where(level == 0, line.low, tf.maximum(line.low, level))
+    spiky = (usual > 0) & (most > intensity.SPIKE * usual)
+    most = tf.where(spiky, intensity.SPIKE * usual, most)
+    high = tf.where(spiky, tf.minimum(line.high, level + most), line.high)
+    return array, LinearMap(low, high, level, tf.where(most > 0, 1 / most, 1))
+
+
+def _air_level(array: tf.Tensor) -> tf.Tensor:
+    sample = array[::2, ::2, ::2]
+    percents = (intensity.AIR_PERCENTILE, 10.0, 99.0)
+    low, tenth, high = (percentile(sample, tf.ones_like(sample, tf.bool), percent) for percent in percents)
+    is_air = (low < 0) | (low == tenth)
+    return tf.where(is_air & (tf.abs(low) > intensity.AIR_OFF * (high - low)), low, 0.0)
 
 
 def _susceptibility(array: tf.Tensor, line: LinearMap) -> tuple[tf.Tensor, LinearMap]:
