@@ -262,7 +262,7 @@ _INTENSITY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "clip": _clip_transform,
     "clip_percentiles": _percentile_transform,
     "range": _range_transform,
-    "maximum": lambda settings: {
+    "maximum": lambda settings: {  # without the search for air and spikes: MONAI has no step for it
         "_target_": "Lambdad", "func": "$lambda x: x / x.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)"
     },
     "z_score": lambda settings: {
