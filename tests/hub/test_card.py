@@ -1,9 +1,11 @@
 """Cards: a round trip, and every fault named."""
 
+import ast
 import dataclasses
 import importlib.machinery
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -12,7 +14,7 @@ from support.cards import tiny_card
 from support.paths import ROOT
 
 from zoo.hub import card_file
-from zoo.hub.card import Golden, Label, Output, Weights
+from zoo.hub.card import Attached, Channel, Golden, Input, Label, Output, Weights
 from zoo.hub.model_readme import readme
 
 
@@ -90,6 +92,11 @@ def test_every_structural_fault_is_named(tmp_path):
         ({"weights": Weights("w", 0, "A", "int8")}, "weights.sha256 must be 64 hexadecimal"),
         ({"weights": Weights("w", 0, "A", "int8")}, "There is no dtype 'int8'"),
         ({"golden": Golden("card.json", 1, "a" * 64)}, "golden.file must be a plain file name"),
+        ({"golden": Golden("card.json.new", 1, "a" * 64)}, "golden.file must be a plain file name"),
+        ({"weights": Weights("readme.MD", 1, "a" * 64, "float16")}, "weights.file must be a plain file name"),
+        ({"attached": (Attached("/etc/x", 1, "a" * 64),)}, "attached.file must be a plain file name"),
+        ({"attached": (Attached("..", 1, "a" * 64),)}, "attached.file must be a plain file name"),
+        ({"attached": (Attached("Golden.npz", 1, "a" * 64),)}, "must be files of different names, got"),
     ],
 )
 def test_a_fault_in_sense_is_named_and_not_written(changes, part, tmp_path):
@@ -169,6 +176,29 @@ def test_the_readme_tells_what_the_card_tells():
     ):
         assert part in text
     assert text.endswith("\n") and "None" not in text
+
+
+def test_a_text_of_the_card_is_no_html_no_code_and_no_front_matter():
+    evil = '<script src="http://x">alert(1)</script><!-- <img src=x> a < b < 5'
+    channels = (Channel('T1"}); import os; os.remove("x', evil), Channel("FLAIR", "any"))
+    training = dataclasses.replace(tiny_card().training, data=evil, command="zoo train `rm` <task>")
+    text = readme(
+        complete(
+            description=evil,
+            licence="MIT\n---\nlibrary_name: evil",
+            limits=(evil,),
+            input=Input(channels, (16, 24, 32), (4, 4, 4)),
+            training=training,
+            tables={evil: ({evil: "a|b\nc"},)},
+        )
+    )
+    assert not re.search(r"<[a-zA-Z/!]", text.replace("`` zoo train `rm` <task> ``", ""))
+    assert text.count("&lt;script") == 6 and "a < b < 5" in text
+    assert "| a\\|b c |" in text
+    assert text.splitlines()[1] == r'license: "MIT\n---\nlibrary_name: evil"'
+    example = next(line for line in text.splitlines() if line.startswith("image = "))
+    (call,) = ast.parse(example).body  # one statement: the call
+    assert ast.literal_eval(call.value.args[1])['T1"}); import os; os.remove("x'].endswith('("x.nii.gz')
 
 
 def test_the_readme_leaves_out_what_is_not_known():

@@ -14,6 +14,7 @@ from zoo.hub.card import ACTIVATIONS, DTYPES, KINDS, NAME, NAMED, SHOWN, Card, S
 FILE = "card.json"
 MOST_BYTES = 1 << 20
 
+_RESERVED = (FILE, f"{FILE}.new", "readme.md")  # in lower case: some file systems know no other
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _DOI = re.compile(r"10\.\d{4,9}/\S+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -245,17 +246,17 @@ def _check_measured(card: Card, faults: list[str], complete: bool) -> None:
         faults.append(f"parameters must be 1 or more, got {card.parameters}")
     if card.weights and card.weights.dtype not in DTYPES:
         faults.append(f"weights.dtype: {str(unknown_choice('dtype', card.weights.dtype, DTYPES)).rstrip('.')}")
-    for where, stored in (
-        ("weights", card.weights),
-        ("golden", card.golden),
-        *(("attached", x) for x in card.attached),
-    ):
-        if stored is not None:
-            _check_file(where, stored, faults)
+    stored = [("weights", card.weights), ("golden", card.golden), *(("attached", file) for file in card.attached)]
+    for where, file in stored:
+        if file is not None:
+            _check_file(where, file, faults)
+    names = [file.file.lower() for _, file in stored if file is not None]
+    if len(set(names)) < len(names):
+        faults.append(f"weights, golden and attached must be files of different names, got {names}")
 
 
 def _check_file(where: str, stored: Stored, faults: list[str]) -> None:
-    if not _FILE_NAME.fullmatch(stored.file) or stored.file == FILE:
+    if not _FILE_NAME.fullmatch(stored.file) or stored.file.lower() in _RESERVED:
         faults.append(f"{where}.file must be a plain file name beside the card, got {stored.file!r}")
     if stored.bytes < 1:
         faults.append(f"{where}.bytes must be 1 or more, got {stored.bytes}")

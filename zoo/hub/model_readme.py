@@ -1,9 +1,15 @@
 """Writes the README of a trained model from its card alone: no number in it is typed by hand."""
 
+import dataclasses
+import json
+import re
+from typing import Any
+
 from zoo.hub.card import Card, Step
 
+_TAG = re.compile(r"<(?=[a-zA-Z/!?])")
 _HEAD = """---
-license: {card.licence}
+license: {licence}
 library_name: keras
 tags: [neuroimaging, 3d, {card.output.kind}]
 ---
@@ -26,6 +32,8 @@ image = zoo.predict("{card.name}", {example})
 def readme(card: Card) -> str:
     """Returns the README of a trained model: input, output, results, training and limits.
 
+    A card is text from anywhere: what begins a tag of HTML in it is written as text.
+
     Args:
         card: a complete card.
 
@@ -37,23 +45,52 @@ def readme(card: Card) -> str:
     """
     if card.weights is None or card.parameters is None:
         raise ValueError(f"card {card.name!r} has no weights yet, got None. Save the model first (zoo.save).")
-    synthetic = "Trained on synthetic images." if card.training.synthetic else "Trained on real images."
-    files = ", ".join(f'"{channel.name}": "{channel.name}.nii.gz"' for channel in card.input.channels)
-    example = "{" + files + "}" if len(card.input.channels) > 1 else '"scan.nii.gz"'
-    example += _write_tabular_argument(card)
-    head = _HEAD.format(card=card, origin=synthetic, megabytes=card.weights.bytes / 1e6, example=example)
+    head, command = _write_head(card), card.training.command
+    card = _escape(card)
     sections = [
         head,
         _write_input(card),
         _write_output(card),
         _write_results(card),
         *_write_tables(card),
-        _write_training(card),
+        _write_training(card, command),
     ]
     sections += [_write_list("Intended use and limits", [card.intended_use, *card.limits])]
     sections += [_write_list("References", [f"https://doi.org/{doi}" for doi in card.references])]
     sections += [_write_list("Changelog", [f"{version}: {text}" for version, text in card.changelog.items()])]
     return "\n".join(section for section in sections if section)
+
+
+def _write_head(card: Card) -> str:
+    """Writes front matter, description and example; what stands in the example is a literal of Python."""
+    licence = json.dumps(card.licence) if re.search(r"[^\w .+()-]", card.licence) else card.licence
+    origin = "Trained on synthetic images." if card.training.synthetic else "Trained on real images."
+    files = {channel.name: f"{channel.name}.nii.gz" for channel in card.input.channels}
+    example = json.dumps(files, ensure_ascii=False) if len(files) > 1 else '"scan.nii.gz"'
+    example += _write_tabular_argument(card)
+    megabytes = card.weights.bytes / 1e6 if card.weights else 0
+    return _HEAD.format(card=_escape(card), licence=licence, origin=origin, megabytes=megabytes, example=example)
+
+
+def _escape(value: Any) -> Any:
+    """Returns a card, or a part of one, with every "<" that begins a tag written as text."""
+    if isinstance(value, str):
+        return _TAG.sub("&lt;", value)
+    if isinstance(value, dict):
+        return {_escape(key): _escape(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(_escape(item) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changes = {field.name: _escape(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **changes)
+    return value
+
+
+def _write_code(text: str) -> str:
+    """Returns a text as code of one line, whatever backquotes it has."""
+    text, quotes = " ".join(text.split()), max(map(len, re.findall("`+", text)), default=0) + 1
+    space = " " if quotes > 1 else ""
+    return f"{'`' * quotes}{space}{text}{space}{'`' * quotes}"
 
 
 def _write_input(card: Card) -> str:
@@ -83,7 +120,7 @@ def _write_tabular_argument(card: Card) -> str:
     """Returns the tabular argument of `zoo.predict` with accepted values; empty where the model takes none."""
     fields = card.input.tabular
     values = {field.name: next(reversed(field.grades)) if field.grades else round(field.mean, 1) for field in fields}
-    return f", tabular={values}".replace("'", '"') if values else ""
+    return f", tabular={json.dumps(values, ensure_ascii=False)}" if values else ""
 
 
 def _write_tabular(card: Card) -> list[str]:
@@ -149,12 +186,12 @@ def _write_tables(card: Card) -> list[str]:
     return sections
 
 
-def _write_training(card: Card) -> str:
+def _write_training(card: Card, command: str) -> str:
     training = card.training
     facts: dict[str, object] = {
         "Data": training.data,
         "Licence of the data": training.data_licence,
-        "Command": f"`{training.command}`",
+        "Command": _write_code(command),
     }
     facts |= {"Commit": training.commit, "Seed": training.seed, "Device": training.device, "Steps": training.steps}
     facts |= {"Minutes": training.minutes and f"{training.minutes:.4g}"}
@@ -167,5 +204,5 @@ def _write_list(title: str, lines: list[str]) -> str:
 
 
 def _write_table(head: list[str], rows: list[list[str]]) -> str:
-    cells = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
+    lines = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in [head, ["---"] * len(head), *rows]]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
