@@ -1,4 +1,7 @@
-"""Writes scans without their skulls: the image of `zoo predict unet3d.brain_mask SCAN --brain`."""
+"""Writes scans without their skulls: the image of `zoo predict unet3d.brain_mask SCAN --brain`.
+
+A model of the brain's structures cuts it out, too, and from images of any contrast.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,17 +12,30 @@ from zoo.hub.card import Card
 from zoo.inference.cohort import Writer
 from zoo.inference.inputs import Images, read_channels
 from zoo.inference.predictor import Predictor
-from zoo.volumes import image, nifti
+from zoo.volumes import components, image, nifti
 from zoo.volumes.image import Image
 from zoo.volumes.scan_files import stem
 
 BRAIN = "brain"
+TISSUES = {"csf", *(f"{side}_{tissue}" for tissue in ("white", "cortex") for side in ("left", "right"))}
 
 
 def finds_brain(card: Card) -> bool:
-    """Returns whether a model's labels are background and the brain as a whole."""
+    """Returns whether a model's labels are the brain as a whole, or its tissues with the fluid around them."""
     names = [label.name for label in card.output.labels.values() if label.value]
-    return card.output.kind == "segmentation" and names == [BRAIN]
+    return card.output.kind == "segmentation" and (names == [BRAIN] or set(names) >= TISSUES)
+
+
+def cut_out(labels: np.ndarray) -> np.ndarray:
+    """Returns the brain of a label map: all that is not background, without holes and pieces apart; bool.
+
+    Example:
+        >>> labels = np.zeros((8, 8, 8), np.uint8)
+        >>> labels[1:6, 1:6, 1:6], labels[3, 3, 3], labels[7, 7, 7] = 2, 0, 3
+        >>> int(cut_out(labels).sum())
+        125
+    """
+    return components.fill_holes(components.largest_component(labels != 0, 26))
 
 
 class BrainWriter(Writer):
@@ -32,6 +48,7 @@ class BrainWriter(Writer):
 
     def __init__(self, card: Card, **origin: Any) -> None:
         super().__init__(**origin)
+        self._has_parts = len(card.output.labels) > 2  # noqa: PLR2004 - background and brain
         self._tag = card.name.split(".")[-1]
 
     def name_stripped(self, target: Path) -> Path:
@@ -63,5 +80,6 @@ class BrainWriter(Writer):
         self.name_stripped(target).unlink(missing_ok=True)  # of an older mask
         super().write(mask, target)
         voxels = np.asanyarray(scan.dataobj)
-        stripped = np.where(np.asanyarray(mask.dataobj) != 0, voxels, np.zeros((), voxels.dtype))
+        labels = np.asanyarray(mask.dataobj)
+        stripped = np.where(cut_out(labels) if self._has_parts else labels != 0, voxels, np.zeros((), voxels.dtype))
         image.write(self.name_stripped(target), stripped, scan)
