@@ -14,13 +14,14 @@ from zoo.source_imaging.located_sources import LOCATED, NONE, Evidence, LocatedS
 from zoo.source_imaging.locator import MODEL, Locator
 from zoo.source_imaging.noise import (
     LEVEL,
+    Noise,
     Whitening,
     given_noise,
     independent_samples,
     measure_noise,
     unknown_noise,
 )
-from zoo.source_imaging.recording import MIN_CHANNELS, Recording, read_recording
+from zoo.source_imaging.recording import MIN_CHANNELS, Recording, baseline_samples, read_recording
 from zoo.source_imaging.recording_files import list_conditions
 from zoo.source_imaging.units import repair
 
@@ -28,19 +29,23 @@ Times = float | tuple[float, float] | None
 _SEGMENT_S = 2.0  # a continuous recording that is longer needs a time
 _APART_S, _NEAR_S = 0.25, 15.0  # of the noise of a continuous recording from the window
 _COURSE_S = 1.0
-_STRONGEST_NAM = 1000.0
+_STRONGEST_NAM = 5000.0
 _AGREE_MM = 25.0
 _STRUCTURE = 1.5  # residual over noise above which sources are missing
 
 
 @dataclasses.dataclass(frozen=True)
 class _Selection:
-    """The samples that are located, their main topography (channels,), and the number of independent looks at it."""
+    """The samples that are located, their main topography (channels,), and the number of independent looks at it.
+
+    `note` says why samples before 0 s were not taken for noise.
+    """
 
     window: np.ndarray
     topography: np.ndarray
     share: float
     looks: float
+    note: str | None = None
 
 
 def locate_sources(
@@ -100,7 +105,8 @@ def locate_sources(
     head, eeg = template_head_model(eeg) if forward is None else forward_head_model(eeg, forward)
     head, eeg = _leave_out_bad(head, eeg, times)
     selection = _select(eeg, times)
-    whitening = _find_whitening(eeg, selection.window, noise_cov)
+    whitening, note = _find_whitening(eeg, selection, noise_cov)
+    selection = dataclasses.replace(selection, note=note)
     return _locate(Locator(model, head.field, inside=head.inside), head, eeg, selection, whitening, count)
 
 
@@ -138,7 +144,7 @@ def _locate(
         course_times,
         head.electrode_rms_mm,
         eeg.repairs,
-        tuple(_notes(head, evidence, sources, posteriors[0], count)),
+        (*([selection.note] if selection.note else []), *_notes(head, evidence, sources, posteriors[0], count)),
     )
 
 
@@ -209,20 +215,39 @@ def _main_topography(data: np.ndarray) -> tuple[np.ndarray, float]:
     return left[:, 0] * values[0] * strongest, float(values[0] ** 2 / np.square(values).sum())
 
 
-def _find_whitening(eeg: Recording, window: np.ndarray, noise_cov: Any) -> Whitening:
-    """Returns the noise that was given, or that of the epochs, the baseline, or the recording around the window."""
+def _find_whitening(eeg: Recording, selection: _Selection, noise_cov: Any) -> tuple[Whitening, str | None]:
+    """Returns the noise that was given or is measured, and a note where the samples before 0 s are not taken for it.
+
+    An average without a baseline of its own may hold the signal before 0 s, as rhythmic discharges do: then these
+    samples cannot show that there is none.
+    """
     if noise_cov is not None:
-        return given_noise(noise_cov, eeg.names, averages=eeg.averages).whiten()
-    noise, times = eeg.noise, eeg.times_s
+        return given_noise(noise_cov, eeg.names, averages=eeg.averages).whiten(), None
+    noise = eeg.noise or _measure_rest(eeg, selection.window)
+    if noise is None:
+        return unknown_noise(len(eeg.names)), None
+    whitening = noise.whiten()
+    if eeg.continuous or eeg.baseline_s is not None:
+        return whitening, None
+    chance = whitening.chance(selection.topography, looks=selection.looks)
+    if chance <= LEVEL:
+        return whitening, None
+    note = (
+        f"The field is no stronger than before 0 s (probability {chance:.2g}): if those samples are noise, there is no "
+        "source; recording.apply_baseline((None, 0)) tells so."
+    )
+    return unknown_noise(len(eeg.names)), note
+
+
+def _measure_rest(eeg: Recording, window: np.ndarray) -> Noise | None:
+    """Measures the noise in the baseline of an average, or in a continuous recording around the window."""
+    times = eeg.times_s
     first, last = times[window[0]], times[window[-1]]
-    if noise is None and eeg.continuous:
+    if eeg.continuous:
         away = np.maximum(first - times, times - last)
-        rest = (away > _APART_S) & (away < _NEAR_S)
-        noise = measure_noise(eeg.data[:, rest], "the recording around the window")
-    elif noise is None:
-        rest = (times < 0) & (times < first)
-        noise = measure_noise(eeg.data[:, rest], f"the baseline before {min(first, 0):g} s")
-    return noise.whiten() if noise else unknown_noise(len(eeg.names))
+        return measure_noise(eeg.data[:, (away > _APART_S) & (away < _NEAR_S)], "the recording around the window")
+    rest = baseline_samples(times, eeg.baseline_s) & ((times < first) | (times > last))
+    return measure_noise(eeg.data[:, rest], "the baseline")
 
 
 def _residual(locator: Locator, fit: decode.Fit, topography: np.ndarray, whitening: Whitening) -> float | None:
@@ -306,8 +331,8 @@ def _notes(
     notes = []
     if evidence.noise == "unknown":
         notes.append(
-            "The noise is unknown (no 10 samples before 0 s): one dipole was compared with what it explains of white "
-            "noise; pass noise_cov."
+            "The noise is unknown (no baseline): how well one dipole explains the field was compared with white noise; "
+            "pass noise_cov."
         )
     if not sources:
         told = f", so that the {count} that were asked for are not given" if count else ""

@@ -30,6 +30,7 @@ class Recording:
         repairs: what was changed, a sentence each.
         continuous: whether it is a continuous recording, not an average.
         averages: number of epochs in the average.
+        baseline_s: the baseline that was applied, as mne has it; None where none was.
         noise: of the average, measured in single epochs; None where it is not of epochs.
 
     Example:
@@ -45,6 +46,7 @@ class Recording:
     repairs: tuple[str, ...]
     continuous: bool = False
     averages: int = 1
+    baseline_s: tuple[float, float] | None = None
     noise: Noise | None = None
 
     def keep(self, names: list[str], why: str) -> "Recording":
@@ -111,6 +113,7 @@ def read_recording(recording: Any, *, condition: str | None = None) -> Recording
         tuple(repairs),
         isinstance(recording, mne.io.BaseRaw),
         getattr(recording, "nave", 1),
+        getattr(recording, "baseline", None),
         None if epochs is None else _measure_epochs(epochs, picks[good], factor),
     )
 
@@ -129,7 +132,7 @@ def _level(volts: np.ndarray, recording: Any) -> tuple[np.ndarray, str | None]:
     """Subtracts constant offsets of the channels, of the baseline or of a continuous recording, where they dominate."""
     continuous = isinstance(recording, head_surfaces.require_mne().io.BaseRaw)
     times = np.asarray(recording.times)
-    rest = np.ones(len(times), bool) if continuous else times < 0
+    rest = np.ones(len(times), bool) if continuous else baseline_samples(times, None)
     if len(times) < _OFFSET_SAMPLES or (offset := constant_offset(volts, rest)) is None:
         return volts, None
     size = np.sqrt(np.square(offset).mean()) * 1e6
@@ -137,9 +140,21 @@ def _level(volts: np.ndarray, recording: Any) -> tuple[np.ndarray, str | None]:
     return volts - offset, repair(f"Constant offsets of the channels, {size:.3g} uV, were subtracted ({where}).")
 
 
+def baseline_samples(times_s: np.ndarray, baseline_s: tuple[float, float] | None) -> np.ndarray:
+    """Returns which samples are the baseline, (times,) bool: the one that was applied, else all before 0 s.
+
+    Example:
+        >>> baseline_samples(np.array([-0.2, -0.1, 0.0]), None).tolist()
+        [True, True, False]
+    """
+    if baseline_s is None:
+        return times_s < -1e-9
+    return (times_s >= baseline_s[0] - 1e-9) & (times_s <= baseline_s[1] + 1e-9)
+
+
 def _measure_epochs(epochs: Any, picks: np.ndarray, factor: float) -> Noise | None:
     """Measures the noise of the average in the baselines of single epochs."""
-    rest = epochs.times < 0
+    rest = baseline_samples(epochs.times, epochs.baseline)
     data = epochs.get_data(picks=picks)[:, :, rest] * factor
     if data.size == 0:
         return None

@@ -18,7 +18,7 @@ def repair(text: str) -> str:
     """Warns of a repair that changes where sources are found or how strong, and returns the sentence.
 
     Example:
-        >>> with warnings.catch_warnings(record=True) as caught:
+        >>> with warnings.catch_warnings(record=True, action="always") as caught:
         ...     text = repair("The data were in uV.")
         >>> caught[0].category.__name__, text
         ('RecordingWarning', 'The data were in uV.')
