@@ -48,7 +48,7 @@ class BrainWriter(Writer):
 
     def __init__(self, card: Card, **origin: Any) -> None:
         super().__init__(**origin)
-        self._has_parts = len(card.output.labels) > 2  # noqa: PLR2004 - background and brain
+        self._has_parts = len(card.output.labels) > 2
         self._tag = card.name.split(".")[-1]
 
     def name_stripped(self, target: Path) -> Path:
