@@ -1,8 +1,10 @@
+import os
 import subprocess
 import sys
 
 import pytest
 
+import zoo
 import zoo.models
 from zoo import errors, registry
 
@@ -48,3 +50,60 @@ def test_known_arguments_pass():
 
 def test_a_far_name_gets_no_hint():
     assert "Did you mean" not in str(errors.unknown_choice("norm", "qqqqq", ["batch", "group"]))
+
+
+@pytest.mark.parametrize("backend", ["torch", "numpy", "openvino"])
+def test_another_backend_is_told_before_keras_looks_for_it(backend, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    for work in (registry.require_backend, lambda: registry.builder("unet3d"), lambda: zoo.load("unet3d")):
+        with pytest.raises(
+            ValueError, match=rf"backend '{backend}', and zoo runs on tensorflow or jax\. Set KERAS_BAC"
+        ):
+            work()
+
+
+def test_a_backend_that_a_file_of_keras_sets_is_told_too(monkeypatch):
+    import keras
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "numpy")
+    with pytest.raises(ValueError, match=r"backend 'numpy', .* or correct ~/\.keras/keras\.json"):
+        registry.require_backend()
+
+
+def test_channels_first_is_told():
+    import keras
+
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(
+            ValueError, match=r"layout 'channels_first', and zoo needs channels_last\. Call keras\.config"
+        ):
+            zoo.load("unet3d", filters=(4, 6))
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    registry.require_backend()
+
+
+def test_a_fork_of_a_process_that_used_a_network_is_told_and_does_not_hang(monkeypatch):
+    registry.require_backend()
+    assert registry._used_by == [os.getpid()]
+    monkeypatch.setattr(registry, "_used_by", [1])
+    with pytest.raises(RuntimeError, match=r'forked from one .* hangs .* \(multiprocessing\.get_context\("spawn"\)\)'):
+        zoo.load("unet3d", filters=(4, 6))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("torch", "No module named 'torch': Keras is set to the backend 'torch', and zoo runs on tensorflow or jax"),
+        ("jax", "Install it, or set KERAS_BACKEND=tensorflow"),
+        ("tensorflow", r"Install it: pip install 'zoo3d\[cpu\]'"),
+    ],
+)
+def test_a_framework_that_is_missing_is_told_by_every_public_name(name, text, monkeypatch):
+    def fail(module):
+        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    monkeypatch.setattr("importlib.import_module", fail)
+    with pytest.raises(ImportError, match=text):
+        zoo.predict  # noqa: B018

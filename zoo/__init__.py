@@ -38,7 +38,14 @@ register_with_keras()
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name in ("tensorflow", "jax", "torch"):
+            from zoo.registry import missing_backend
+
+            raise missing_backend(error) from error
+        raise
 
 
 def __dir__() -> list[str]:

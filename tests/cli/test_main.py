@@ -251,7 +251,7 @@ def test_zoo_debug_shows_the_traceback(zoo_command, tmp_path, monkeypatch):
 
 def test_chatter_is_held_back_unless_loading_fails(capfd, monkeypatch):
     for fails in (False, True):
-        monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+        monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
         try:
             with terminal._quiet():
                 os.write(2, b"chatter of a library\n")
@@ -271,9 +271,8 @@ def real(*words, cwd, **changes):
 
 
 def test_a_real_prediction_says_nothing_on_stderr(model_folder, scans, tmp_path):
-    done = real(
-        "predict", ONE, scans / "sub-01_T1w.nii.gz", "--device", "cpu", cwd=tmp_path, ZOO_PATH=str(model_folder)
-    )
+    settings = {"ZOO_PATH": str(model_folder), "TF_CPP_MIN_LOG_LEVEL": "0"}
+    done = real("predict", ONE, scans / "sub-01_T1w.nii.gz", "--device", "cpu", cwd=tmp_path, **settings)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("sub-01_T1w_tiny_one.nii.gz: left ")
     assert (tmp_path / "sub-01_T1w_tiny_one.nii.gz").is_file()

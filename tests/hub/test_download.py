@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import http.server
 import inspect
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import types
 import pytest
 from support.cards import tiny_card
 
+import zoo
 from zoo.hub import card_file
 from zoo.hub import download as fetching
 from zoo.hub.card import Attached, Golden, Weights
@@ -340,6 +342,16 @@ def test_a_cache_that_cannot_be_written_says_so(serve, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(PermissionError, match="cannot be written .* Set ZOO_CACHE"):
         fetch_from(monkeypatch, serve())
+
+
+@pytest.mark.parametrize("name", [None, 3, b"tiny.test", io.StringIO("tiny.test")])
+def test_what_is_no_name_says_what_to_pass(name):
+    kind = type(name).__name__
+    for function in (fetching.find, zoo.load, zoo.card):
+        with pytest.raises(
+            TypeError, match=rf"by its name or the path of its folder, got {kind}\. See zoo\.list_models"
+        ):
+            function(name)
 
 
 def test_a_near_name_is_named(cache):

@@ -1,6 +1,7 @@
 """Prediction from file to file: grids, orientations, channels, labels, memory, and what is refused."""
 
 import gzip
+import io
 import itertools
 
 import keras
@@ -431,3 +432,10 @@ def test_steps_that_leave_nan_name_the_voxel_and_channel():
     volume[1, 2, 3, 1] = np.inf
     with pytest.raises(ValueError, match=r"a: channel 'FLAIR' is inf at voxel \(1, 2, 3\) of the network's grid"):
         inputs.check_normalised(volume, card, "a")
+
+
+@pytest.mark.parametrize("image", [None, 3, b"scan.nii", np.ones(SHAPE), io.StringIO("scan.nii")])
+def test_what_is_no_image_says_what_to_pass(image):
+    kind = type(image).__name__
+    with pytest.raises(TypeError, match=rf"toy\.test takes the path of an image .*, got {kind}\. Pass the name"):
+        predict(identity(), image, card=make_card())

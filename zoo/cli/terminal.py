@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -13,12 +14,13 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
-from zoo import errors
+from zoo import errors, registry
 from zoo.hub import trained_models
 
 UsageError: Any = typer.BadParameter.__base__  # click's, wherever typer keeps it
 FAILURES = (Exception,)  # a file from anywhere meets parsers that raise anything
 INTERRUPTED = 130  # as shells count it: 128 and the signal
+_FATAL = "3"  # the level at which TensorFlow's C++ writes what ends the process, and no more
 WIDTH = 80  # of help and tables where no terminal says otherwise
 GENERAL, RUNTIME = "General", "Runtime"  # panels that many verbs have; others stand beside their options
 
@@ -157,15 +159,14 @@ def framework(device: str = "auto") -> Iterator[None]:
 
     Raises:
         ImportError: there is no TensorFlow.
+        ValueError: Keras is set to a backend or layout that zoo does not run on.
         UsageError: there is no such device.
     """
     with _quiet():
-        try:
-            import keras
+        registry.require_backend()
+        import keras
 
-            keras.ops.zeros(())
-        except ModuleNotFoundError as error:
-            raise ImportError(f"{error}. Install it: pip install 'zoo3d[cpu]' (or 'zoo3d[gpu]').") from error
+        keras.ops.zeros(())
         devices = keras.distribution.list_devices()
     if device == "auto":
         yield
@@ -179,20 +180,23 @@ def framework(device: str = "auto") -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Holds back what TensorFlow's C++ writes while it loads; shows it where loading fails.
+    """Holds back what TensorFlow writes while it loads, and has it write no more; shows it where a library is broken.
 
-    `TF_CPP_MIN_LOG_LEVEL` alone does not silence the first lines; where it is set, they are shown.
+    `TF_CPP_MIN_LOG_LEVEL` alone does not silence the first lines. `ZOO_DEBUG=1` shows all.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if os.environ.get("ZOO_DEBUG"):
         yield
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = _FATAL
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.stderr.flush()
     shown = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
+        except (ValueError, RuntimeError, ModuleNotFoundError):
+            raise  # which say what is wrong
         except BaseException:
             held.seek(0)
             os.write(shown, held.read())

@@ -67,9 +67,14 @@ def find(name: str | os.PathLike) -> Path:
 
     Raises:
         FileNotFoundError: a path was given and no trained model is there.
+        TypeError: neither a name nor a path.
         ValueError: there is no such trained model here, and a download is forbidden or has no address.
         ConnectionError: no address gave a whole and right copy; each is named with its reason.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(
+            f"A model is given by its name or the path of its folder, got {type(name).__name__}. See zoo.list_models()."
+        )
     if isinstance(name, os.PathLike) or "/" in name or os.sep in name:
         if (Path(name) / card_file.FILE).is_file():
             return Path(name)

@@ -9,6 +9,7 @@ import numpy as np
 
 from zoo.devices import policy, use_jit
 from zoo.inference.batch_norm_folding import fold_batch_norm
+from zoo.registry import require_backend
 
 
 class Forward(Protocol):
@@ -37,7 +38,8 @@ def prepare(model: keras.Model, *, precision: str = "float32", jit: bool | str =
         (batch, x, y, z, num_classes) float32; each new shape compiles once. It raises what `check_conditioning` does.
 
     Raises:
-        ValueError: an unknown precision or jit, or bfloat16 for a model that is not functional.
+        ValueError: an unknown precision or jit, or bfloat16 for a model that is not functional. Also what
+            `zoo.registry.require_backend` raises, here and when a window is run.
 
     Example:
         >>> inputs = keras.Input((None, None, None, 1))
@@ -45,6 +47,7 @@ def prepare(model: keras.Model, *, precision: str = "float32", jit: bool | str =
         >>> forward(np.ones((1, 4, 4, 4, 1), np.float32)).shape
         (1, 4, 4, 4, 1)
     """
+    require_backend()
     copy = fold_batch_norm(model, precision=policy(precision))
     if copy is model and policy(precision) != "float32":
         raise ValueError(
@@ -61,6 +64,7 @@ def prepare(model: keras.Model, *, precision: str = "float32", jit: bool | str =
     compiled = _compile(run, use_jit(jit))
 
     def forward(windows: np.ndarray, conditioning: Sequence[float] | None = None) -> np.ndarray:
+        require_backend()
         values = check_conditioning(model, conditioning)
         arrays = [windows] if values is None else [windows, values]
         return keras.ops.convert_to_numpy(compiled(*map(keras.ops.convert_to_tensor, arrays)))

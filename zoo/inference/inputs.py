@@ -1,7 +1,8 @@
 """Finds the cases that a caller names, and matches their images against the channels of a card."""
 
+import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import nibabel
@@ -23,6 +24,7 @@ LARGEST = 1e15  # a plane of squares of larger numbers overflows float32, and th
 ADVICE = "Name .nii, .nii.gz, .mgh or .mgz files, or a folder that holds some."
 RESULT_ENDS = ("", "_probabilities", "_volumes", "_lesions")  # of what `zoo predict` writes beside a scan
 RECORDED = "made by zoo, by the record beside it"
+_BARE = (io.IOBase, np.ndarray, bytes)  # can be iterated, and hold no images
 SINGLE = (str, os.PathLike, nibabel.spatialimages.SpatialImage)
 SingleImage = str | os.PathLike | Image
 Images = SingleImage | Sequence[SingleImage] | Mapping[str, SingleImage]
@@ -181,6 +183,11 @@ def _by_name(images: Images, names: list[str], model: str) -> dict[str, SingleIm
                 "Pass an image for each."
             )
         return dict(images)
+    if not isinstance(images, Iterable | nibabel.spatialimages.SpatialImage | os.PathLike) or isinstance(images, _BARE):
+        raise TypeError(
+            f"{model} takes the path of an image or a nibabel image, got {type(images).__name__}. Pass the name of an "
+            "open file, and for an array nibabel.Nifti1Image(array, affine)."
+        )
     several: list[SingleImage] = [images] if isinstance(images, SINGLE) else list(images)
     if len(several) != len(names):
         raise ValueError(
