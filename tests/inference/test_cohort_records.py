@@ -57,7 +57,7 @@ def test_the_record_names_weights_settings_and_input(made):
         ({"card": dataclasses.replace(make_card(), name="vnet.test")}, 'other weights: Name was "toy.test", now "v'),
         ({"settings": Settings(mirror=True)}, "other settings: Mirror was false, now true. Pass --overwrite to repl"),
         ({"settings": Settings(overlap=0.25)}, "other settings: Overlap was 0.5, now 0.25"),
-        ({"settings": Settings(patch=32)}, "other settings: Patch was null, now 32"),
+        ({"settings": Settings(patch=32)}, "other settings: Patch was null, now [32, 32, 32]"),
     ],
     ids=["weights", "builder", "mirror", "overlap", "patch"],
 )

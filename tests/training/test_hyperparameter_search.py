@@ -54,6 +54,13 @@ def test_an_interrupted_trial_is_made_up_for_and_a_diverged_one_counts(tmp_path,
     hyperparameter_search.search(task, "synthetic", tmp_path, space=SPACE, trials=2)
     rows = (tmp_path / hyperparameter_search.TABLE).read_text().splitlines()[1:]
     assert [row.split(",")[:2] for row in rows] == [["1", "FAIL"], ["2", "COMPLETE"]]
+    wider = {**SPACE, "arguments.filters": [(2, 4), (4, 8), (8, 16)]}
+    with pytest.raises(
+        ValueError, match=r"holds another run: space\.arguments\.filters was \[\[2, 4\], \[4, 8\]\], now"
+    ):
+        hyperparameter_search.search(task, "synthetic", tmp_path, space=wider, trials=3)
+    with pytest.raises(ValueError, match="holds another run: batch_size was 2, now 3"):
+        hyperparameter_search.search(task.replace(batch_size=3), "synthetic", tmp_path, space=SPACE, trials=3)
 
 
 def test_settings_are_changed_by_path():

@@ -1,7 +1,7 @@
 """How a trained model is run: every choice but the model, the image and where the result goes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,10 +62,11 @@ class Settings:
             True
         """
         axes, patch = self.mirror_axes, self.patch
+        sizes = patch if patch is None or isinstance(patch, Iterable) else [patch] * 3
         return {
             "Probabilities": self.probabilities,
             "Mirror": list(axes) if axes not in ((), (0,)) else bool(axes),
-            "Patch": patch if patch is None or isinstance(patch, int) else [int(size) for size in patch],
+            "Patch": None if sizes is None else [int(size) for size in sizes],
             "Overlap": self.overlap,
             "Precision": self.precision,
             "Conditioning": None if self.conditioning is None else [float(value) for value in self.conditioning],

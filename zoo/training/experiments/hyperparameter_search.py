@@ -13,6 +13,7 @@ from zoo.files import csv_text, replacing, write_whole
 from zoo.training import fit
 from zoo.training.run import run_folder
 from zoo.training.run.divergence import DivergedError
+from zoo.training.run.run_config import run_config
 from zoo.training.task import Task
 
 STUDY, TABLE, IMPORTANCE = "study.sqlite", "trials.csv", "importance.png"
@@ -109,7 +110,8 @@ def search(
         The best settings, `{path: value}`; also written to `best.json`, beside `trials.csv` and `importance.png`.
 
     Raises:
-        ValueError: an empty space or a path that is no setting.
+        ValueError: an empty space, a path that is no setting, or a folder of a search with another task, source, space
+            or other options: every difference is named.
         ImportError: optuna is missing.
 
     Example:
@@ -120,7 +122,8 @@ def search(
         raise ValueError("The search space is empty: give at least one setting, such as optimizer.learning_rate.")
     with_settings(task, {path: None for path in space if "." not in path} | {path: 0 for path in space if "." in path})
     options, out = options or fit.TrainOptions(), pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    config = run_config(task, source, options, steps=options.steps or task.fit.steps)
+    run_folder.open_run(out, config | {"space": json.loads(json.dumps(dict(space), default=_as_plain))})
     study = _open_study(out, options.seed)
 
     def objective(trial: Any) -> float:
@@ -137,6 +140,13 @@ def search(
 
     study.optimize(objective, n_trials=max(trials - len(_ended_trials(study)), 0), catch=(DivergedError,))
     return _write_results(study, space, out)
+
+
+def _as_plain(value: Any) -> Any:
+    """Returns a choice that JSON has no word for as JSON has it: a `Between`, or a function by its name."""
+    if isinstance(value, Between):
+        return dataclasses.asdict(value)
+    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
 
 
 def _open_study(out: pathlib.Path, seed: int) -> Any:
