@@ -14,6 +14,7 @@ MAX_SOURCES = 5
 COUNTS = slice(1, 2 + MAX_SOURCES)  # the logits that `zoo.losses.source_posterior` gives the number of sources
 _SWEEPS = 6
 CHANNELS_A_SOURCE = 9  # three for a moment: with fewer, dipoles that cancel each other explain any topography
+INDEPENDENT_CHANNELS = 64  # as many as the potentials of background activity can vary on independently
 _PARAMETERS = 4
 
 
@@ -119,7 +120,8 @@ def count_by_fit(
 
     Schwarz's criterion (Annals of Statistics 1978, doi 10.1214/aos/1176344136), n log(1 - explained) + 4 k log(n) for n
     channels and k dipoles: each counts three numbers for its moment and one for the choice of its place among
-    correlated ones. At most one dipole for every nine channels: 19 channels give one or two.
+    correlated ones. At most one dipole for every nine channels: 19 channels give one or two. More than 64 channels
+    count as 64, for neighbours of a dense cap see the same noise.
 
     Args:
         probability: (5215,) of the places.
@@ -127,7 +129,7 @@ def count_by_fit(
         field: (channels, 5215, 3) likewise.
         reach_mm: as in `refine`.
     """
-    number = len(topography)
+    number = min(len(topography), INDEPENDENT_CHANNELS)
     most = min(MAX_SOURCES, max(1, (number - 1) // CHANNELS_A_SOURCE))
     places, counts = peaks(probability, most)[0], np.arange(1, most + 1)
     unexplained = [1 - refine(places[:k], topography, field, reach_mm=reach_mm).explained for k in counts]
