@@ -99,12 +99,13 @@ def test_evaluate_of_an_unfinished_run_says_so(zoo_command, tmp_path):
     assert done.exit_code == 1 and "holds no finished unet3d.brain_structures" in done.stderr
 
 
-@pytest.mark.parametrize("words", [["--local-workers", "2"], ["--local-workers=2", "--parameter-servers=1"]])
+@pytest.mark.parametrize("words", [["--local-workers", "2"], ["--local-workers=2", "--open-ports"]])
 def test_a_local_cluster_runs_the_command_without_its_own_options(monkeypatch, words):
     asked = {}
     monkeypatch.setattr(local_cluster, "launch", lambda command, **sizes: asked.update(sizes, command=command) or 0)
     monkeypatch.setattr(sys, "argv", ["zoo", "train", "ball", *words, "--seed", "3"])
-    assert task_commands._launch_cluster(2, len(words) - 1) == 0
+    assert task_commands._launch_cluster(2, len(words) - 1, open_ports="--open-ports" in words) == 0
+    assert asked["open_ports"] is ("--open-ports" in words)
     assert asked["command"][-5:] == ["zoo.cli", "train", "ball", "--seed", "3"]
 
 

@@ -55,6 +55,14 @@ Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for the
 Worker = Annotated[
     int, typer.Option(metavar="N", help="Train on a cluster of N processes on this machine.", rich_help_panel=CLUSTER)
 ]
+OpenPorts = Annotated[
+    bool,
+    typer.Option(
+        "--open-ports",
+        help="Let --local-workers listen on all addresses; who reaches them can act as you.",
+        rich_help_panel=CLUSTER,
+    ),
+]
 Servers = Annotated[
     int,
     typer.Option(
@@ -142,6 +150,7 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
     start_from: Annotated[str | None, typer.Option(metavar="MODEL", help="Trained model or run to go on from.")] = None,
     local_workers: Worker = 0,
     parameter_servers: Servers = 0,
+    open_ports: OpenPorts = False,
     release: Release = False,
     pattern: Pattern = [],  # noqa: B006 - typer reads it, nothing writes to it
     label_map: LabelMap = None,
@@ -157,7 +166,7 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
         tell(tasks.names(), "\n".join(tasks.names()), as_json=False)
         return
     if local_workers:
-        raise typer.Exit(_launch_cluster(local_workers, parameter_servers))
+        raise typer.Exit(_launch_cluster(local_workers, parameter_servers, open_ports=open_ports))
     trained = _read_label_map(_read_by_pattern(_find_task(task), pattern), label_map)
     folder = out or Path("runs") / task
     with framework():
@@ -220,7 +229,7 @@ def _read_label_map(task: Any, path: Path | None) -> Any:
         return task.replace(label_map=read_label_map(path, task.data.labels))
 
 
-def _launch_cluster(workers: int, servers: int) -> int:
+def _launch_cluster(workers: int, servers: int, *, open_ports: bool) -> int:
     """Runs this command in each process of a local cluster, without the options of the cluster."""
     from zoo.training.local_cluster import launch
 
@@ -231,8 +240,10 @@ def _launch_cluster(workers: int, servers: int) -> int:
             if not equals:
                 next(words)
             continue
-        command.append(word)
-    return launch(command, workers=workers, parameter_servers=servers)
+        if name != "--open-ports":
+            command.append(word)
+    with usage_errors(ValueError):
+        return launch(command, workers=workers, parameter_servers=servers, open_ports=open_ports)
 
 
 def _find_task(name: str) -> Any:
