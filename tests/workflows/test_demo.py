@@ -53,9 +53,19 @@ def test_the_picture_shows_three_planes(ran):
         assert cyan[:, part].sum() > 300 and yellow[:, part].sum() > 300
 
 
+def test_structures_have_sides_and_a_picture_of_their_own(ran):
+    folder, told = ran
+    labels = np.asarray(nibabel.load(folder / told["labels"]).dataobj)
+    left, right, asymmetry = told["structures"]["thalamus"]
+    assert (left, right) == pytest.approx(((labels == 10).sum() * 0.008, (labels == 49).sum() * 0.008))
+    assert asymmetry == pytest.approx(200 * (left - right) / (left + right))
+    assert len((folder / told["volumes"]).read_text().splitlines()) > 24
+    assert matplotlib.image.imread(folder / told["labels_picture"]).shape[1] > 1200
+
+
 def test_without_matplotlib_all_but_the_picture_is_made(tmp_path, monkeypatch):
     def predicted(name, scan, *, out):
-        mask = nibabel.load(zoo.sample("colin27_mask"))
+        mask = nibabel.load(zoo.sample("colin27_mask" if name == demo.MODEL else "colin27_aal"))
         nibabel.save(mask, out)
         return mask
 
@@ -67,4 +77,5 @@ def test_without_matplotlib_all_but_the_picture_is_made(tmp_path, monkeypatch):
     result = zoo.demo(tmp_path / "new" / "folder")
     assert (result.picture, result.dice) == (None, 1.0)
     assert "Dice      1.000" in str(result) and "pip install zoo3d[report]" in str(result)
-    assert os.listdir(tmp_path / "new" / "folder") == ["brain_mask.nii.gz"]
+    names = ["brain_mask.nii.gz", "brain_structures.nii.gz", "brain_structures_volumes.csv"]
+    assert sorted(os.listdir(tmp_path / "new" / "folder")) == names and result.labels_picture is None

@@ -72,7 +72,7 @@ def verify(
 
 
 def demo(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For the mask and the picture.")] = Path("zoo-demo"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For labels, volumes and pictures.")] = Path("zoo-demo"),
     as_json: Json = False,
 ) -> None:
     """Mask the brain of a real head that ships with zoo; draw it."""
