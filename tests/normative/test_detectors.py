@@ -200,6 +200,15 @@ def test_arrays_that_do_not_belong_together_are_named(stored):
             read(**changes)
 
 
+def test_an_encoder_that_gives_nan_is_an_error_and_no_healthy_brain(stored):
+    model = stored[1]()
+    codes = np.zeros((2, 3, 3, 3), np.float32)
+    assert np.isfinite(model.z_map(codes)).all()
+    codes[1, 2, 0, 1] = np.nan
+    with pytest.raises(ValueError, match=r"The encoder gives nan in code 1 at \[1, 2, 0\] of its grid\. Check"):
+        model.z_map(codes)
+
+
 def test_a_normative_model_that_unpacks_to_gigabytes_is_refused(stored, tmp_path):
     arrays, _ = stored
     rows = (1 << 31) // 600 + 1
@@ -213,9 +222,7 @@ def test_a_normative_model_that_unpacks_to_gigabytes_is_refused(stored, tmp_path
         info = zipfile.ZipInfo("state_factor.npy")
         bomb.writestr(info, stream.getvalue())
         info.file_size += rows * 600  # the list of the archive announces what would take seconds to pack here
-    with pytest.raises(
-        ValueError, match=r"bomb\.npz is no normative model: it unpacks to 2048 MiB, and at most 2048"
-    ):
+    with pytest.raises(ValueError, match=r"bomb\.npz is no normative model: it unpacks to 2048 MiB, and at most 2048"):
         NormativeModel.read(tmp_path / "bomb.npz")
 
 

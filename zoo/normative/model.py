@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from zoo import files
-from zoo.arrays import Entry, read_npz
+from zoo.arrays import Entry, first_not_finite, read_npz
 from zoo.errors import to_line, unknown_choice
 from zoo.normative.calibration import LADDER, Calibration
 from zoo.normative.detectors import DETECTORS, LEAST_CONTROLS, Detector, FittedDetector, Progress
@@ -67,13 +67,19 @@ class NormativeModel:
             `grid` float32; 0 where the model has no place.
 
         Raises:
-            ValueError: codes on another grid.
+            ValueError: codes on another grid, or an encoder that gives NaN.
         """
         if codes.shape[:3] != self.grid:
             raise ValueError(
                 f"This model knows a grid of {self.grid} codes, got {codes.shape[:3]}. Use step={self.step}."
             )
-        z = self.calibration.z(self.fitted.score(gather(codes, self.places)[None]))[0]
+        there = gather(codes, self.places)
+        if (bad := first_not_finite(there)) is not None:  # it would lie under every threshold
+            raise ValueError(
+                f"The encoder gives {there[bad]} in code {bad[1]} at {self.places[bad[0]].tolist()} of its grid. Check "
+                "its weights and the images."
+            )
+        z = self.calibration.z(self.fitted.score(there[None]))[0]
         return self.on_grid(z)
 
     def on_grid(self, values: np.ndarray) -> np.ndarray:
