@@ -49,6 +49,17 @@ def test_a_plain_warning_from_the_code_of_the_package_is_its_own():
     assert [str(warning) for warning in collected] == ["plain"]
 
 
+def test_own_warnings_are_one_line_on_stderr_and_those_of_others_are_left_to_python(capsys):
+    with warnings.catch_warnings(record=True) as passed:
+        warnings.simplefilter("always")
+        with errors.warnings_in_lines():
+            warn("sides\n  in doubt")
+            warn("odd structure", RuntimeWarning)
+        warn("after")
+    assert capsys.readouterr().err == "zoo: warning: sides in doubt\n"
+    assert [str(warning.message) for warning in passed] == ["odd structure", "after"]
+
+
 def test_the_warnings_of_a_failure_are_kept_and_the_inner_context_has_them():
     with errors.collect_warnings() as outer:
         with pytest.raises(ValueError, match="broken"), errors.collect_warnings() as inner:

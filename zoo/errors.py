@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -97,16 +98,37 @@ def collect_warnings(collected: list[Warning] | None = None) -> Iterator[list[Wa
         try:
             yield collected
         finally:
-            own = [*collected, *(warning.message for warning in caught if _is_own(warning))]
+            own = [*collected, *(warning.message for warning in caught if is_own(warning.category, warning.filename))]
             collected[:] = {str(message): message for message in own if isinstance(message, Warning)}.values()
     for warning in caught:
-        if not _is_own(warning):
+        if not is_own(warning.category, warning.filename):
             message, place = warning.message, (warning.filename, warning.lineno)
             warnings.warn_explicit(message, warning.category, *place, registry=_SHOWN, source=warning.source)
 
 
-def _is_own(warning: warnings.WarningMessage) -> bool:
+@contextlib.contextmanager
+def warnings_in_lines() -> Iterator[None]:
+    """Shows zoo's own warnings as one line on stderr each, without the line of code; those of others as Python does.
+
+    Example:
+        >>> with warnings_in_lines():
+        ...     pass
+    """
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_line(message: Any, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+            if is_own(category, filename):
+                print(f"zoo: warning: {to_line(message)}", file=sys.stderr)
+            else:
+                show(message, category, filename, lineno, *rest)
+
+        warnings.showwarning = show_line  # type: ignore[assignment]
+        yield
+
+
+def is_own(category: type[Warning], filename: str) -> bool:
     """Returns whether a warning is of a class of zoo, or a plain one from its code."""
-    if warning.category.__module__.partition(".")[0] == "zoo":
+    if category.__module__.partition(".")[0] == "zoo":
         return True
-    return warning.category is UserWarning and Path(warning.filename).is_relative_to(_PACKAGE)
+    return category is UserWarning and Path(filename).is_relative_to(_PACKAGE)

@@ -83,7 +83,8 @@ class Verbs(TyperGroup):
     def main(self, *args: Any, **settings: Any) -> Any:
         """Runs a command line and exits: 0, 1 for work that failed, 2 for bad arguments, 130 where it was stopped."""
         try:
-            code = super().main(*args, **{**settings, "standalone_mode": False})
+            with errors.warnings_in_lines():
+                code = super().main(*args, **{**settings, "standalone_mode": False})
         except UsageError as error:
             where = error.ctx.command_path if error.ctx else "zoo"
             code = _print_error(f"{where}: {error.format_message()} See '{where} --help'.", 2)
