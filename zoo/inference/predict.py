@@ -54,9 +54,10 @@ def predict(
     Raises:
         FileNotFoundError: a file does not exist.
         ValueError: no such model; images that cannot be used (not NIfTI, truncated or corrupt, 4D, NaN or
-            infinite voxels, all zero, a singular affine); a wrong number of channels or channels on different
-            grids; no brain in any of them; tabular values that the card does not know or accept; or too little memory,
-            before the work starts.
+            infinite voxels or any beyond 1e15, all zero, a singular affine); a wrong number of channels or channels on
+            different grids; no brain in any of them; tabular values that the card does not know or accept; too little
+            memory, before the work starts; or a network that gives NaN.
+        TypeError: `image` is neither a path nor an image, or `model` neither a name nor a network.
 
     Example:
         >>> mask = predict("unet3d.brain_mask", "t1.nii.gz", out="mask.nii.gz")  # doctest: +SKIP
