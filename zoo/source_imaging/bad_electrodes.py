@@ -11,8 +11,8 @@ _OUTLIER = 0.45
 _ANY_REFERENCE = 1e4
 
 
-def find_bad_electrodes(topography: np.ndarray, field: LeadField) -> list[str]:
-    """Returns the channels that sources in the brain cannot explain, given all other channels.
+def find_bad_electrodes(topography: np.ndarray, field: LeadField) -> list[int]:
+    """Returns the rows of channels that sources in the brain cannot explain, given all other channels.
 
     A channel is bad where leaving it out and predicting it from the others (a Gaussian process whose covariance is
     that of dipoles anywhere in the brain) misses by more than a third of the topography's power (half with fewer than
@@ -23,19 +23,19 @@ def find_bad_electrodes(topography: np.ndarray, field: LeadField) -> list[str]:
         field: lead field of the channels.
 
     Returns:
-        Names, the worst first; at most a tenth of the channels, at least one.
+        Their numbers, the worst first; at most a tenth of the channels, at least one.
 
     Example:
         >>> find_bad_electrodes(topography, lead_field().montage(names))  # doctest: +SKIP
-        ['T8']
+        [13]
     """
-    left, bad = list(range(len(field.names))), []
+    left, bad = list(range(len(field.names))), list[int]()
     covariance = _source_covariance(field)
     for _ in range(max(1, len(left) // 10)):
         worst = _find_worst(topography[left], covariance[np.ix_(left, left)])
         if worst is None:
             break
-        bad.append(field.names[left.pop(worst)])
+        bad.append(left.pop(worst))
     return bad
 
 

@@ -163,7 +163,8 @@ def _check_continuous(eeg: Recording, times: Times, recording: Any) -> None:
 
 def _leave_out_bad(head: HeadModel, eeg: Recording, times: Times) -> tuple[HeadModel, Recording]:
     """Leaves out electrodes that dominate the topography and that no source in the brain explains."""
-    bad = find_bad_electrodes(_select(eeg, times).topography, head.field)
+    rows = find_bad_electrodes(_select(eeg, times).topography, head.field)
+    bad = [eeg.names[row] for row in rows]  # the field may call T3 of the old system T7
     if not bad:
         return head, eeg
     kept = [name for name in eeg.names if name not in bad]
