@@ -57,10 +57,16 @@ def test_microvolts_are_scaled_and_stated():
     assert any("scaled by 1e-6" in text for text in read.repairs)
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1e-11, 1e4])
+@pytest.mark.parametrize("scale", [1e-3, 1e4])
 def test_an_amplitude_that_fits_no_unit_is_refused(scale):
     with pytest.raises(ValueError, match=r"amplitude of the recording is .* V; EEG has 0.002 to 1000 uV. mne keeps"):
         recording.read_recording(evoked(scale=scale))
+
+
+def test_a_simulation_without_a_unit_is_located_and_told():
+    with pytest.warns(units.RecordingWarning, match="is below that of any EEG: places hold"):
+        read = recording.read_recording(evoked(scale=1e-11))
+    assert np.abs(read.data).max() < 1e-8
 
 
 def test_constant_offsets_of_the_channels_do_not_count_as_amplitude():

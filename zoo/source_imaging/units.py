@@ -1,4 +1,4 @@
-"""Checks the unit of a recording: EEG in uV that was declared as V is scaled, other sizes are refused."""
+"""Checks the unit of a recording: EEG in uV that was declared as V is scaled, larger sizes are refused."""
 
 import warnings
 
@@ -44,8 +44,10 @@ def amplitude_v(data: np.ndarray) -> float:
 def volts_per_unit(data: np.ndarray) -> tuple[float, str | None]:
     """Returns what scales data (channels, times) to V: 1, or 1e-6 and a sentence where they surely were in uV.
 
+    An amplitude below that of any EEG is told and kept: simulations have no unit, and places do not depend on it.
+
     Raises:
-        ValueError: an amplitude that is neither EEG in V nor, surely, in uV.
+        ValueError: a large amplitude that is neither EEG in V nor, surely, in uV.
 
     Example:
         >>> volts_per_unit(np.array([[5e-6], [-5e-6], [2e-6]]))
@@ -54,6 +56,10 @@ def volts_per_unit(data: np.ndarray) -> tuple[float, str | None]:
     size = amplitude_v(data)
     if not size or _LEAST_V <= size <= _MOST_V:
         return 1.0, None
+    if size < _LEAST_V:
+        return 1.0, repair(
+            f"The amplitude, {size:.2g} V, is below that of any EEG: places hold, and moments in nA m only in its unit."
+        )
     if _MICROVOLTS[0] <= size <= _MICROVOLTS[1]:
         return 1e-6, repair(f"The amplitude, {size:.3g} V, is that of EEG in uV: scaled by 1e-6 to V.")
     raise ValueError(
