@@ -443,3 +443,11 @@ def test_what_a_card_says_is_what_a_locator_does(sphere, model):
     assert posteriors.sum(1) == pytest.approx([1, 1]) and posteriors.argmax(1).tolist() == [2500, 700]
     probable = locating.count(data[0], posteriors[0], counts[0])
     assert probable.sum() == pytest.approx(1) and probable[0] == 0 and counts.shape == (2, 6)
+
+
+def test_a_network_that_gives_nan_is_an_error_and_no_source():
+    blind = object.__new__(locator.Locator)
+    blind.kernels = types.SimpleNamespace(apply=lambda batch: np.zeros((len(batch), 4, 4, 4, 2), np.float32))
+    blind.network = lambda volumes: np.full((*volumes.shape[:4], 10), np.nan, np.float32)
+    with pytest.raises(ValueError, match=r"The network gives nan in channel 0 for topography 0, .* \(zoo verify\)"):
+        blind(np.zeros((3, 19)))

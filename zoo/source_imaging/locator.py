@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.arrays import first_not_finite
 from zoo.eeg import decode, grid
 from zoo.eeg.kernels import Kernels, kernels
 from zoo.eeg.leadfield import LeadField
@@ -74,6 +75,9 @@ class Locator:
 
         Returns:
             Posteriors (n, 5215) that sum to 1, and probabilities of 0 to 5 sources (n, 6).
+
+        Raises:
+            ValueError: the network gives NaN or infinity.
         """
         batches = [topographies[first : first + _BATCH] for first in range(0, len(topographies), _BATCH)]
         outputs = [self._locate_batch(batch) for batch in batches]
@@ -86,6 +90,11 @@ class Locator:
         batch = topographies if number in (1, _BATCH) else np.resize(topographies, (_BATCH, topographies.shape[1]))
         volumes = self.kernels.apply(batch)
         logits = self.network(volumes)[:number]
+        if (bad := first_not_finite(logits)) is not None:
+            raise ValueError(
+                f"The network gives {logits[bad]} in channel {bad[-1]} for topography {bad[0]}, and no source would "
+                "mean anything. Check the unit of the recording, and the weights (zoo verify)."
+            )
         posterior = decode.posterior(logits)
         if self.settings.sbl_share:
             current = lengths(grid.from_box(volumes[:number, ..., -1]))
