@@ -1,6 +1,7 @@
 """`zoo predict` on susceptibility maps: units, masks, and the table of all scans."""
 
 import csv
+import dataclasses
 
 import keras
 import nibabel as nib
@@ -23,6 +24,7 @@ def model_folder(tmp_path_factory):
         tiny = task.replace(arguments=small, patch=(16, 16, 16), divisor=(2, 2, 2))
         keras.utils.set_random_seed(1)  # several structures appear
         card = model_card.describe(tiny, {"source": "synthetic", "seed": 0, "steps": 1}, {"seconds": 1.0})
+        card = dataclasses.replace(card, plausible=None)  # no brain is as small as these maps
         zoo.save(zoo.load("unet3d", **card.arguments), folder / card.name, card)
     return folder
 
