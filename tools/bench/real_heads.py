@@ -159,7 +159,7 @@ def average(tables: Sequence[Table]) -> Table:
 def judge_bound(folder: Path) -> Table:
     """What the network's grid allows on the real head, in a box around the brain."""
     scan, truth = real_head(folder)
-    box = tuple(slice(max(a.start - 8, 0), a.stop + 8) for a in ndimage.find_objects(truth > 0)[0])
+    box = tuple(slice(max(a.start - 8, 0), a.stop + 8) for a in ndimage.find_objects((truth > 0).astype(np.uint8))[0])
     return score(grid_bound(truth[box], scan.affine), truth[box], images.spacing_mm(scan.affine))
 
 
