@@ -104,6 +104,7 @@ def test_the_trained_model_verifies():
 
 @needs_head
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::zoo.inference.plausibility.PlausibilityWarning")  # a brain cut out
 def test_every_number_of_the_card_is_measured_again(tool):
     card = zoo.card(NAME)
     measured = tool.measure(zoo.load(NAME), card)
