@@ -75,7 +75,9 @@ def test_a_model_of_heads_warns_of_a_brain_alone_and_not_of_a_head():
     model = card(Plausible(shows="head"))
     assert warned(plausibility.check_images, model, head(), (4, 4, 4), ["a.nii.gz"]) == []
     (told,) = warned(plausibility.check_images, model, small_brain(), (4, 4, 4), ["a.nii.gz"])
-    assert told.startswith("a.nii.gz shows 1.1 litres before an even background, as if the brain were cut out already")
+    assert told.startswith("a.nii.gz shows 1.1 litres before an even background: the brain is cut out already; ")
+    (told,) = warned(plausibility.check_images, model, head()[:30], (4, 4, 4), ["a.nii.gz"])
+    assert "the brain ends at the right of the image, as if half a head were missing; " in told
 
 
 def test_a_model_of_brains_warns_of_a_head_and_of_a_background_that_is_not_0():

@@ -16,6 +16,7 @@ EVERY = 4  # along each axis: enough voxels to tell a background
 BACKGROUND_SHARE = 0.15  # of voxels with one value, where a background was set
 MOST_BRAIN_L = 2.2  # no brain with its fluid is larger
 LEAST_HEAD_L = 2.5  # no image of a whole adult head shows less of it
+CUT_SHARE = 0.2  # of a face that shows the head: noses and ears show less
 SPIKE = 10.0  # times the 99.9th percentile: real scans reach 3
 FACES = (("left", "right"), ("back", "front"), ("bottom", "top"))
 LISTED = 5
@@ -98,9 +99,11 @@ def _doubts_about_image(card: Card, channel: np.ndarray, litres: float) -> Itera
     background, share = values[counts.argmax()], counts.max() / counts.sum()
     seen = litres * (1 - share)
     if shows == "head" and share > BACKGROUND_SHARE and seen < MOST_BRAIN_L and litres > LEAST_HEAD_L:
+        cut = _find_cut_face(channel != background)
+        what = f"ends at the {cut} of the image, as if half a head were missing" if cut else "is cut out already"
         yield (
-            f"shows {seen:.1f} litres before an even background, as if the brain were cut out already; {card.name} "
-            "was trained on whole heads, and loses parts of such a brain."
+            f"shows {seen:.1f} litres before an even background: the brain {what}; {card.name} was trained on whole "
+            "heads, and loses parts of such a brain."
         )
     if shows == "brain" and (share < BACKGROUND_SHARE or background != 0 or seen > LEAST_HEAD_L):
         what = f"is {background:g} outside" if share > BACKGROUND_SHARE and background != 0 else "shows a whole head"
@@ -108,6 +111,18 @@ def _doubts_about_image(card: Card, channel: np.ndarray, litres: float) -> Itera
             f"{what}, and {card.name} takes the brain alone, with exactly 0 around it. Multiply the images by a brain "
             "mask (zoo predict unet3d.brain_mask)."
         )
+
+
+def _find_cut_face(inside: np.ndarray) -> str | None:
+    """Returns the face of an image in RAS+ that shows most of the head; None where none but the neck's shows much."""
+    shares = {
+        side: float(inside.take(index, axis).mean())
+        for axis, sides in enumerate(FACES)
+        for index, side in zip((0, -1), sides, strict=True)
+        if side != "bottom"
+    }
+    face = max(shares, key=lambda side: shares[side])
+    return face if shares[face] > CUT_SHARE else None
 
 
 def _find_spike(channel: np.ndarray) -> tuple[float, float] | None:
