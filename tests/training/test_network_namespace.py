@@ -12,32 +12,32 @@ LISTEN = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.get
 
 
 @pytest.fixture
-def enter():
-    """Returns what a child calls to be inside; skips where the system has no namespaces."""
-    with network_namespace.own_network() as function:
-        if function is None:
+def inside():
+    """Returns the words that run a command inside; skips where the system has no namespaces."""
+    with network_namespace.own_network() as words:
+        if words is None:
             pytest.skip("this system allows no network namespace")
-        yield function
+        yield words
 
 
-def test_children_reach_each_other_and_nobody_reaches_them(enter):
+def test_children_reach_each_other_and_nobody_reaches_them(inside):
     child = subprocess.Popen(
-        [sys.executable, "-c", LISTEN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=enter
+        [*inside, sys.executable, "-c", LISTEN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     port = int(child.stdout.readline())
     connect = [sys.executable, "-c", f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"]
     try:
-        assert subprocess.run(connect, preexec_fn=enter, check=False).returncode == 0
+        assert subprocess.run([*inside, *connect], check=False).returncode == 0
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.1", port), 2)
     finally:
         child.communicate("\n")
 
 
-def test_only_the_loopback_address_is_inside(enter):
+def test_only_the_loopback_address_is_inside(inside):
     listing = "import socket; print([name for _, name in socket.if_nameindex() if name != 'lo'])"
     code = f"from pathlib import Path; {listing}; print(Path('/proc/net/route').read_text().count(chr(10)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=enter, check=True)
+    done = subprocess.run([*inside, sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[1] == "1"  # the head of the table: no route leads out
 
 

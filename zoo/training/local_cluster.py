@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from zoo.training.network_namespace import other_interfaces, own_network
@@ -27,11 +27,10 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What every process of a cluster is started with: the command, all addresses, and what to call in the child."""
+    """What every process of a cluster is started with: the command, and all addresses."""
 
     command: Sequence[str]
     spec: Mapping[str, Sequence[str]]
-    enter: Callable[[], None] | None = None
 
 
 def free_ports(count: int) -> list[int]:
@@ -97,24 +96,24 @@ def launch(
         ValueError: bad numbers, or the servers would be open to others and `open_ports` is False.
     """
     spec = cluster_spec(workers, parameter_servers)
-    with _closed_network(open_ports=open_ports) as enter:
-        return _watch(Plan(command, spec, enter), parameter_servers > 0, restarts)
+    with _closed_network(open_ports=open_ports) as inside:
+        return _watch(Plan([*inside, *command], spec), parameter_servers > 0, restarts)
 
 
 @contextmanager
-def _closed_network(*, open_ports: bool) -> Iterator[Callable[[], None] | None]:
-    """Yields what puts a child into a network of its own; None where the machine's own may be used."""
+def _closed_network(*, open_ports: bool) -> Iterator[list[str]]:
+    """Yields the words that run a command in a network of its own; none where the machine's own may be used."""
     if open_ports:
-        yield None
+        yield []
         return
-    with own_network() as enter:
-        if enter is None and (reachable := other_interfaces()):
+    with own_network() as inside:
+        if inside is None and (reachable := other_interfaces()):
             raise ValueError(
                 f"The servers of a local cluster would be open on {', '.join(reachable)}: TensorFlow's ask for no "
                 "password, and who reaches them can read and write your files. This system allows no network of their "
                 "own. Train in one process, or add --open-ports on a network where you trust everyone."
             )
-        yield enter
+        yield inside or []
 
 
 def _watch(plan: Plan, asynchronous: bool, restarts: int) -> int:
@@ -137,8 +136,7 @@ def _watch(plan: Plan, asynchronous: bool, restarts: int) -> int:
 def _start_member(plan: Plan, role: str, index: int) -> Member:
     config = json.dumps({"cluster": dict(plan.spec), "task": {"type": role, "index": index}})
     environment = os.environ | {"TF_CONFIG": config}
-    process = subprocess.Popen(list(plan.command), env=environment, preexec_fn=plan.enter)
-    return Member(role, index, process)
+    return Member(role, index, subprocess.Popen(list(plan.command), env=environment))
 
 
 def _restart(plan: Plan, dead: Member, members: list[Member]) -> None:

@@ -2,7 +2,8 @@
 
 TensorFlow's servers listen on every address of a machine and ask for no password; who reaches one can read and write
 files as its user. In a network namespace there is only the loopback address, and only its own processes reach it.
-Run as a program, this file makes such a namespace and keeps it until its standard input is closed.
+Run as a program, this file makes such a namespace and keeps it until its standard input is closed; with the number of
+that process and a command, it runs the command inside.
 """
 
 import ctypes
@@ -12,7 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,49 +23,40 @@ READY = b"ready\n"
 
 
 @contextmanager
-def own_network() -> Iterator[Callable[[], None] | None]:
+def own_network() -> Iterator[list[str] | None]:
     """Makes a network namespace, and removes it at the end.
 
     Yields:
-        What a child process calls before it starts (`preexec_fn`) to be inside; None where the system has no
-        namespaces or does not allow them.
+        The words that stand before a command to run it inside; None where the system has no namespaces or does not
+        allow them.
 
     Example:
-        >>> with own_network() as enter:  # doctest: +SKIP
-        ...     subprocess.run(["zoo", "list"], preexec_fn=enter)
+        >>> with own_network() as inside:  # doctest: +SKIP
+        ...     subprocess.run([*inside, "zoo", "list"])
     """
     if sys.platform != "linux":
         yield None
         return
-    keeper = subprocess.Popen(
-        [sys.executable, "-I", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    assert keeper.stdin is not None and keeper.stdout is not None
-    try:
-        yield _make_enter(keeper.pid) if keeper.stdout.readline() == READY else None
-    finally:
-        keeper.stdin.close()
-        keeper.stdout.close()
-        keeper.wait()
+    program = [sys.executable, "-I", __file__]
+    with subprocess.Popen(
+        program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as keeper:  # its end closes the pipes, then waits
+        ready = keeper.stdout is not None and keeper.stdout.readline() == READY
+        yield [*program, str(keeper.pid)] if ready else None
 
 
-def _make_enter(pid: int) -> Callable[[], None]:
-    """Returns a function that moves the calling process, of one thread, into the namespaces of another."""
-    kinds = [kind for kind in ("user", "net") if os.readlink(f"/proc/{pid}/ns/{kind}") != _own_namespace(kind)]
+def enter(pid: int, command: Sequence[str]) -> None:
+    """Moves this process into the namespaces of another, and becomes the command there."""
     library = ctypes.CDLL(None, use_errno=True)
-
-    def enter() -> None:
-        for kind in kinds:
-            handle = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY)
-            if library.setns(handle, 0):
-                raise OSError(ctypes.get_errno(), f"The {kind} namespace of process {pid} cannot be entered")
-            os.close(handle)
-
-    return enter
-
-
-def _own_namespace(kind: str) -> str:
-    return os.readlink(f"/proc/self/ns/{kind}")
+    for kind in ("user", "net"):
+        there = f"/proc/{pid}/ns/{kind}"
+        if os.readlink(there) == os.readlink(f"/proc/self/ns/{kind}"):
+            continue
+        handle = os.open(there, os.O_RDONLY)
+        if library.setns(handle, 0):
+            raise OSError(ctypes.get_errno(), f"The {kind} namespace of process {pid} cannot be entered")
+        os.close(handle)
+    os.execvp(command[0], list(command))
 
 
 def other_interfaces() -> list[str]:
@@ -101,4 +93,7 @@ def keep() -> None:
 
 
 if __name__ == "__main__":
-    keep()
+    if sys.argv[1:]:
+        enter(int(sys.argv[1]), sys.argv[2:])
+    else:
+        keep()
