@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 from scipy import ndimage
-from support.cards import BRAIN, make_card
+from support.cards import BRAIN, make_card, unet3d_card
 from support.datasets import SHAPE, noise_in_air
 from support.networks import identity, linear, threshold
 
@@ -192,9 +192,27 @@ def test_slabs_equal_whole_resampling_and_keep_to_the_budget():
     shape, scale = (21, 18, 14), np.array([2.0, 1.5, 1.5])
     plane = 18 * 14 * 2 * 4
     parts = list(native_grid.native_slabs(work, shape, scale, budget_bytes=4 * plane))
-    assert [part.stop - part.start for part, _ in parts] == [4, 4, 4, 4, 4, 1]
+    assert [part[0].stop - part[0].start for part, _ in parts] == [4, 4, 4, 4, 4, 1]
     whole = resample(work, scale, 1.0, shape=shape)
     np.testing.assert_allclose(np.concatenate([slab for _, slab in parts]), whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("place", ["inside", "edge", "corner", "nowhere"])
+@pytest.mark.parametrize("scale", [(2.0, 1.5, 0.7), (1.0, 1.0, 1.0), (0.5, 3.1, 1.0)])
+def test_labels_made_near_structures_alone_are_those_of_the_whole_image(place, scale):
+    values = np.random.default_rng(5).uniform(0, 0.3, (9, 11, 8, 3)).astype(np.float32)
+    values[..., 0] += 0.5
+    start = {"inside": (3, 4, 2), "edge": (0, 4, 2), "corner": (7, 9, 6), "nowhere": (9, 11, 8)}[place]
+    box = tuple(slice(first, first + 3) for first in start)
+    values[box] = values[box][..., ::-1]
+    shape = tuple(round(size * factor) + 1 for size, factor in zip(values.shape, scale, strict=False))
+    like = nibabel.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4))
+    grid = native_grid.NativeGrid(like, shape, np.asarray(scale))
+    card = unet3d_card("unet3d.toy", ("a",), {0: Label("none", 0), 1: Label("one", 7), 2: Label("two", 9)})
+    near = native_grid.native_labels(values, grid, card, budget_bytes=4000)
+    whole = native_grid.native_labels(values, grid, card, budget_bytes=4000, confidence=np.empty(shape, np.float32))
+    np.testing.assert_array_equal(near.dataobj, whole.dataobj)
+    assert np.any(near.dataobj) == (place != "nowhere")
 
 
 def test_channels_by_name_or_in_order(tmp_path):

@@ -11,6 +11,7 @@ from zoo.volumes import image
 from zoo.volumes.image import Image, resample_like
 
 Shape = Sequence[int]
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ def native_values(values: np.ndarray, grid: NativeGrid, *, budget_bytes: int) ->
         A float32 image of (x, y, z, channels), or of (x, y, z) for a single channel.
     """
     native = np.empty((*grid.shape, values.shape[-1]), np.float32)
-    for planes, slab in native_slabs(values, grid.shape, grid.scale, budget_bytes=budget_bytes):
-        native[planes] = slab
+    for part, slab in native_slabs(values, grid.shape, grid.scale, budget_bytes=budget_bytes):
+        native[part] = slab
     native = native[..., 0] if native.shape[-1] == 1 else native
     return image.on_grid_of(grid.like, image.from_ras(native, grid.like))
 
@@ -64,20 +65,37 @@ def native_labels(
     """
     table, names = source_values(card.output.labels), card.output.labels
     foreground = [channel for channel, index in enumerate(sorted(names)) if names[index].value]
-    labels = np.empty(tuple(grid.shape), table.dtype)
-    for planes, slab in native_slabs(probabilities, grid.shape, grid.scale, budget_bytes=budget_bytes):
-        labels[planes] = table[classes(slab, card.output.activation)]
+    labels, box = np.zeros(tuple(grid.shape), table.dtype), None
+    if confidence is None:  # between voxels of the background there is background
+        box = _box_of_labels(table[classes(probabilities, card.output.activation)], grid)
+    for part, slab in native_slabs(probabilities, grid.shape, grid.scale, budget_bytes=budget_bytes, box=box):
+        labels[part] = table[classes(slab, card.output.activation)]
         if confidence is not None:
-            confidence[planes] = slab[..., foreground].max(-1)
+            confidence[part] = slab[..., foreground].max(-1)
     native = image.from_ras(labels, grid.like)
     del labels
     spacing = image.spacing_mm(grid.like.affine)  # along the image's own axes, so after turning back to them
     return image.on_grid_of(grid.like, postprocess(native, card.postprocessing, names, spacing_mm=spacing))
 
 
+def _box_of_labels(labels: np.ndarray, grid: NativeGrid) -> Box:
+    """Returns the voxels of the image that lie nearer than one voxel of the network's grid to a label."""
+    box = []
+    for axis, (size, scale) in enumerate(zip(grid.shape, grid.scale, strict=True)):
+        along = np.flatnonzero(labels.any(axis=tuple({0, 1, 2} - {axis})))
+        if not along.size:
+            return (slice(0, 0),) * 3
+        last = labels.shape[axis] - 1
+        origin = last / 2 - (size - 1) / 2 / scale  # position of the image's first voxel
+        low = 0 if along[0] == 0 else int(np.floor((along[0] - 1 - origin) * scale))
+        high = size if along[-1] == last else int(np.ceil((along[-1] + 1 - origin) * scale)) + 1
+        box.append(slice(max(low, 0), max(min(high, size), 0)))
+    return (box[0], box[1], box[2])
+
+
 def native_slabs(
-    values: np.ndarray, shape: Shape, scale: np.ndarray, *, budget_bytes: int
-) -> Iterator[tuple[slice, np.ndarray]]:
+    values: np.ndarray, shape: Shape, scale: np.ndarray, *, budget_bytes: int, box: Box | None = None
+) -> Iterator[tuple[Box, np.ndarray]]:
     """Brings a volume from the network's grid to the image's, in slabs along x that fit a budget.
 
     The grids share their centre: image voxel i lies at (i - (N - 1) / 2) / scale + (n - 1) / 2 on the network's.
@@ -88,9 +106,10 @@ def native_slabs(
         shape: voxels of the image along x, y, z.
         scale: image voxels that one voxel of the network's grid spans, along x, y, z.
         budget_bytes: what one slab may take; a single plane is made whatever it takes.
+        box: slices of the image along x, y, z outside which nothing is made; None for all of it.
 
     Yields:
-        A slice of x and the slab, (planes, y, z, channels) float32.
+        Slices of x, y, z and the slab, (planes, y, z, channels) float32.
 
     Example:
         >>> volume = np.zeros((8, 4, 4, 1), np.float32)
@@ -98,25 +117,28 @@ def native_slabs(
         >>> [slab.shape for _, slab in slabs]
         [(10, 4, 4, 1), (6, 4, 4, 1)]
     """
-    planes = max(1, int(budget_bytes // max(1, int(np.prod(shape[1:])) * values.shape[3] * 4)))
+    x, y, z = box or (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+    plane = (y.stop - y.start) * (z.stop - z.start)
+    planes = max(1, int(budget_bytes // max(1, plane * values.shape[3] * 4)))
     same = tuple(shape) == values.shape[:3] and np.allclose(scale, 1, rtol=0, atol=1e-3)
-    for first in range(0, shape[0], planes):
-        part = slice(first, min(first + planes, shape[0]))
+    for first in range(x.start, x.stop, planes):
+        part = (slice(first, min(first + planes, x.stop)), y, z)
         yield part, values[part] if same else _resample_slab(values, shape, scale, part)
 
 
-def _resample_slab(values: np.ndarray, shape: Shape, scale: np.ndarray, part: slice) -> np.ndarray:
+def _resample_slab(values: np.ndarray, shape: Shape, scale: np.ndarray, part: Box) -> np.ndarray:
     """Resamples one slab from a crop with the edge repeated once: `resample_like` gives 0 outside its voxels."""
     sizes = np.asarray(values.shape[:3])
     origin = (sizes - 1) / 2 - (np.asarray(shape) - 1) / 2 / scale  # position of the image's first voxel
-    start = origin[0] + part.start / scale[0]
-    end = origin[0] + (part.stop - 1) / scale[0]
-    low = int(np.clip(np.floor(start), 0, sizes[0] - 1))
-    high = int(np.clip(np.ceil(end) + 1, low + 1, sizes[0]))
-    crop = np.pad(values[low:high], ((1, 1), (1, 1), (1, 1), (0, 0)), mode="edge")
+    start = origin + [along.start for along in part] / scale
+    end = origin + [along.stop - 1 for along in part] / scale
+    low = np.clip(np.floor(start), 0, sizes - 1).astype(int)
+    high = np.clip(np.ceil(end) + 1, low + 1, sizes).astype(int)
+    inside = tuple(slice(*ends) for ends in zip(low, high, strict=True))
+    crop = np.pad(values[inside], ((1, 1), (1, 1), (1, 1), (0, 0)), mode="edge")
     target = np.diag([*(1 / scale), 1.0])
-    target[:3, 3] = np.array([start - low, origin[1], origin[2]]) + 1
-    return resample_like(crop, np.eye(4), (part.stop - part.start, *shape[1:]), target)
+    target[:3, 3] = start - low + 1
+    return resample_like(crop, np.eye(4), tuple(along.stop - along.start for along in part), target)
 
 
 def classes(probabilities: np.ndarray, activation: str) -> np.ndarray:
