@@ -98,4 +98,4 @@ def test_gates_are_counted_and_those_that_were_missed_are_told(capsys):
 
 def test_labels_of_both_sides_are_told_once():
     text = " ".join(info("unet3d.brain_structures").split())
-    assert "segmentation: background, csf, brainstem; left and right ventricle, cortex," in text
+    assert "fourth_ventricle, brainstem; left and right white, cortex, ventricle," in text
