@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from support import toy_stroke
+from support.local_network import cluster_options
 from support.paths import SUPPORT
 
 from zoo.datasets import cases as data_cases
@@ -200,7 +201,7 @@ def test_a_cluster_trains_it_and_survives_the_death_of_a_worker(tmp_path, monkey
     monkeypatch.setattr(local_cluster, "_start_member", lambda *args: started.append(begin(*args)) or started[-1])
     killer = toy_stroke.killer(out, started, step=25)
     command = [sys.executable, str(SUPPORT / "toy_stroke.py"), str(out)]
-    assert local_cluster.launch(command, workers=2, parameter_servers=servers) == 0
+    assert local_cluster.launch(command, workers=2, parameter_servers=servers, **cluster_options()) == 0
     killer.join()
     assert len(started) >= 3
     assert run_folder.read_log(out / "log.csv")[-1]["step"] == 50

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import safetensors.numpy
+from support.local_network import cluster_options
 from support.paths import SUPPORT
 
 from zoo.training import cluster, fit, local_cluster
@@ -24,7 +25,7 @@ def weights(path):
 
 def launch(out, batch, **sizes):
     """The exit code of a cluster that trains the toy task."""
-    return local_cluster.launch([sys.executable, TOY, str(out), str(batch)], **sizes)
+    return local_cluster.launch([sys.executable, TOY, str(out), str(batch)], **sizes, **cluster_options())
 
 
 def wait_for_step(out, step, seconds=120):
@@ -136,4 +137,7 @@ def test_a_local_cluster_needs_a_worker():
 
 
 def test_the_launcher_gives_up_on_a_member_that_keeps_dying():
-    assert local_cluster.launch([sys.executable, "-c", "raise SystemExit(3)"], workers=1, restarts=1) == 3
+    assert (
+        local_cluster.launch([sys.executable, "-c", "raise SystemExit(3)"], workers=1, restarts=1, **cluster_options())
+        == 3
+    )
