@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -106,16 +106,39 @@ def first_bad_layer(model: keras.Model, windows: np.ndarray, conditioning: Seque
         >>> first_bad_layer(keras.Model(inputs, outputs), np.ones((1, 4, 4, 4, 1), np.float32))
         'much'
     """
+    values = check_conditioning(model, conditioning)
+    arrays = [windows] if values is None else [windows, np.repeat(values, len(windows), 0)]
+    return find_bad_layer(model)(arrays)
+
+
+def find_bad_layer(model: keras.Model) -> Callable[[Sequence[Any]], str | None]:
+    """Compiles what `first_bad_layer` runs, for many batches of one shape; the weights are those of each call.
+
+    Args:
+        model: a functional model.
+
+    Returns:
+        A function from the network's inputs, in its order, to the layer's name or None, as `first_bad_layer` has it.
+
+    Example:
+        >>> inputs = keras.Input((1,))
+        >>> check = find_bad_layer(keras.Model(inputs, keras.layers.Rescaling(1e30, name="much")(inputs)))
+        >>> check([np.float32([[1]])]), check([np.float32([[1e30]])])
+        (None, 'much')
+    """
     if not getattr(model, "inputs", None):
-        return None
+        return lambda inputs: None
     layers = [layer for layer in _operations(model) if not isinstance(layer, keras.layers.InputLayer)]
     flags = {layer.name: _flag_finite(layer) for layer in layers}
     function = keras.Function(model.inputs, list(flags.values()))
-    values = check_conditioning(model, conditioning)
-    arrays = [windows] if values is None else [windows, np.repeat(values, len(windows), 0)]
     # Compiled, for a graph frees each tensor after its last reader; only the flags stay.
-    finite = _compile(lambda *tensors: function(list(tensors)), False)(*map(keras.ops.convert_to_tensor, arrays))
-    return next((name for name, flag in zip(flags, finite, strict=True) if not bool(flag)), None)
+    compiled = _compile(lambda *tensors: function(list(tensors)), False)
+
+    def check(inputs: Sequence[Any]) -> str | None:
+        finite = compiled(*map(keras.ops.convert_to_tensor, inputs))
+        return next((name for name, flag in zip(flags, finite, strict=True) if not bool(flag)), None)
+
+    return check
 
 
 def _operations(model: keras.Model) -> Sequence[keras.Operation]:

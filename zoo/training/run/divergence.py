@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from zoo.inference.compiled_network import find_bad_layer
+
 
 class DivergedError(RuntimeError):
     """Training met a NaN or an infinity; the message names the step and the layer."""
@@ -13,20 +15,6 @@ class DivergedError(RuntimeError):
 
 def _is_finite(value: Any) -> bool:
     return bool(np.isfinite(keras.ops.convert_to_numpy(keras.ops.cast(value, "float32"))).all())
-
-
-def first_bad_layer(model: keras.Model, x: Any) -> str | None:
-    """Returns the name of the first layer, in graph order, whose output on `x` is not finite; None where all are.
-
-    None, too, where the model is no graph of layers but a learner, which calls them in its own order.
-    """
-    if not getattr(model, "inputs", None):
-        return None
-    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    outputs = [keras.tree.flatten(layer.output)[0] for layer in layers]
-    values = keras.Model(model.inputs, outputs)(x, training=False)
-    values = values if isinstance(values, list) else [values]
-    return next((layer.name for layer, value in zip(layers, values, strict=True) if not _is_finite(value)), None)
 
 
 def first_bad_weight(model: keras.Model) -> str | None:
@@ -42,11 +30,12 @@ def explain(model: keras.Model, batches: Iterable, start: int) -> str:
         batches: the same (x, y) batches that were trained on from there.
         start: the step number of that state.
     """
+    check_layers = find_bad_layer(model)
     for step, (x, y) in enumerate(batches, start):
         inputs = keras.tree.flatten(x)
         if not all(_is_finite(value) for value in inputs):
             return f"the input batch of step {step} holds NaN or infinity"
-        layer = first_bad_layer(model, x)
+        layer = check_layers(inputs)
         if layer:
             return f"layer {layer!r} gave the first value that is not finite, at step {step}"
         loss = model.train_on_batch(x, y)
