@@ -215,9 +215,9 @@ def test_tables_of_gates_are_shown_below_the_results(tmp_path):
     loader.exec_module(tool)
     gate = {"name": "finds it", "goal": "> 0.5", "measured": "0.7 +- 0.1", "passed": False, "remark": ""}
     rows = [{"setting": "ELU", "F1": 0.5}, {"setting": "ReLU", "seeds": 1}]
-    results = {"gates": [gate], "tables": {"Ablation": rows}, "settings": {"seeds": 3, "steps": 10}}
-    (tmp_path / "gates.json").write_text(json.dumps(results))
-    card = complete(tables=tool.tables(tmp_path / "gates.json"))
+    results = {"criteria": [gate], "tables": {"Ablation": rows}, "settings": {"seeds": 3, "steps": 10}}
+    (tmp_path / "study.json").write_text(json.dumps(results))
+    card = complete(tables=tool.tables(tmp_path / "study.json"))
     card_file.check(card)
     text = readme(card)
     assert "## Gates\n| gate | goal | measured |  |" in text and "| finds it | > 0.5 | 0.7 +- 0.1 | MISSED |" in text

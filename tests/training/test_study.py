@@ -62,7 +62,7 @@ def test_a_spread_is_mean_and_sample_deviation():
 
 def test_a_page_shows_criteria_remarks_and_tables():
     lines = study.format_markdown("toys", RESULT).splitlines()
-    assert lines[0] == "# Gates of toys"
+    assert lines[0] == "# Criteria of toys"
     assert lines[4:6] == [
         "| Dice beats entropy | >= 0.1 | 0.2 | passed |",
         "| it is quick | < 1 s | 2 s | MISSED |",
@@ -78,8 +78,8 @@ def test_a_page_shows_criteria_remarks_and_tables():
 def test_a_result_keeps_the_form_that_cards_are_made_of(tmp_path):
     path = study.write_result("toys", RESULT, tmp_path / "results")
     content = json.loads(path.read_text())
-    assert list(content) == ["gates", "tables", "settings", "what", "processor"]
-    assert content["gates"][0] == {
+    assert list(content) == ["criteria", "tables", "settings", "what", "processor"]
+    assert content["criteria"][0] == {
         "name": "Dice beats entropy",
         "goal": ">= 0.1",
         "measured": "0.2",

@@ -10,12 +10,13 @@ from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
 
+from zoo.hub import goals
+
 Metrics = Mapping[str, float]
 FIRST = (  # what a reader looks for first, in this order; other metrics come behind
     *("dice", "f1", "sensitivity", "precision", "fp_per_image", "dice_of_hits"),
     *("hd95_mm", "assd_mm", "volume_error_ml", "lesion_f1", "le_mean_mm", "le_median_mm", "recall_20"),
 )
-GATES = "Gates"  # the table that tools/make_card --gates writes
 MOST = 5  # columns of a table beside the count: what 80 columns hold
 FAMILY = 4  # so many numbers of one kind ("hd95_mm_caudate", "hd95_mm_putamen", ...) are counted as one
 
@@ -66,11 +67,13 @@ def show_metrics(card: Any, *, everything: bool = False) -> Group:
         everything: every number and table of the card, too.
     """
     parts: list[Any] = [_make_table(group) for group in _group_data_sets(card)]
-    parts += [Padding(line, (0, 0, 0, 2)) for line in _describe_gates(card.tables.get(GATES, ())) if not everything]
     if everything:
         parts += [_list_numbers(data, metrics) for data, metrics in card.metrics.items()]
         parts += [_copy_table(title, rows) for title, rows in card.tables.items()]
-    elif rest := _name_rest(card):
+    else:
+        lines = itertools.chain.from_iterable(_count_goals(title, rows) for title, rows in card.tables.items())
+        parts += [Padding(line, (0, 0, 0, 2)) for line in lines]
+    if not everything and (rest := _name_rest(card)):
         parts.append(Padding(f"zoo info {card.name} --all shows the rest: {rest}.", (0, 0, 0, 2)))
     spaced = ((part,) if isinstance(part, Padding) and part is not parts[-1] else (part, "") for part in parts)
     return Group(*itertools.chain.from_iterable(spaced))
@@ -105,11 +108,18 @@ def _make_table(group: Mapping[str, Metrics]) -> Table:
     return table
 
 
-def _describe_gates(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Counts the goals that were reached, and names the others; nothing where none was set."""
-    missed = [row for row in rows if row.get("") != "passed"]
-    lines = [f"Of {len(rows)} gates {len(rows) - len(missed)} passed{'; missed:' if missed else '.'}"] if rows else []
-    return lines + [f"- {row.get('gate')}: {row.get('measured')}, goal {row.get('goal')}" for row in missed]
+def _count_goals(title: str, rows: Sequence[goals.Row]) -> list[str]:
+    """Counts the goals that were reached, and names the others; nothing for a table of something else."""
+    if not goals.has_verdicts(rows):
+        return []
+    missed = goals.list_missed(rows)
+    lines = [f"Of {len(rows)} {title.lower()} {len(rows) - len(missed)} passed{'; missed:' if missed else '.'}"]
+    return lines + [f"- {_name_goal(row)}: {row.get('measured')}, goal {row.get('goal')}" for row in missed]
+
+
+def _name_goal(row: goals.Row) -> str | None:
+    """Returns what stands in the first column."""
+    return next((text for column, text in row.items() if column != goals.VERDICT), None)
 
 
 def _wrap_heading(name: str) -> str:

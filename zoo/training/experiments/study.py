@@ -17,6 +17,7 @@ import numpy as np
 
 from zoo import files
 from zoo.devices import policy, processor
+from zoo.hub.goals import describe_verdict
 from zoo.training import batches, network
 from zoo.training.optimizers import set_final_bias
 from zoo.training.task import Task
@@ -163,10 +164,10 @@ def format_spread(values: Sequence[float]) -> str:
 
 def format_markdown(title: str, result: StudyResult) -> str:
     """Returns criteria, remarks, tables and settings as a Markdown page."""
-    lines = [f"# Gates of {title}", "", "| gate | goal | measured | |", "|---|---|---|---|"]
+    lines = [f"# Criteria of {title}", "", "| criterion | goal | measured | |", "|---|---|---|---|"]
     for criterion in result.criteria:
-        verdict = "passed" if criterion.passed else "MISSED"
-        lines.append(f"| {criterion.name} | {criterion.goal} | {criterion.measured} | {verdict} |")
+        cells = (criterion.name, criterion.goal, criterion.measured, describe_verdict(criterion.passed))
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"- {criterion.name}: {criterion.remark}" for criterion in result.criteria if criterion.remark)]
     for name, rows in result.tables.items():
         columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -177,7 +178,7 @@ def format_markdown(title: str, result: StudyResult) -> str:
 
 
 def write_result(title: str, result: StudyResult, folder: pathlib.Path) -> pathlib.Path:
-    """Writes a result as `<title>.md` and as `<title>.json`, which `tools/make_card --gates` reads.
+    """Writes a result as `<title>.md` and as `<title>.json`, from which a card takes its tables.
 
     Args:
         title: name of the study.
@@ -189,7 +190,7 @@ def write_result(title: str, result: StudyResult, folder: pathlib.Path) -> pathl
     """
     folder.mkdir(parents=True, exist_ok=True)
     content = {
-        "gates": [dataclasses.asdict(criterion) for criterion in result.criteria],
+        "criteria": [dataclasses.asdict(criterion) for criterion in result.criteria],
         "tables": result.tables,
         "settings": result.settings,
         "what": title,
