@@ -8,6 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 from zoo.evaluation import lesions
+from zoo.evaluation.froc import detections
 from zoo.reporting import lesion_report, report
 from zoo.reporting.lesion_report import LesionCase
 from zoo.reporting.thumbnails import PIXELS, Thumbnails
@@ -33,7 +34,7 @@ def case(number):
     regions = np.ones(SHAPE, int)
     regions[20:] = 2
     matching = lesions.match_lesions(drawn, truth, (1, 1, 1), regions=regions)
-    scored = lesions.detections(np.where(drawn, 0.9, np.where(truth, 0.3, 0)), truth, (1, 1, 1))
+    scored = detections(np.where(drawn, 0.9, np.where(truth, 0.3, 0)), truth, (1, 1, 1))
     return LesionCase(f"case{number}", "lacune", matching, AFFINE, scored, NAMES)
 
 

@@ -95,6 +95,16 @@ def summarise(
     return rows
 
 
+def ratio(part: float, whole: float) -> float:
+    """Returns a part over its whole, NaN where the whole is 0.
+
+    Example:
+        >>> ratio(1, 2), ratio(0, 0)
+        (0.5, nan)
+    """
+    return part / whole if whole else float("nan")
+
+
 def mean(values: Iterable[float]) -> float:
     """Returns the mean of the defined values; NaN (without a warning) without any.
 

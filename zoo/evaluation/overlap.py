@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from zoo.evaluation.aggregate import ratio
+
 Spacing = tuple[float, float, float]
 
 
@@ -72,14 +74,12 @@ def volume_error(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequ
 
 def dice_of_counts(size: int, reference_size: int, common: int) -> float:
     """Returns Dice from the voxel counts of both masks and of their intersection."""
-    total = size + reference_size
-    return 2 * common / total if total else float("nan")
+    return ratio(2 * common, size + reference_size)
 
 
 def iou_of_counts(size: int, reference_size: int, common: int) -> float:
     """Returns intersection over union from the voxel counts of both masks and of their intersection."""
-    union = size + reference_size - common
-    return common / union if union else float("nan")
+    return ratio(common, size + reference_size - common)
 
 
 def volumes_of_counts(size: int, reference_size: int, spacing_mm: Spacing) -> dict[str, float]:
@@ -90,7 +90,7 @@ def volumes_of_counts(size: int, reference_size: int, spacing_mm: Spacing) -> di
         "volume_ml": size * voxel_ml,
         "reference_ml": reference_size * voxel_ml,
         "volume_error_ml": error * voxel_ml,
-        "volume_error_percent": 100 * error / reference_size if reference_size else float("nan"),
+        "volume_error_percent": ratio(100 * error, reference_size),
     }
 
 

@@ -9,6 +9,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
 from zoo.errors import unknown_choice
+from zoo.evaluation.aggregate import ratio
 
 CONVENTIONS = ("one_to_one", "literal")
 RADII_MM = (10.0, 20.0)
@@ -31,8 +32,7 @@ class Counts:
     @property
     def f1(self) -> float:
         """2 TP / (2 TP + FP + FN); NaN where there is neither a true nor a predicted source."""
-        total = 2 * self.tp + self.fp + self.fn
-        return 2 * self.tp / total if total else float("nan")
+        return ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from zoo.evaluation import lesions
-from zoo.evaluation.lesions import Detections, Froc, Lesion, Matching
+from zoo.evaluation.froc import FALSE_POSITIVE_RATES, Detections, Froc, froc, mean_sensitivity
+from zoo.evaluation.lesions import Lesion, Matching
 from zoo.reporting.report import Picture, Section, png
 
 SIZES_MM = (3.0, 5.0, 8.0, 15.0)
@@ -157,10 +158,10 @@ def _froc_section(cases: Sequence[LesionCase]) -> list[Section]:
     images = [case.detections for case in cases if case.detections is not None]
     if len(images) < len(cases) or not sum(image.num_lesions for image in images):
         return []
-    curve = lesions.froc(images)
-    at = [(f"{rate:g}", lesions.mean_sensitivity(curve, at=(rate,))) for rate in lesions.FALSE_POSITIVE_RATES]
+    curve = froc(images)
+    at = [(f"{rate:g}", mean_sensitivity(curve, at=(rate,))) for rate in FALSE_POSITIVE_RATES]
     table = [{"false lesions an image": name, "sensitivity": value} for name, value in at]
-    table.append({"false lesions an image": "mean of these", "sensitivity": lesions.mean_sensitivity(curve)})
+    table.append({"false lesions an image": "mean of these", "sensitivity": mean_sensitivity(curve)})
     note = (
         "Candidates are pieces of the probability map above a low threshold, before any filter by size or shape; each "
         "is as sure as its surest voxel. Sensitivity is the best that stays within a rate; nothing is interpolated."
@@ -177,7 +178,7 @@ def draw_froc(curve: Froc, point: tuple[float, float] | None = None) -> Picture:
     """Draws sensitivity against false positives an image.
 
     Args:
-        curve: from `zoo.evaluation.lesions.froc`.
+        curve: from `zoo.evaluation.froc.froc`.
         point: false positives an image and sensitivity of the labels as they are drawn.
     """
     from matplotlib.figure import Figure
@@ -190,14 +191,14 @@ def draw_froc(curve: Froc, point: tuple[float, float] | None = None) -> Picture:
     if point is not None:
         axis.plot(*point, "o", color="#c1121f", markersize=7, label="labels as drawn")
         axis.legend(frameon=False, loc="lower right")
-    ticks = [0, *lesions.FALSE_POSITIVE_RATES]
+    ticks = [0, *FALSE_POSITIVE_RATES]
     axis.set_xscale("symlog", linthresh=0.5, base=2)
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_xticks([], minor=True)
     axis.set(xlabel="false lesions an image", ylabel="sensitivity", xlim=(0, 16.5), ylim=(0, 1.03))
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    caption = f"Mean sensitivity at 0.5, 1, 2, 4, 8 and 16 false lesions: {lesions.mean_sensitivity(curve):.3f}."
+    caption = f"Mean sensitivity at 0.5, 1, 2, 4, 8 and 16 false lesions: {mean_sensitivity(curve):.3f}."
     return Picture(png(figure), caption)
 
 

@@ -11,7 +11,8 @@ from zoo.datasets.cases import Case
 from zoo.datasets.images import class_indices, nifti_like, picture, read_labels
 from zoo.datasets.label_values import Values
 from zoo.evaluation import lesions
-from zoo.evaluation.lesions import Detections, Lesion
+from zoo.evaluation.froc import Detections, detections
+from zoo.evaluation.lesions import Lesion
 from zoo.reporting import lesion_report
 from zoo.reporting.lesion_report import LesionCase
 from zoo.reporting.report import Section
@@ -28,7 +29,7 @@ MOST_CHANNELS = 3
 def score_candidates(confidence: Image, truth: np.ndarray) -> dict[str, Any]:
     """Scores the candidates of a probability map; returns `Detections` for JSON."""
     spacing = images.spacing_mm(confidence.affine).tolist()
-    return dataclasses.asdict(lesions.detections(np.asanyarray(confidence.dataobj), truth, spacing))
+    return dataclasses.asdict(detections(np.asanyarray(confidence.dataobj), truth, spacing))
 
 
 def read_truth(case: Case, values: Values | None = None) -> Image:
