@@ -167,6 +167,15 @@ def test_what_is_out_of_the_field_of_view_is_dark_background():
     assert not moved[~inside].any()
 
 
+def test_another_volume_follows_the_labels():
+    source, seed = ops.convert_to_tensor(anatomy()), np.array([2, 5])
+    _, moved = synthesise(source, seed, RECIPE)
+    white = np.isin(anatomy(), labels.sides("white")).astype(np.uint8)
+    followed = np.asarray(scene.follow(ops.convert_to_tensor(white), seed, RECIPE))
+    assert followed.dtype == np.uint8 and followed.any()
+    np.testing.assert_array_equal(followed == 1, np.isin(moved, labels.sides("white")))
+
+
 def test_a_batch_is_refused():
     with pytest.raises(ValueError, match=r"3D \(x, y, z\), got shape \(1, 8, 8, 8\). Map over the batch"):
         synthesise(ops.zeros((1, 8, 8, 8), "int32"), 0, RECIPE)

@@ -71,7 +71,12 @@ def scanned(labels: np.ndarray, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
         volume = np.where(head, volume[head].max() - volume, volume)
     thick, count = scan.slices_mm, labels.shape[2] // scan.slices_mm
     stacked = volume[..., : count * thick].reshape(*labels.shape[:2], count, thick)
-    return stacked.mean(-1), labels[..., thick // 2 :: thick][..., :count]
+    return stacked.mean(-1), sliced(labels, scan)
+
+
+def sliced(labels: np.ndarray, scan: Scan) -> np.ndarray:
+    """Returns the middle millimetre of each slice of a scan, (x, y, z / slices_mm), of labels (x, y, z) at 1 mm."""
+    return labels[..., scan.slices_mm // 2 :: scan.slices_mm][..., : labels.shape[2] // scan.slices_mm]
 
 
 @functools.lru_cache(maxsize=8)

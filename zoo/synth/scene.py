@@ -96,6 +96,24 @@ def synthesise_lesions(
     return _acquire(image, moved, seed, recipe), moved[..., None], ops.max(masks, axis=0)[..., None]
 
 
+def follow(volume: Tensor, seed: Tensor, recipe: Recipe = DEFAULT) -> Tensor:
+    """Moves another volume of an anatomy, such as a mask, to where `synthesise` moves its labels.
+
+    What lies beyond the field of view is not cleared.
+
+    Args:
+        volume: (x, y, z) integers on the grid of the label map, static shape.
+        seed: that of the sample.
+        recipe: that of the sample.
+
+    Returns:
+        (x, y, z, 1) of the volume's type, of `recipe.shape`; 0 beyond the volume.
+    """
+    geometry = geometries.draw(seeds.fold(seed, 101), recipe.shape, recipe.geometry)
+    where = geometries.coordinates(geometry, recipe.shape, volume.shape, recipe.geometry.spacing_mm)
+    return geometries.nearest(volume, where)[..., None]
+
+
 def _move(labels: Tensor, seed: Tensor, recipe: Recipe) -> tuple[Tensor, geometries.Where]:
     if len(labels.shape) != 3:
         raise ValueError(f"A label map is 3D (x, y, z), got shape {tuple(labels.shape)}. Map over the batch.")
