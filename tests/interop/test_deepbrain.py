@@ -13,7 +13,7 @@ import zoo
 from zoo.evaluation.overlap import dice
 from zoo.volumes import image as images
 
-NAME = "unet3d.brain_mask"
+NAME = "unet3d.brain_mask_t1"
 TOOL = ROOT / "tools" / "convert_deepbrain"
 PIP = "pip install --no-deps -r tools/requirements-data.txt"
 
@@ -95,7 +95,7 @@ def test_the_card_says_where_the_weights_come_from():
     card = zoo.card(NAME)
     assert (card.licence, card.training.command, card.training.synthetic) == ("MIT", "tools/convert_deepbrain", False)
     notice = (TOOL.parents[1] / "NOTICE").read_text()
-    assert "pretrained/unet3d.brain_mask" in notice and "Ivan Itzcovich" in notice
+    assert "pretrained/unet3d.brain_mask_t1" in notice and "Ivan Itzcovich" in notice
 
 
 def test_the_trained_model_verifies():
