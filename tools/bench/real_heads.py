@@ -4,7 +4,8 @@
 
 MODEL is a name or a folder. The scans: a real T1 of a whole head with FreeSurfer's labels, Colin27 against AAL, and the
 test people of `zoo.synth.anatomy.people` painted in five contrasts and in slices of 5 mm. `--peer` adds brainchop's
-`model30chan18cls` on the real head, read with plain Keras. None of these scans trains or chooses weights.
+`model30chan18cls` on the real head, read with plain TensorFlow, and `--rounds 3` seconds and peak memory of both there.
+None of these scans trains or chooses weights.
 """
 
 import argparse
@@ -13,12 +14,14 @@ import itertools
 import json
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import timing
 from scipy import ndimage
 
 from zoo.evaluation.surfaces import segmentation_metrics
@@ -34,8 +37,9 @@ from zoo.volumes import resampling
 SIX = ("thalamus", "caudate", "putamen", "pallidum", "hippocampus", "amygdala")
 LARGE = ("cortex", "white", "cerebellum_cortex", "brainstem", "thalamus")
 PEOPLE = "test people"
+BRAINCHOP = "brainchop model30chan18cls"
 EXACT = (14, 15, 5, 44)  # ventricles that `from_freesurfer` joins
-METRICS = ("dice", "hd95_mm")
+METRICS = ("dice", "hd95_mm", "volume_error")
 Table = dict[str, dict[str, float]]
 Predict = Callable[[Any], Any]
 
@@ -50,7 +54,7 @@ def structure_names() -> dict[int, str]:
 
 
 def by_structure(scores: Mapping[int, Mapping[str, float]]) -> Table:
-    """Dice, and HD95 where it was measured, by the name of the structure, sides averaged."""
+    """Dice, HD95 where it was measured, and the error of the volume, by the name of the structure, sides averaged."""
     names = structure_names()
     sides: dict[str, list[Mapping[str, float]]] = {}
     for value, metrics in scores.items():
@@ -72,14 +76,22 @@ def score(
     """A table of the structures asked for, or of all that the reference has; Dice alone without surfaces."""
     have = set(np.unique(reference).tolist())
     wanted = [value for value, name in structure_names().items() if value in have and (not names or name in names)]
+    scores: dict[int, dict[str, float]] = {
+        value: overlap_of(predicted == value, reference == value) for value in wanted
+    }
     if surfaces:
-        return by_structure(segmentation_metrics(predicted, reference, tuple(spacing_mm), labels=wanted))
-    return by_structure({value: dice_of(predicted == value, reference == value) for value in wanted})
+        measured = segmentation_metrics(predicted, reference, tuple(spacing_mm), labels=wanted)
+        scores = {
+            value: scores[value] | {key: row[key] for key in ("dice", "hd95_mm")} for value, row in measured.items()
+        }
+    return by_structure(scores)
 
 
-def dice_of(predicted: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """Dice of two masks, the second not empty."""
-    return {"dice": 2 * float((predicted & reference).sum()) / float(predicted.sum() + reference.sum())}
+def overlap_of(predicted: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Dice of two masks, the second not empty, and by what part the volume of the first is off."""
+    ours, theirs = float(predicted.sum()), float(reference.sum())
+    dice = 2 * float((predicted & reference).sum()) / (ours + theirs)
+    return {"dice": dice, "volume_error": abs(ours / theirs - 1)}
 
 
 def mean(table: Mapping[str, Mapping[str, float]], names: Iterable[str] | None = None, key: str = "dice") -> float:
@@ -149,7 +161,7 @@ def average(tables: Sequence[Table]) -> Table:
     """Mean over tables of every structure, of those that have it."""
     return {
         name: {
-            key: float(np.mean([table[name][key] for table in tables if name in table]))
+            key: float(np.mean([table[name][key] for table in tables if key in table.get(name, {})]))
             for key in next(table[name] for table in tables if name in table)
         }
         for name in sorted({name for table in tables for name in table})
@@ -171,24 +183,26 @@ PEER_NAMES = (
 )
 
 
-def peer_network(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """brainchop's dilated convolutions from its layers model, as a function (x, y, z) -> (x, y, z) class numbers.
-
-    Slabs of 32 planes with a margin of the receptive field, so that 30 channels of a head fit into memory.
-    """
-    import tensorflow as tf
-
+def read_peer(folder: Path) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """The convolutions of a layers model of brainchop, in order, and its weights by name."""
     described = json.loads((folder / "model.json").read_text())
     flat, stored, place = np.fromfile(folder / "model.bin", np.float32), {}, 0
     for entry in described["weightsManifest"][0]["weights"]:
         size = int(np.prod(entry["shape"]))
         stored[entry["name"]] = flat[place : place + size].reshape(entry["shape"])
         place += size
-    layers = [
-        layer["config"]
-        for layer in described["modelTopology"]["model_config"]["config"]["layers"]
-        if layer["class_name"] == "Conv3D"
-    ]
+    layers = described["modelTopology"]["model_config"]["config"]["layers"]
+    return [layer["config"] for layer in layers if layer["class_name"] == "Conv3D"], stored
+
+
+def peer_network(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """brainchop's dilated convolutions from its layers model, as a function (x, y, z) -> (x, y, z) class numbers.
+
+    Slabs of 64 planes with a margin of the receptive field, so that 30 channels of a head fit into memory.
+    """
+    import tensorflow as tf
+
+    layers, stored = read_peer(folder)
 
     def run(volume: np.ndarray) -> np.ndarray:
         x = tf.constant(volume[None, ..., None], tf.float32)
@@ -208,12 +222,17 @@ def peer_network(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
     return in_slabs
 
 
+def label_as_brainchop(folder: Path, scan: nib.nifti1.Nifti1Image) -> np.ndarray:
+    """brainchop's class numbers of a scan of 256^3 voxels of 1 mm, scaled by its 2nd and 98th percentile."""
+    volume = np.asanyarray(scan.dataobj)
+    low, high = np.percentile(volume, (2, 98))
+    return peer_network(folder)(np.clip((volume - low) / (high - low), 0, 1))
+
+
 def judge_peer(folder: Path, real: Path) -> Table:
     """brainchop on the real head: 2nd to 98th percentile to 0 to 1, sides joined in reference and result."""
     scan, truth = real_head(real)
-    volume = np.asanyarray(scan.dataobj)
-    low, high = np.percentile(volume, (2, 98))
-    found = peer_network(folder)(np.clip((volume - low) / (high - low), 0, 1))
+    found = label_as_brainchop(folder, scan)
     number = {name: index for index, name in enumerate(PEER_NAMES)}
     reference = np.zeros(truth.shape, np.int32)
     for value, name in structure_names().items():
@@ -223,11 +242,13 @@ def judge_peer(folder: Path, real: Path) -> Table:
 
 
 def summary(table: Table) -> dict[str, float]:
-    """Mean over all structures and over six, and the two large tissues where they are there."""
+    """Mean over all structures and over six, the two large tissues, and how far volumes of large structures are off."""
     six = [name for name in SIX if name in table]
     found = {"dice": mean(table), "dice_six": mean(table, six)}
     if all("hd95_mm" in table[name] for name in six):
         found["hd95_mm_six"] = mean(table, six, "hd95_mm")
+    if errors := [table[name]["volume_error"] for name in LARGE if "volume_error" in table.get(name, {})]:
+        found |= {"volume_error_large": float(np.mean(errors)), "volume_error_most": max(errors)}
     return found | {f"dice_{name}": table[name]["dice"] for name in ("cortex", "white") if name in table}
 
 
@@ -246,7 +267,7 @@ def parts(predict: Predict, arguments: argparse.Namespace) -> dict[str, Callable
     if arguments.bound:
         found["head_ecog, labels to 2 mm and back"] = lambda: judge_bound(arguments.real)
     if arguments.peer:
-        found["head_ecog, brainchop model30chan18cls"] = lambda: judge_peer(arguments.peer, arguments.real)
+        found[f"head_ecog, {BRAINCHOP}"] = lambda: judge_peer(arguments.peer, arguments.real)
     return found
 
 
@@ -266,7 +287,32 @@ def judge(model: str | Path, arguments: argparse.Namespace, kept: Path | None = 
             print(name, json.dumps(summary(tables[name])), file=sys.stderr, flush=True)
             if kept:
                 kept.write_text(json.dumps(tables))
-    return describe(trained_models.card(model), tables)
+    cost = measure(model, arguments) if arguments.rounds and arguments.peer else {}
+    return describe(trained_models.card(model), tables) | ({"cost": cost} if cost else {})
+
+
+def time_once(side: str, arguments: argparse.Namespace) -> None:
+    """Prints seconds and peak memory of the labels of the real head in this process, loading the network included."""
+    scan, _ = real_head(arguments.real)
+    timing.resident_mib(reset=True)
+    begin = time.perf_counter()
+    if side == BRAINCHOP:
+        label_as_brainchop(arguments.peer, scan)
+    else:
+        Predictor(arguments.model)(scan)
+    print(json.dumps({"seconds": time.perf_counter() - begin, "peak_mib": timing.peak_mib()}))
+
+
+def measure(model: str | Path, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Seconds and peak memory of ours and brainchop's on the real head: medians of child processes that alternate."""
+    command = [sys.executable, __file__, str(model), "--real", str(arguments.real), "--peer", str(arguments.peer)]
+    sides = (trained_models.card(model).name, BRAINCHOP)
+    found = timing.alternate({side: [*command, "--time", side] for side in sides}, rounds=arguments.rounds)
+    return {
+        side: {key: timing.median(row[key] for row in rows) for key in ("seconds", "peak_mib")}
+        for side, rows in found.items()
+        if rows
+    }
 
 
 def describe(card: Card, tables: Mapping[str, Table]) -> dict[str, Any]:
@@ -306,12 +352,18 @@ def parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     options.add_argument("--scans", nargs="*", help="such as t1 t2 t1_5mm; all when left out")
     options.add_argument("--peer", type=Path, help="folder of brainchop's model30chan18cls")
     options.add_argument("--surfaces", action="store_true", help="HD95 of the test people, too")
+    options.add_argument(
+        "--rounds", type=int, default=0, help="how often seconds and memory are measured beside --peer"
+    )
     options.add_argument("--bound", action="store_true", help="what the network's grid allows, too")
     return options
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Judges one model, prints the summary and writes what it found."""
+    if arguments.time:
+        time_once(arguments.time, arguments)
+        return
     result = judge(arguments.model, arguments)
     print(json.dumps(result["summary"], indent=1))
     if arguments.out:
@@ -322,4 +374,5 @@ if __name__ == "__main__":
     options = parser()
     options.add_argument("model", nargs="?", default=task.TASK.model_name)
     options.add_argument("--out", type=Path)
+    options.add_argument("--time", help=argparse.SUPPRESS)
     main(options.parse_args())
