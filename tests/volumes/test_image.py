@@ -198,6 +198,14 @@ def test_stored_types(tmp_path, given_dtype, asked, stored):
     assert np.array_equal(written.get_fdata(), values)
 
 
+def test_the_middle_of_a_centred_image_is_the_origin(tmp_path):
+    images.write_centred(tmp_path / "a.nii.gz", np.arange(24, dtype=np.int16).reshape(2, 3, 4), (1.0, 2.0, 6.0))
+    image = nibabel.load(tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(image.affine @ [0.5, 1.0, 1.5, 1.0], [0, 0, 0, 1])
+    assert images.spacing_mm(image.affine).tolist() == [1, 2, 6] and image.get_data_dtype() == np.int16
+    assert np.asarray(image.dataobj).ravel().tolist() == list(range(24))
+
+
 def test_writing_refuses(tmp_path):
     like = nibabel.Nifti1Image(values_of(), affine_of())
     with pytest.raises(ValueError, match=r"written to \.nii or \.nii\.gz, got '.*a\.mgz'"):

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import tensorflow as tf
 from keras import ops
@@ -26,6 +25,7 @@ from zoo.errors import unknown_choice
 from zoo.files import write_whole
 from zoo.hub.card import Plausible
 from zoo.metrics import MeanDice
+from zoo.pipeline.augmentation import mirror_and_rescale
 from zoo.synth import seeds
 from zoo.synth import two_scales as surroundings
 from zoo.synth.anatomy.sources import names
@@ -190,21 +190,6 @@ def painter(
     return paint
 
 
-def augment(image: Any, labels: Any, seed: Any) -> tuple[Any, Any]:
-    """Mirrors a real patch left to right and changes each sequence's scale and level a little; air stays 0.
-
-    Args:
-        image: (x, y, z, channels) float32, scaled.
-        labels: (x, y, z, channels) integers.
-        seed: an integer tensor.
-    """
-    flip = seeds.uniform(seed, (), 1) < 0.5
-    image, labels = (ops.where(flip, ops.flip(each, axis=0), each) for each in (image, labels))
-    change = 0.1 * seeds.normal(seed, (2, image.shape[-1]), 2)
-    head = ops.cast(ops.any(image != 0, axis=-1, keepdims=True), "float32")
-    return (image * (1.0 + change[0]) + change[1]) * head, labels
-
-
 def test_cases(folder: Path) -> list[Case]:
     """Writes whole scans of the two held-out brains by both scanners: `scans` of `HELD_OUT`."""
     return scans(folder, HELD_OUT)
@@ -241,7 +226,7 @@ def _write_case(folder: Path, name: str, scanner: str, draw: int) -> Case:
         seed = [TEST_SEED, draw, zlib.crc32(name.encode()) % 2**16, list(SCANNERS).index(scanner)]
         volumes = scanned(name, SCANNERS[scanner], seed)
         for key, path in files.items():
-            _write_image(path, volumes[key])
+            images.write_centred(path, volumes[key], SPACING_MM)
     rows = ["index\tname", *(f"{index}\t{region}" for index, region in enumerate(placement.REGIONS))]
     write_whole(home / "regions.tsv", "\n".join([*rows, ""]).encode())
     return Case(home.name, name, {key: files[key] for key in CHANNELS}, files["lacunes"], {"scanner": scanner})
@@ -282,12 +267,6 @@ def _compile_painter(scanner: Scanner) -> Callable[[Any, Any], Any]:
         return scan.apply(brain, params, tuple(brain.codes.shape), scanner, whole=True)[:2]
 
     return tf.function(paint, jit_compile=True)
-
-
-def _write_image(path: Path, array: np.ndarray) -> None:
-    affine = np.eye(4)
-    affine[:3, 3] = [-(size - 1) / 2 for size in array.shape]
-    images.write(path, array, nib.nifti1.Nifti1Image(array, affine))
 
 
 def variant(
@@ -351,7 +330,7 @@ TASK = Task(
             {"name": "resample", "spacing_mm": list(SPACING_MM)},
             {"name": "z_score", "mask": "nonzero", "channels": list(CHANNELS)},
         ),
-        augment=augment,
+        augment=mirror_and_rescale,
     ),
     network=Network(
         builder="unet3d",

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from keras import ops
 
@@ -24,6 +23,7 @@ from zoo.hub.tabular import Tabular
 from zoo.losses import Combined, binary_cross_entropy, negative_dice
 from zoo.metrics import MeanDice
 from zoo.models.parts.sizes import divisor, strides_by_spacing
+from zoo.pipeline.augmentation import mirror_and_rescale
 from zoo.synth import seeds
 from zoo.synth.anatomy import territories
 from zoo.synth.anatomy.sources import names
@@ -119,21 +119,6 @@ def _encode_tabular(task: Task, params: Any) -> Any:
     return ops.stack([ops.cast(entry, "float32") for pair in pairs for entry in pair])
 
 
-def augment(image: Any, labels: Any, seed: Any) -> tuple[Any, Any]:
-    """Mirrors a real patch left to right and changes each map's scale and level a little; air stays 0.
-
-    Args:
-        image: (x, y, z, 6) float32, scaled.
-        labels: (x, y, z, channels) integers.
-        seed: an integer tensor.
-    """
-    flip = seeds.uniform(seed, (), 1) < 0.5
-    image, labels = (ops.where(flip, ops.flip(each, axis=0), each) for each in (image, labels))
-    change = 0.1 * seeds.normal(seed, (2, image.shape[-1]), 2)
-    head = ops.cast(ops.any(image != 0, axis=-1, keepdims=True), "float32")
-    return (image * (1.0 + change[0]) + change[1]) * head, labels
-
-
 def test_cases(folder: Path) -> list[Case]:
     """Writes whole scans of strokes in the two held-out brains, two on each of the four grids.
 
@@ -162,17 +147,11 @@ def _write_test_case(folder: Path, number: int) -> Case:
         brain = Brain(ops.convert_to_tensor(codes[0]), ops.convert_to_tensor(places[0]))
         maps, lesion, _ = (ops.convert_to_numpy(each) for each in apply(brain, params, grid[0], ranges))
         for channel, path in enumerate(files.values()):
-            _write_image(path, np.round(maps[..., channel], 2), grid[1])
-        _write_image(home / "lesion.nii.gz", lesion[..., 0].astype(np.uint8), grid[1])
+            images.write_centred(path, np.round(maps[..., channel], 2), grid[1])
+        images.write_centred(home / "lesion.nii.gz", lesion[..., 0].astype(np.uint8), grid[1])
     tabular: dict[str, float | str] = {name: round(float(params[key]), 2) for name, key in DRAWN.items()}
     tabular["tici"] = list(TICI)[int(np.argmin(np.abs(np.array(grades) - float(params["recanalised"]))))]
     return Case(home.name, home.name, files, home / "lesion.nii.gz", tabular)
-
-
-def _write_image(path: Path, array: np.ndarray, spacing_mm: Sequence[float]) -> None:
-    affine = np.diag([*spacing_mm, 1.0])
-    affine[:3, 3] = [-(size - 1) / 2 * mm for size, mm in zip(array.shape, spacing_mm, strict=True)]
-    images.write(path, array, nib.nifti1.Nifti1Image(array, affine))
 
 
 TASK = Task(
@@ -186,7 +165,7 @@ TASK = Task(
         preprocessing=({"name": "z_score", "mask": "nonzero"},),
         tabular=TABULAR,
         masked=True,
-        augment=augment,
+        augment=mirror_and_rescale,
     ),
     network=Network(
         builder="vnet",

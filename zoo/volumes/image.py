@@ -137,6 +137,22 @@ def write(
     return path
 
 
+def write_centred(path: str | os.PathLike, array: np.ndarray, spacing_mm: Sequence[float]) -> None:
+    """Writes an array as an image whose middle is the origin of the world.
+
+    Args:
+        path: ends in `.nii` or `.nii.gz`.
+        array: (x, y, z), along RAS axes.
+        spacing_mm: voxel size along each axis, in mm.
+
+    Example:
+        >>> write_centred("simulated.nii.gz", np.zeros((16, 24, 32), np.int16), (1, 1, 3))  # doctest: +SKIP
+    """
+    affine = np.diag([*spacing_mm, 1.0])
+    affine[:3, 3] = [-(size - 1) / 2 * mm for size, mm in zip(array.shape, spacing_mm, strict=True)]
+    write(path, array, nibabel.nifti1.Nifti1Image(array, affine))
+
+
 def on_grid_of(
     like: Image, array: np.ndarray, *, dtype: np.dtype | type | str | None = None, name: str = "The image"
 ) -> Image:
