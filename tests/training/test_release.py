@@ -11,7 +11,7 @@ import zoo
 from zoo.hub import card_file
 from zoo.training import network
 from zoo.training.run import model_card, run_folder
-from zoo.training.run.release import finite, release, release_card
+from zoo.training.run.release import finite, next_minor, release
 
 ROWS = {"held-out cases": {"n": 3, "dice": 0.5, "hd95_mm": math.nan}}
 COMMAND = "zoo train ball --release"
@@ -80,14 +80,26 @@ def test_a_file_that_cannot_be_attached_leaves_the_release_before(run, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["unet3d.ball"]
 
 
-def test_changes_reach_the_card_and_its_training(run):
-    card = card_file.read(run / "unet3d.ball")
+def test_changes_reach_the_card_and_its_training(run, tmp_path):
+    before = card_file.read(run / "unet3d.ball")
     changes = {"postprocessing": (), "training": {"steps": 90, "minutes": 3.0}}
     task = toy.TASK.replace(limits=("Balls only.",))
-    changed = release_card(card, task, {}, command=COMMAND, changes=changes)
-    assert changed.limits == ("Balls only.",)
-    assert (changed.training.steps, changed.training.minutes, changed.training.seed) == (90, 3.0, 4)
-    assert changed.training.command == COMMAND and changed.training.data == card.training.data
+    card = zoo.card(release(run, task, {}, command=COMMAND, pretrained=tmp_path, changes=changes))
+    assert card.limits == ("Balls only.",)
+    assert (card.training.steps, card.training.minutes, card.training.seed) == (90, 3.0, 4)
+    assert card.training.command == COMMAND and card.training.data == before.training.data
+
+
+def test_a_trained_model_ships_again_under_the_next_minor_version(run, tmp_path):
+    home = release(run, toy.TASK, ROWS, command=COMMAND, pretrained=tmp_path)
+    before = zoo.card(home)
+    changes = next_minor(before, "Measured on more balls.")
+    again = release(tmp_path, toy.TASK, {"cases": {"n": 9}}, command="again", pretrained=tmp_path, changes=changes)
+    card = zoo.card(again)
+    zoo.verify(again)
+    assert again == home and card.metrics == {"cases": {"n": 9}} and card.weights.sha256 == before.weights.sha256
+    assert card.version == "1.1.0" and card.training.seed == 4 and card.training.command == "again"
+    assert dict(card.changelog) == dict(before.changelog) | {"1.1.0": "Measured on more balls."}
 
 
 def test_a_run_without_a_model_is_refused(tmp_path):

@@ -6,7 +6,7 @@ many were empty, missed or invented.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,34 @@ def mean(values: Iterable[float]) -> float:
     """
     defined = [value for value in values if not math.isnan(value)]
     return math.fsum(defined) / len(defined) if defined else float("nan")
+
+
+def mean_row(
+    cases: Iterable[Mapping[str, float]], metrics: Sequence[str], *, spread: Sequence[str] = ()
+) -> dict[str, float]:
+    """Returns the means over cases as a row of a card.
+
+    Args:
+        cases: metric -> value, for each case.
+        metrics: those to average, over the cases that have a finite value; a metric without any is left out.
+        spread: metrics whose standard deviation over the cases is in the row, too, as `<metric>_sd`.
+
+    Returns:
+        `n`, the number of cases, then the means, then the deviations.
+
+    Example:
+        >>> mean_row([{"dice": 0.5, "hd95_mm": float("nan")}, {"dice": 1.0}], ["dice", "hd95_mm"], spread=["dice"])
+        {'n': 2, 'dice': 0.75, 'dice_sd': 0.25}
+    """
+    cases = list(cases)
+    values = {name: _list_finite(cases, name) for name in (*metrics, *spread)}
+    row: dict[str, float] = {"n": len(cases)}
+    row |= {name: mean(values[name]) for name in metrics if values[name]}
+    return row | {f"{name}_sd": float(np.std(values[name])) for name in spread if values[name]}
+
+
+def _list_finite(cases: Iterable[Mapping[str, float]], metric: str) -> list[float]:
+    return [case[metric] for case in cases if math.isfinite(case.get(metric, math.nan))]
 
 
 @dataclasses.dataclass(frozen=True)

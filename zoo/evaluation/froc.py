@@ -139,3 +139,18 @@ def mean_sensitivity(curve: Froc, *, at: Sequence[float] = FALSE_POSITIVE_RATES)
         0.5
     """
     return float(np.mean([curve.sensitivity[curve.false_positives <= rate].max() for rate in at]))
+
+
+def summarise_froc(curve: Froc, rates: Sequence[float] = FALSE_POSITIVE_RATES) -> dict[str, float]:
+    """Returns the sensitivity at each rate of false positives an image, and their mean, as entries of a card's row.
+
+    Args:
+        curve: from `froc`.
+        rates: false positives per image.
+
+    Example:
+        >>> summarise_froc(froc([Detections([0.9, 0.8], [(0,), ()], num_lesions=2)]), rates=(0.5, 1))
+        {'sensitivity_at_0.5_fp': 0.5, 'sensitivity_at_1_fp': 0.5, 'froc_mean_sensitivity': 0.5}
+    """
+    row = {f"sensitivity_at_{rate:g}_fp": mean_sensitivity(curve, at=(rate,)) for rate in rates}
+    return row | {"froc_mean_sensitivity": mean_sensitivity(curve, at=rates)}

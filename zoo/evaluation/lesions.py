@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -250,6 +251,36 @@ def sensitivity_by(
     ]
 
 
+def sensitivity_row(
+    matchings: Iterable[Matching], group: Callable[[Lesion], Any], name: Callable[[Any], str]
+) -> dict[str, float]:
+    """Returns the sensitivity of each group that has lesions, as entries `sensitivity_<name>` of a card's row.
+
+    Args:
+        matchings: one for each image.
+        group: names the group of a lesion, as `sensitivity_by` takes it.
+        name: the group in words, such as `name_size_bin`.
+
+    Example:
+        >>> lesion = Lesion(8, 0.008, 2.5, (2.5, 2.5, 2.5), matches=(0,), dice=0.5, region=3)
+        >>> sensitivity_row([Matching((lesion,), (), {})], size_bin((5,)), name_size_bin)
+        {'sensitivity_0_to_5_mm': 1.0}
+    """
+    rows = sensitivity_by(matchings, group)
+    return {f"sensitivity_{name(row['group'])}": float(row["sensitivity"]) for row in rows if row["lesions"]}
+
+
+def list_false_positives(matchings: Iterable[Matching]) -> list[Lesion]:
+    """Returns the predicted lesions of all images that have no match.
+
+    Example:
+        >>> lesion = Lesion(8, 0.008, 2.5, (2.5, 2.5, 2.5), matches=(), dice=0.0, region=3)
+        >>> [lesion.region for lesion in list_false_positives([Matching((), (lesion,), {})])]
+        [3]
+    """
+    return [lesion for matching in matchings for lesion in matching.prediction if not lesion.matches]
+
+
 def size_bin(edges_mm: Sequence[float]) -> Callable[[Lesion], tuple[float, float]]:
     """Returns a function that groups lesions by diameter: `[0, first edge)`, ..., `[last edge, inf)`, in mm."""
     edges = [0.0, *sorted(edges_mm), math.inf]
@@ -259,6 +290,17 @@ def size_bin(edges_mm: Sequence[float]) -> Callable[[Lesion], tuple[float, float
         return edges[place - 1], edges[place]
 
     return group
+
+
+def name_size_bin(edges_mm: tuple[float, float]) -> str:
+    """Returns a group of `size_bin` in words.
+
+    Example:
+        >>> name_size_bin((5.0, 8.0)), name_size_bin((8.0, math.inf))
+        ('5_to_8_mm', 'from_8_mm')
+    """
+    low, high = edges_mm
+    return f"{low:g}_to_{high:g}_mm" if math.isfinite(high) else f"from_{low:g}_mm"
 
 
 @dataclasses.dataclass(frozen=True)

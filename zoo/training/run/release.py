@@ -36,7 +36,7 @@ def release(
     metrics, which are printed to stderr as well.
 
     Args:
-        run: the run folder.
+        run: the run folder; `pretrained` itself ships a model again, measured anew.
         task: what the run learned.
         metrics: data set -> metric -> value; a value that is not finite is left out, since a card cannot hold it.
         command: what makes this release again, for the card.
@@ -59,14 +59,14 @@ def release(
     folder = pathlib.Path(run) / task.model_name
     if not (folder / card_file.FILE).exists():
         raise FileNotFoundError(f"{run} holds no finished {task.model_name}. Let the training finish, then release it.")
-    card = release_card(card_file.read(folder), task, metrics, command=command, changes=changes or {})
+    card = _release_card(card_file.read(folder), task, metrics, command=command, changes=changes or {})
     print(json.dumps(card.metrics, indent=1), file=sys.stderr)
     model = trained_models.load(folder) if model is None else model
     home = pathlib.Path(pretrained) / task.model_name
     return save.save(model, home, card, overwrite=True, attachments=attachments)
 
 
-def release_card(
+def _release_card(
     card: cards.Card, task: Task, metrics: Rows, *, command: str, changes: Mapping[str, Any]
 ) -> cards.Card:
     """Returns the card of a run with metrics, commit, command and further changes; arguments as in `release`."""
@@ -74,6 +74,26 @@ def release_card(
     fields = {"limits": model_card.limits(task), "metrics": finite(metrics)} | dict(changes)
     fields["training"] = dataclasses.replace(card.training, **training | dict(changes.get("training", {})))
     return dataclasses.replace(card, **fields)
+
+
+def next_minor(card: cards.Card, change: str) -> dict[str, Any]:
+    """Returns what changes on the card of a trained model that ships again: the next minor version, and why.
+
+    Args:
+        card: of the model that ships now.
+        change: one sentence for the changelog.
+
+    Returns:
+        `version` and `changelog`, for the `changes` of `release`.
+
+    Example:
+        >>> changes = next_minor(trained_models.card("unet3d.lacunes"), "Finds smaller ones.")  # doctest: +SKIP
+        >>> changes["version"]  # doctest: +SKIP
+        '1.2.0'
+    """
+    major, minor, _ = card.version.split(".")
+    version = f"{major}.{int(minor) + 1}.0"
+    return {"version": version, "changelog": dict(card.changelog) | {version: change}}
 
 
 def finite(rows: Rows) -> dict[str, dict[str, float]]:
