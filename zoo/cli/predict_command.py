@@ -1,16 +1,29 @@
 """`zoo predict`: picks the runner for a model's output, and prints what becomes of each case."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from zoo import tasks
 from zoo.cli.export_command import choose_network
+from zoo.cli.prediction_options import (
+    Brain,
+    LesionTable,
+    Magnitude,
+    Normative,
+    Out,
+    Overwrite,
+    Probabilities,
+    Recursive,
+    Regions,
+    Runtime,
+    Scans,
+    StructureTable,
+    Unit,
+    Volumes,
+)
 from zoo.cli.recording_options import Condition, Count, Forward, NoiseCov, Time, Window, parse_choices
 from zoo.cli.scan_arguments import parse_cases, parse_tabular
 from zoo.cli.terminal import (
-    RUNTIME,
     Device,
     Json,
     Mirror,
@@ -30,86 +43,31 @@ from zoo.hub.card import Card
 if TYPE_CHECKING:
     from zoo.workflows.case_results import CaseResult
 
-TABLES, LESIONS, SUSCEPTIBILITY = "Tables", "Lesions", "Susceptibility maps"
-
 
 def predict(  # noqa: PLR0913 - the choices of a command, each an option
     model: Model,
-    scans: Annotated[
-        list[str],
-        typer.Argument(help="NIfTI files or one folder; CHANNEL=FILE ... or a data set for several channels."),
-    ],
-    out: Annotated[
-        Path, typer.Option(metavar="PATH", help="Folder for results, or a .nii.gz file for one scan.")
-    ] = Path(),
-    recursive: Annotated[
-        bool, typer.Option("--recursive", help="Search a folder's sub-folders, too; results keep them.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")] = False,
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Write probabilities, not labels.")] = False,
-    brain: Annotated[
-        bool, typer.Option("--brain", help="Write each scan without its skull, too: SCAN_brain.nii.gz.")
-    ] = False,
+    scans: Scans,
+    out: Out = Path(),
+    recursive: Recursive = False,
+    overwrite: Overwrite = False,
+    probabilities: Probabilities = False,
+    brain: Brain = False,
     mirror: Mirror = False,
     tabular: Tabular = "",
-    volumes: Annotated[
-        bool,
-        typer.Option("--volumes", help="Write each result's volumes in ml as CSV, too.", rich_help_panel=TABLES),
-    ] = False,
-    table: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CSV",
-            help="Write one table of all scans: volume, susceptibility a structure.",
-            rich_help_panel=TABLES,
-        ),
-    ] = None,
-    lesions: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CSV",
-            help="Write one table of all lesions: place, size, shape, confidence.",
-            rich_help_panel=LESIONS,
-        ),
-    ] = None,
-    regions: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE",
-            help="Label map that names the lesions' places; default: by unet3d.brain_structures; 'none'.",
-            rich_help_panel=LESIONS,
-        ),
-    ] = "",
-    normative: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Your own controls, of fit-normative, for a model of codes.", rich_help_panel=LESIONS
-        ),
-    ] = None,
-    unit: Annotated[
-        str,
-        typer.Option(
-            metavar="UNIT", help="Of the maps: ppm, ppb, hz@TESLA or rad@TESLA,MS.", rich_help_panel=SUSCEPTIBILITY
-        ),
-    ] = "",
-    magnitude: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Mask the map by the brain in this image.", rich_help_panel=SUSCEPTIBILITY),
-    ] = None,
+    volumes: Volumes = False,
+    table: StructureTable = None,
+    lesions: LesionTable = None,
+    regions: Regions = "",
+    normative: Normative = None,
+    unit: Unit = "",
+    magnitude: Magnitude = None,
     time: Time = None,
     window: Window = "",
     condition: Condition = "",
     count: Count = None,
     forward: Forward = None,
     noise_cov: NoiseCov = None,
-    runtime: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="keras, onnx, openvino, litert or tensorflow (docs/export.md).",
-            rich_help_panel=RUNTIME,
-        ),
-    ] = "keras",
+    runtime: Runtime = "keras",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:

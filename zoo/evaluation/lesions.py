@@ -213,9 +213,7 @@ def pool_scores(matchings: Sequence[Matching]) -> dict[str, float]:
     return {"n": float(images), **scores, "fp_per_image": scores["false_positives"] / images}
 
 
-def sensitivity_by(
-    matchings: Iterable[Matching], group: Callable[[Lesion], Hashable]
-) -> list[dict[str, float | Hashable]]:
+def sensitivity_by(matchings: Iterable[Matching], group: Callable[[Lesion], Hashable]) -> list[dict[str, Any]]:
     """Returns sensitivity and false positives over many images, for each group of lesions.
 
     Args:
@@ -267,7 +265,7 @@ def sensitivity_row(
         {'sensitivity_0_to_5_mm': 1.0}
     """
     rows = sensitivity_by(matchings, group)
-    return {f"sensitivity_{name(row['group'])}": float(row["sensitivity"]) for row in rows if row["lesions"]}
+    return {f"sensitivity_{name(row['group'])}": row["sensitivity"] for row in rows if row["lesions"]}
 
 
 def list_false_positives(matchings: Iterable[Matching]) -> list[Lesion]:

@@ -139,7 +139,7 @@ def by_region(cases: Sequence[LesionCase]) -> list[Row]:
         for row in lesions.sensitivity_by([case.matching], case.region):
             total = totals.setdefault(str(row["group"]), dict.fromkeys(("lesions", "found", "false_positives"), 0.0))
             for name in total:
-                total[name] += float(row[name])  # type: ignore[arg-type]
+                total[name] += float(row[name])
     return [_group_row(name.replace("_", " "), row, "region") for name, row in sorted(totals.items())]
 
 
