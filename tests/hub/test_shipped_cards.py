@@ -8,7 +8,7 @@ from zoo.hub.model_readme import readme
 
 PRETRAINED = ROOT / "pretrained"
 FOLDERS = sorted(path for path in PRETRAINED.iterdir() if path.is_dir() and path.name[0] not in "._")
-LIMIT_BYTES = 40e6
+LIMIT_BYTES = 60e6
 
 each = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 

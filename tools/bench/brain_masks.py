@@ -24,6 +24,7 @@ import nibabel.processing
 import numpy as np
 import real_heads
 import timing
+from scipy import ndimage
 
 from zoo.evaluation.surfaces import segmentation_metrics
 from zoo.hub import trained_models
@@ -41,6 +42,7 @@ HEAD = "head_ecog"
 PEOPLE = "test people"
 # How far from the brain fluid counts (mm) -> what that Dice is called: each network draws the line elsewhere.
 LINES = {0.0: "dice_tight", 8.0: "dice_wide"}
+BRIGHT, MARGIN = 0.5, 20  # brainchop's settings of mindgrab
 RESULT = timing.RESULTS / "brain_masks.json"
 Row = dict[str, float]
 Predict = Callable[[Any], Any]
@@ -85,11 +87,18 @@ def judge_person(predict: Predict, cases: Path, name: str, scan: phantoms.Scan) 
     return score(predicted, np.asanyarray(truth.dataobj) != 0, truth.affine) | others
 
 
+def box_of(mask: np.ndarray) -> tuple[slice, ...]:
+    """The box around a mask with brainchop's margin, within the volume."""
+    (found,) = ndimage.find_objects(mask.astype(np.uint8))
+    return tuple(slice(max(along.start - MARGIN, 0), along.stop + MARGIN) for along in found)
+
+
 def mindgrab(folder: Path) -> Predict:
     """brainchop's network as a function from an image to its mask on the same grid.
 
-    As brainchop runs it: 256^3 voxels of 1 mm as FreeSurfer lays them, 2nd to 98th percentile to 0 to 1, convolutions
-    whose channels are normalised over the volume, GELU, and the largest piece of the result.
+    As brainchop runs it: 256^3 voxels of 1 mm as FreeSurfer lays them, 2nd to 98th percentile to 0 to 1, cut to a box
+    around what is brighter than a half, convolutions whose channels are normalised over that box, GELU, and the largest
+    piece of the result.
     """
     import tensorflow as tf
 
@@ -112,8 +121,11 @@ def mindgrab(folder: Path) -> Predict:
         laid = nibabel.processing.conform(image, (256,) * 3, (1.0,) * 3, order=1, orientation="LIA")
         volume = laid.get_fdata(dtype=np.float32)
         low, high = np.percentile(volume, (2, 98))
-        found = components.largest_component(run(np.clip((volume - low) / (high - low), 0, 1)), 26)
-        found = nib.nifti1.Nifti1Image(found.astype(np.float32), laid.affine)
+        volume = np.clip((volume - low) / (high - low), 0, 1)
+        box = box_of(volume > BRIGHT)
+        mask = np.zeros(volume.shape, np.float32)
+        mask[box] = components.largest_component(run(volume[box]), 26)
+        found = nib.nifti1.Nifti1Image(mask, laid.affine)
         back = nibabel.processing.resample_from_to(found, image, order=1)
         return nib.nifti1.Nifti1Image((back.get_fdata() > 0.5).astype(np.uint8), image.affine)
 
