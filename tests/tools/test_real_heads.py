@@ -64,7 +64,8 @@ def test_masks_are_summed_up_by_scan_and_together(judges):
 
 def test_sides_that_were_not_judged_keep_their_numbers(judges, tmp_path):
     path = tmp_path / "masks.json"
-    judges[1].write({"a": {"summary": 1}, "b": {"summary": 2}}, path)
+    judges[1].write({"a": {"summary": 1}, "b": {"summary": 2, "seconds": 9}}, path)
     judges[1].write({"b": {"summary": 3}}, path)
-    assert judges[1].read(path)["sides"] == {"a": {"summary": 1}, "b": {"summary": 3}}
+    judges[1].write({"a": {"seconds": 4}}, path)
+    assert judges[1].read(path)["sides"] == {"a": {"summary": 1, "seconds": 4}, "b": {"summary": 3, "seconds": 9}}
     assert judges[1].read(tmp_path / "none.json") == {"sides": {}}

@@ -15,7 +15,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,22 +218,24 @@ def read(path: Path = RESULT) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {"sides": {}}
 
 
-def write(found: Mapping[str, Any], path: Path = RESULT) -> Path:
-    """Writes sides into the result file, in place of what it says of them."""
-    sides = read(path)["sides"] | dict(found)
+def write(found: Mapping[str, Mapping[str, Any]], path: Path = RESULT) -> Path:
+    """Writes what was found of sides into the result file, in place of the same of before."""
+    sides = read(path)["sides"]
+    sides |= {name: sides.get(name, {}) | dict(side) for name, side in found.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps({"processor": platform.processor() or platform.machine(), "sides": sides}, indent=1) + "\n"
-    )
+    result = {"processor": platform.processor() or platform.machine(), "sides": sides}
+    path.write_text(json.dumps(result, indent=1) + "\n")
     return path
 
 
-def run(sides: Mapping[str, str], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Judges sides (name in the result -> model), measures them where asked, and returns what the file says of them."""
+def run(sides: Mapping[str, str], arguments: argparse.Namespace, *, beside: Sequence[str] = ()) -> dict[str, Any]:
+    """Judges sides (name in the result -> model), and measures seconds and memory of these and others where asked."""
     found = {name: describe(side, judge(side, arguments)) for name, side in sides.items()}
-    timed = measure(list(sides.values()), arguments) if arguments.rounds else {}
-    for name, side in sides.items():
-        found[name] |= timed.get(side, {})
+    if arguments.rounds:
+        timed = measure([*sides.values(), *beside], arguments)
+        names = {side: name for name, side in sides.items()}
+        for side, row in timed.items():
+            found[names.get(side, side)] = found.get(names.get(side, side), {}) | row
     return found
 
 
@@ -255,7 +257,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.time:
         return time_once(arguments.time, arguments)
     found = run({name: name for name in arguments.sides}, arguments)
-    print(json.dumps({name: side["summary"] for name, side in found.items()}, indent=1))
+    print(json.dumps({name: side.get("summary") for name, side in found.items()}, indent=1))
     print("wrote", write(found, arguments.out))
     return None
 

@@ -89,11 +89,11 @@ def masked_maps() -> tuple[np.ndarray, np.ndarray]:
 
 
 def recipe(task: Task, contrast: Contrast) -> scene.Recipe:
-    """Returns the ranges of `brain_structures`, with windows farther from the brain, thicker slices and more cuts."""
+    """Returns the ranges of `brain_structures`, with windows on part of a brain, thicker slices and more cuts."""
     base = structures.recipe(task, contrast)
     return dataclasses.replace(
         base,
-        geometry=dataclasses.replace(base.geometry, translation_mm=40.0),
+        geometry=dataclasses.replace(base.geometry, translation_mm=60.0),
         acquisition=dataclasses.replace(
             base.acquisition,
             isotropic_mm=(base.acquisition.spacing_mm, 4.0),
