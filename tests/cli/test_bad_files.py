@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from zoo.cli import main, model_commands
 from zoo.hub import card_file
 
-SHIPPED = TESTS.parent / "pretrained" / "unet3d.brain_mask" / "card.json"
+SHIPPED = TESTS.parent / "pretrained" / "unet3d.brain_mask_t1" / "card.json"
 
 
 @pytest.fixture
