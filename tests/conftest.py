@@ -13,9 +13,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.
 
 @pytest.fixture(scope="session")
 def trained_ball(tmp_path_factory):
-    """Trains the toy task once for all tests; returns its run folder and what the run printed."""
+    """Trains the task of balls once for all tests; returns its run folder and what the run printed."""
     out = tmp_path_factory.mktemp("ball") / "run"
-    command = [sys.executable, str(SUPPORT / "toy.py"), str(out)]
+    command = [sys.executable, str(SUPPORT / "tasks.py"), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return out, done.stderr

@@ -6,7 +6,7 @@ import sys
 import nibabel
 import numpy as np
 import pytest
-from support import toy
+from support.tasks import BALL
 
 from zoo.cli import task_commands, terminal
 from zoo.datasets.cases import Case
@@ -37,7 +37,7 @@ def test_check_ends_with_0_on_a_good_folder_and_1_on_errors(zoo_command, tmp_pat
 
 def test_check_for_a_task_finds_what_its_training_would_refuse(zoo_command, tmp_path, monkeypatch):
     labels = {index: (name, value) for index, (name, value) in enumerate({"background": 0, "ball": 7}.items())}
-    monkeypatch.setattr(task_commands, "_find_task", lambda name: toy.TASK.replace(labels=labels))
+    monkeypatch.setattr(task_commands, "_find_task", lambda name: BALL.replace(labels=labels))
     for name, fill in (("a", 1.0), ("b", 1.5)):
         write_case(tmp_path / "data" / name, fill=fill)
     (tmp_path / "data" / "notes.txt").write_text("")
@@ -71,7 +71,7 @@ def test_check_by_pattern_and_at_any_depth(zoo_command, tmp_path):
 
 
 def test_patterns_name_places_or_what_the_data_set_calls_its_images():
-    task = toy.TASK.replace(channels=("T1", "FLAIR"))
+    task = BALL.replace(channels=("T1", "FLAIR"))
     placed = task_commands._read_by_pattern(task, ["T1={id}/t1.nii", "FLAIR={id}/f.nii", "labels={id}/m.nii"])
     assert placed.data.reader == "folder" and placed.data.patterns["labels"] == "{id}/m.nii"
     named = task_commands._read_by_pattern(task, ["T1=acq-high_T1w"])
@@ -123,7 +123,7 @@ def test_train_with_release_measures_held_out_cases_and_writes_to_pretrained(zoo
         files = {name: {"T1w": folder / name / "T1w.nii.gz"} for name in ("a", "b")}
         return [Case(name, name, channels, folder / name / "labels.nii.gz") for name, channels in files.items()]
 
-    task = toy.TASK.replace(test_cases=list_cases, labels={0: ("background", 0), 1: ("ball", 1)})
+    task = BALL.replace(test_cases=list_cases, labels={0: ("background", 0), 1: ("ball", 1)})
 
     def train(task, source, out, options):
         out.mkdir()

@@ -25,6 +25,7 @@ from zoo.hub.card import Step
 from zoo.inference import exported_network
 from zoo.inference.predictor import Predictor
 from zoo.inference.settings import Settings
+from zoo.inference.sliding_window import centred_window
 from zoo.volumes import image, intensity, patches
 
 FRESH = """
@@ -112,6 +113,28 @@ def test_the_graph_finds_air_and_spikes_as_prediction_does(background, spike):
 def test_windows_start_where_those_of_predict_do(overlap):
     found = graph_windows.starts(tf.constant([37, 16, 53]), (16, 16, 12), overlap)
     np.testing.assert_array_equal(found, patches.starts((37, 16, 53), (16, 16, 12), overlap))
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("shape", [(40, 37, 33), (12, 40, 21), (20, 60, 24)])
+def test_the_graph_looks_straight_at_the_foreground_as_prediction_does(shape, activation):
+    volume = np.random.default_rng(2).normal(0, 0.1, (*shape, 1)).astype(np.float32)
+    volume[3:12, 5:30, 4:20] += 1
+
+    def network(windows):
+        values = windows - np.asarray(windows).mean((1, 2, 3), keepdims=True) - 0.3
+        return np.concatenate([-values, values] if activation == "softmax" else [values], -1)
+
+    def graph(windows):
+        values = windows - tf.reduce_mean(windows, (1, 2, 3), keepdims=True) - 0.3
+        return tf.concat([-values, values] if activation == "softmax" else [values], -1)
+
+    inside = np.ones(shape, bool)
+    inside[:2] = False
+    expected = centred_window(network, volume, patch=(16, 24, 16), activation=activation, skip=inside)
+    settings = {"patch": (16, 24, 16), "overlap": 0.5, "num_classes": expected.shape[-1], "activation": activation}
+    logits, reached = graph_windows.centred_window(graph, tf.constant(volume), inside=tf.constant(inside), **settings)
+    np.testing.assert_allclose(graph_windows.activate(logits, reached, activation), expected, atol=1e-5)
 
 
 def test_a_saved_model_needs_tensorflow_alone_and_agrees_on_shapes_it_has_not_seen(folder, exported, tmp_path):

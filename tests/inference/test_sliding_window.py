@@ -9,7 +9,7 @@ from zoo import devices
 from zoo.inference import window_memory
 from zoo.inference.batch_norm_folding import fold_batch_norm
 from zoo.inference.compiled_network import first_bad_layer, prepare
-from zoo.inference.sliding_window import NotFiniteError, activate, sliding_window
+from zoo.inference.sliding_window import NotFiniteError, activate, centred_window, sliding_window
 from zoo.models.unet3d import unet3d
 from zoo.volumes.patches import gaussian_weight
 
@@ -357,3 +357,40 @@ def test_the_first_layer_that_is_not_finite_is_found_with_tabular_values_too():
     assert first_bad_layer(model, ones, [1.0, 2.0]) is None
     assert first_bad_layer(model, ones, [np.inf, 2.0]) == "gain"
     assert first_bad_layer(model, 1e30 * ones, [1e30, 1.0]) == "scaled"
+
+
+class MeanTells:
+    """A network of two classes that finds voxels above the mean of its window, so that each window answers its own."""
+
+    def __init__(self):
+        self.windows = []
+
+    def __call__(self, windows):
+        self.windows.append(windows[0, ..., 0].copy())
+        values = windows - windows.mean((1, 2, 3), keepdims=True)
+        return np.concatenate([-values, values], -1)
+
+
+def test_the_window_that_counts_has_the_foreground_in_its_middle():
+    volume, network = np.zeros((40, 40, 40), np.float32), MeanTells()
+    volume[17:29, 17:29, 19:31] = 1 + noise((12, 12, 12)) / 10
+    result = centred_window(network, volume, patch=16, batch_size=1)
+    np.testing.assert_array_equal(network.windows[-1], volume[15:31, 15:31, 17:33])
+    alone = sliding_window(MeanTells(), volume[15:31, 15:31, 17:33], patch=16)
+    np.testing.assert_array_equal(result[15:31, 15:31, 17:33], alone)
+    result[15:31, 15:31, 17:33] = [1, 0]
+    np.testing.assert_array_equal(result, np.broadcast_to(np.float32([1, 0]), result.shape))
+
+
+def test_a_foreground_longer_than_a_window_is_covered_by_several():
+    volume, network = np.zeros((48, 16, 20), np.float32), MeanTells()
+    volume[6:40, 4:12, 6:14] = 1
+    result = centred_window(network, volume, patch=16, batch_size=1)
+    np.testing.assert_array_equal(result.argmax(-1), volume)
+    assert len(network.windows) == 6 + 4  # 3 x 1 x 2 side by side, then 38 voxels with half an overlap
+
+
+def test_where_nothing_is_found_all_is_background_and_small_volumes_keep_their_size():
+    result = centred_window(lambda windows: np.concatenate([windows + 1, windows], -1), np.zeros((9, 30, 12)), patch=16)
+    assert result.shape == (9, 30, 12, 2)
+    assert (result[..., 0] > result[..., 1]).all()

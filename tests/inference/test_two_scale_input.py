@@ -7,9 +7,9 @@ import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf
-from support import toy
 from support.datasets import SHAPE as SHAPE_OF_CASES
 from support.datasets import draw_image, write_cases, write_nifti
+from support.tasks import BALL, draw_balls
 
 import zoo
 from zoo.exporters import window_network
@@ -186,7 +186,7 @@ def test_networks_that_cannot_have_surroundings_are_refused(arguments, told):
 
 def synthesis(task, split):
     """A ball, and noise; one far voxel of the surroundings is bright."""
-    plain = toy.synthesis(task, split)
+    plain = draw_balls(task, split)
 
     def sample(seed):
         image, labels = plain(seed)
@@ -195,7 +195,7 @@ def synthesis(task, split):
     return sample
 
 
-TASK = toy.TASK.replace(
+TASK = BALL.replace(
     arguments={"filters": (2, 3, 4), "norm": "instance"},
     patch=(8, 16, 16),
     divisor=(8, 8, 8),
@@ -243,7 +243,7 @@ def test_a_card_whose_context_is_not_that_of_its_network_is_refused():
 
 def test_who_has_no_surroundings_to_give_is_refused():
     with pytest.raises(ValueError, match="does not give 2 channels"):
-        batches.synthetic(TASK.replace(samples=toy.synthesis), split="train", seed=0)
+        batches.synthetic(TASK.replace(samples=draw_balls), split="train", seed=0)
     with pytest.raises(ValueError, match="no argument of vnet 'context'"):
         network.build(TASK.replace(builder="vnet", arguments={"filters": (2, 3)}), 10)
 

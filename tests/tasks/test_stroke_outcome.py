@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf
-from support import toy_stroke
+from support import stroke_task
 from support.local_network import cluster_options
 from support.paths import SUPPORT
 
@@ -103,11 +103,11 @@ def test_gaps_come_as_often_as_asked_and_repeat():
 @pytest.fixture(scope="module")
 def native(tmp_path_factory):
     """Cases on three grids in the layout of ISLES 2017, with a table."""
-    return toy_stroke.write_cases(tmp_path_factory.mktemp("native"))
+    return stroke_task.write_cases(tmp_path_factory.mktemp("native"))
 
 
 def test_a_folder_of_native_grids_gives_padded_masked_batches_with_its_table(native, tmp_path):
-    task = toy_stroke.TASK.replace(samples=None, patch=(16, 16, 12), batch_size=4, tabular_dropout=0.0)
+    task = stroke_task.TASK.replace(samples=None, patch=(16, 16, 12), batch_size=4, tabular_dropout=0.0)
     data = batches.open_data(task, native, seed=0, out=tmp_path)
     (volume, vector), labels = next(iter(data.training(0)))
     assert volume.shape == (4, 16, 16, 12, 6) and labels.shape == (4, 16, 16, 12, 2) and vector.shape == (4, 8)
@@ -124,7 +124,7 @@ def test_a_bad_table_names_the_case_and_the_value(native):
     case = data_cases.cases(native)[0]
     bad = type(case)(case.id, case.subject, case.channels, case.labels, {"time_to_reperfusion_h": -1.0})
     with pytest.raises(ValueError, match=r"Case training_1: time_to_reperfusion_h is -1 h, and it goes from 0 to 24"):
-        batches.conditioned(toy_stroke.TASK, bad)
+        batches.conditioned(stroke_task.TASK, bad)
 
 
 def test_the_card_tells_the_tabular_inputs():
@@ -160,7 +160,7 @@ OPTIONS = fit.TrainOptions(steps=25, precision="float32")
 
 @pytest.mark.slow
 def test_folds_predict_every_case_with_its_own_table(native, tmp_path):
-    task = toy_stroke.TASK.replace(samples=None, validation_batches=1)
+    task = stroke_task.TASK.replace(samples=None, validation_batches=1)
     rows = cross_validation.cross_validate(task, native, tmp_path, folds=5, options=OPTIONS)
     dice = next(row for row in rows if row["label"] == "infarct" and row["metric"] == "dice")
     assert dice["n"] == 5
@@ -174,8 +174,8 @@ def test_a_search_reaches_the_loss_and_goes_on(tmp_path):
         "optimizer.learning_rate": hyperparameter_search.Between(1e-4, 1e-2, log=True),
         "loss_arguments.dice": stroke.SEARCH["loss_arguments.dice"],
     }
-    hyperparameter_search.search(toy_stroke.TASK, "synthetic", tmp_path, space=space, trials=1, options=OPTIONS)
-    best = hyperparameter_search.search(toy_stroke.TASK, "synthetic", tmp_path, space=space, trials=2, options=OPTIONS)
+    hyperparameter_search.search(stroke_task.TASK, "synthetic", tmp_path, space=space, trials=1, options=OPTIONS)
+    best = hyperparameter_search.search(stroke_task.TASK, "synthetic", tmp_path, space=space, trials=2, options=OPTIONS)
     assert best.keys() == space.keys() and len((tmp_path / hyperparameter_search.TABLE).read_text().splitlines()) == 3
     assert json.loads((tmp_path / "best.json").read_text())["settings"]["loss_arguments.dice"] > 0
 
@@ -186,8 +186,8 @@ def test_a_cluster_trains_it_and_survives_the_death_of_a_worker(tmp_path, monkey
     out, started = tmp_path / "run", []
     begin = local_cluster._start_member
     monkeypatch.setattr(local_cluster, "_start_member", lambda *args: started.append(begin(*args)) or started[-1])
-    killer = toy_stroke.killer(out, started, step=25)
-    command = [sys.executable, str(SUPPORT / "toy_stroke.py"), str(out)]
+    killer = stroke_task.killer(out, started, step=25)
+    command = [sys.executable, str(SUPPORT / "stroke_task.py"), str(out)]
     assert local_cluster.launch(command, workers=2, parameter_servers=servers, **cluster_options()) == 0
     killer.join()
     assert len(started) >= 3

@@ -10,8 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 from scipy import ndimage
-from support import toy
 from support.cards import make_card
+from support.tasks import BALL
 
 import zoo
 from zoo.datasets.cases import cases, fitting
@@ -185,7 +185,7 @@ def test_channels_on_two_grids_are_refused_with_the_difference(tree, zoo_command
 
 
 def test_evaluation_measures_the_good_cases_and_names_the_bad(tree, model_folder, tmp_path):
-    task = toy.TASK.replace(
+    task = BALL.replace(
         name="tiny_stroke",
         builder="vnet",
         channels=CHANNELS,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
-from support import toy_gan as toy
+from support import gans
 from support.paths import SUPPORT
 
 from zoo.training import adversarial, fit
@@ -36,7 +36,7 @@ def tensors(data):
 def untrained():
     """One network for the tests that train nothing."""
     keras.utils.set_random_seed(5)
-    return toy.network("contextual")
+    return gans.network("contextual")
 
 
 def contextual(network=None, *, seed=3, **setting):
@@ -45,7 +45,7 @@ def contextual(network=None, *, seed=3, **setting):
     if network is not None:
         return adversarial.ContextualGan(network, setting, seed=seed)
     keras.utils.set_random_seed(5)
-    made = adversarial.ContextualGan(toy.network("contextual"), setting, seed=seed)
+    made = adversarial.ContextualGan(gans.network("contextual"), setting, seed=seed)
     return made.prepare(keras.optimizers.Adam(1e-3, 0.0, 0.9, use_ema=True), adam(4e-3))
 
 
@@ -95,7 +95,7 @@ def test_the_gradient_penalty_looks_between_real_and_fake():
 def test_a_penalty_needs_critics_in_float32():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        network, precise = toy.network("contextual"), toy.network("wgan_gp")
+        network, precise = gans.network("contextual"), gans.network("wgan_gp")
     finally:
         keras.config.set_dtype_policy("float32")
     with pytest.raises(ValueError, match="critics that compute in float32, got bfloat16 in 'critic_local_"):
@@ -104,8 +104,8 @@ def test_a_penalty_needs_critics_in_float32():
 
 
 def test_spectral_norms_of_both_critics_after_fifty_iterations():
-    model = contextual(toy.network("contextual"))
-    around, patch = tensors(toy.context_batch())
+    model = contextual(gans.network("contextual"))
+    around, patch = tensors(gans.context_batch())
     iterate = tf.function(lambda: model.judge(patch, around, training=True)[1])
     for _ in range(50):
         iterate()
@@ -130,9 +130,9 @@ def test_holes_have_their_size_and_some_patches_have_none():
 
 def test_what_is_hidden_changes_nothing():
     model = contextual(untrained())
-    (context, position), patch = toy.context_batch()
+    (context, position), patch = gans.context_batch()
     position = 0 * position
-    hole = np.zeros((toy.BATCH, *toy.PATCH, 1), np.float32)
+    hole = np.zeros((gans.BATCH, *gans.PATCH, 1), np.float32)
     hole[:, 2:6, 3:9, 4:12] = 1
     other = np.where(hole > 0, 7.0, patch).astype(np.float32)
     under = np.asarray(model.part("paste")([hole, 0 * context, position])) > 1e-6
@@ -151,8 +151,8 @@ def test_ablations_take_away_what_they_say(sight):
     model = contextual(untrained(), sight=sight)
     for film in (layer for layer in model.part("generator").layers if layer.name.endswith("film")):
         film.kernel.assign(0.1 + 0 * film.kernel)  # an untrained place changes nothing
-    (context, position), patch = toy.context_batch()
-    hole = tf.constant(np.zeros((toy.BATCH, *toy.PATCH, 1), np.float32))
+    (context, position), patch = gans.context_batch()
+    hole = tf.constant(np.zeros((gans.BATCH, *gans.PATCH, 1), np.float32))
     fill = lambda c, p: np.asarray(model.fill(tf.constant(patch), tensors((c, p)), hole)[0])  # noqa: E731
     usual = fill(context, position)
     assert (fill(context + 1, position) != usual).any() == sight.context
@@ -169,7 +169,7 @@ def test_a_patch_without_a_hole_is_shown_as_generated():
 
 
 def test_a_step_moves_every_part_and_each_loss_only_its_own():
-    model, data = contextual(), tensors(toy.context_batch())
+    model, data = contextual(), tensors(gans.context_batch())
     assert moved(model, lambda: model.train_step(data)) == {"encoder", "generator", "critic_local", "critic_global"}
     assert moved(model, lambda: model._train_critics(data[1], data[1] + 1.0, data[0])) == {
         "critic_local",
@@ -177,10 +177,10 @@ def test_a_step_moves_every_part_and_each_loss_only_its_own():
     }
     only = contextual(sight=Visibility(context=False))
     assert "critic_global" not in moved(only, lambda: only.train_step(data))
-    images = tf.constant(toy.images())
-    encoder = adversarial.GanEncoder(toy.network("f_anogan")).prepare(adam())
+    images = tf.constant(gans.images())
+    encoder = adversarial.GanEncoder(gans.network("f_anogan")).prepare(adam())
     assert moved(encoder, lambda: encoder.train_step((images, images))) == {"encoder"}
-    plain = adversarial.PlainGan(toy.network("wgan_gp"), critic_steps=2).prepare(adam(), adam())
+    plain = adversarial.PlainGan(gans.network("wgan_gp"), critic_steps=2).prepare(adam(), adam())
     assert moved(plain, lambda: plain._train_critic(images)) == {"critic"}
     assert moved(plain, lambda: plain.train_step((images, images))) == {"generator", "critic"}
     with pytest.raises(ValueError, match="must be fixed and a multiple of 2, got 3"):
@@ -191,7 +191,7 @@ def test_a_step_moves_every_part_and_each_loss_only_its_own():
 
 def test_the_terms_of_the_loss_by_hand():
     model = contextual(untrained())
-    patch = np.zeros((2, *toy.PATCH, 1), np.float32)
+    patch = np.zeros((2, *gans.PATCH, 1), np.float32)
     hole, filled = np.zeros_like(patch), np.full_like(patch, 2.0)
     hole[:, :4, :6, :8] = 1
     filled[hole > 0] = 0.5
@@ -205,7 +205,7 @@ def test_the_terms_of_the_loss_by_hand():
 
 
 def test_all_optimisers_and_the_average_are_kept_so_that_going_on_equals_never_having_stopped(tmp_path):
-    data = tensors(toy.context_batch())
+    data = tensors(gans.context_batch())
     model = contextual(seed=1)
     for _ in range(2):
         model.train_step(data)
@@ -229,8 +229,8 @@ def test_noise_is_coarse_of_its_sd_and_on_tissue_alone():
     steps = np.abs(np.diff(noise, 2, axis=3))
     assert np.median(steps) < 1e-5  # straight between nodes
     keras.utils.set_random_seed(0)
-    model = adversarial.AutoEncoder(toy.network("f_anogan"), noise=0.5, cell=4, seed=1)
-    images = toy.images()
+    model = adversarial.AutoEncoder(gans.network("f_anogan"), noise=0.5, cell=4, seed=1)
+    images = gans.images()
     images[:, :3] = 0
     found = np.asarray(model.add_noise(tf.constant(images)))
     assert not found[:, :3].any() and (found[:, 3:] != images[:, 3:]).mean() > 0.99
@@ -238,8 +238,8 @@ def test_noise_is_coarse_of_its_sd_and_on_tissue_alone():
 
 def test_an_auto_encoder_learns_and_tells_its_psnr():
     keras.utils.set_random_seed(0)
-    model = adversarial.AutoEncoder(toy.network("f_anogan"), noise=0.1, cell=4).prepare(adam(5e-3))
-    smooth = np.broadcast_to(np.linspace(-1, 1, toy.PATCH[0])[:, None, None, None], (4, *toy.PATCH, 1))
+    model = adversarial.AutoEncoder(gans.network("f_anogan"), noise=0.1, cell=4).prepare(adam(5e-3))
+    smooth = np.broadcast_to(np.linspace(-1, 1, gans.PATCH[0])[:, None, None, None], (4, *gans.PATCH, 1))
     images = tf.constant((smooth * np.array([1, 2, 3, 4.0])[:, None, None, None, None]).astype(np.float32))
     losses = [float(model.train_on_batch(images, images, return_dict=True)["loss"]) for _ in range(25)]
     assert losses[-1] < 0.75 * losses[0]  # both are means since the beginning
@@ -271,14 +271,14 @@ def test_a_young_generator_may_repeat_itself():
 def test_a_montage_is_a_picture_and_leaves_the_luck_alone(tmp_path):
     from matplotlib import image
 
-    rows = {"real": toy.images(3), "fake": toy.images(3, seed=1)}
+    rows = {"real": gans.images(3), "fake": gans.images(3, seed=1)}
     shown = image.imread(io.BytesIO(draw_montage(rows)))
     assert shown.ndim == 3 and shown[..., :3].std() > 0.1
     with pytest.raises(ValueError, match="one row of images at least, got none"):
         draw_montage({})
     keras.utils.set_random_seed(0)
-    model = adversarial.PlainGan(toy.network("dcgan"), "hinge", penalty=0.0, seed=3).prepare(adam(), adam())
-    look = adversarial.Montage(tmp_path / "samples", [(toy.images(), toy.images())])
+    model = adversarial.PlainGan(gans.network("dcgan"), "hinge", penalty=0.0, seed=3).prepare(adam(), adam())
+    look = adversarial.Montage(tmp_path / "samples", [(gans.images(), gans.images())])
     look.set_model(model)
     before = np.array(model.seed_generator.state)
     look.on_epoch_begin(6)
@@ -289,7 +289,7 @@ def test_a_montage_is_a_picture_and_leaves_the_luck_alone(tmp_path):
 
 def trainer(out):
     return subprocess.Popen(
-        [sys.executable, SUPPORT / "toy_gan.py", str(out), "26"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, SUPPORT / "gans.py", str(out), "26"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
 
 
@@ -321,10 +321,10 @@ def test_a_killed_run_ends_where_the_whole_run_ends(tmp_path):
 @pytest.mark.parametrize("kind", ["wgan_gp", "contextual", "f_anogan"])
 def test_steps_compile_with_xla(kind):
     keras.utils.set_random_seed(0)
-    network, image = toy.network(kind), toy.images()
+    network, image = gans.network(kind), gans.images()
     if kind == "contextual":
         setting = adversarial.Setting(hole=(4, 6, 8), goal="wasserstein", penalty=10.0)
-        model, data = adversarial.ContextualGan(network, setting), toy.context_batch()
+        model, data = adversarial.ContextualGan(network, setting), gans.context_batch()
     elif kind == "wgan_gp":
         model, data = adversarial.PlainGan(network, critic_steps=2), (image, image)
     else:

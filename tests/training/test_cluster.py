@@ -16,7 +16,7 @@ from support.paths import SUPPORT
 from zoo.training import cluster, fit, local_cluster
 from zoo.training.run import checkpoint, run_folder
 
-TOY = str(SUPPORT / "toy_cluster.py")
+MEMBER = str(SUPPORT / "cluster_member.py")
 
 
 def weights(path):
@@ -24,8 +24,8 @@ def weights(path):
 
 
 def launch(out, batch, **sizes):
-    """The exit code of a cluster that trains the toy task."""
-    return local_cluster.launch([sys.executable, TOY, str(out), str(batch)], **sizes, **cluster_options())
+    """The exit code of a cluster that trains the task of balls."""
+    return local_cluster.launch([sys.executable, MEMBER, str(out), str(batch)], **sizes, **cluster_options())
 
 
 def wait_for_step(out, step, seconds=120):
@@ -39,7 +39,7 @@ def wait_for_step(out, step, seconds=120):
 @pytest.mark.slow
 def test_two_synchronous_workers_equal_one_on_the_joined_batch(tmp_path):
     assert launch(tmp_path / "two", 1, workers=2) == 0
-    subprocess.run([sys.executable, TOY, str(tmp_path / "one"), "2"], check=True, capture_output=True)
+    subprocess.run([sys.executable, MEMBER, str(tmp_path / "one"), "2"], check=True, capture_output=True)
     two, one = (weights(tmp_path / run / fit.LAST) for run in ("two", "one"))
     for key in one:
         np.testing.assert_allclose(two[key], one[key], atol=2e-5, err_msg=key)
@@ -99,7 +99,7 @@ def test_synchronous_workers_start_again_together_and_end_as_if_none_had_died(tm
     killer.join()
     assert len(started) == 4  # both, twice
     assert run_folder.read_log(out / "log.csv")[-1]["step"] == 50
-    subprocess.run([sys.executable, TOY, str(tmp_path / "one"), "2"], check=True, capture_output=True)
+    subprocess.run([sys.executable, MEMBER, str(tmp_path / "one"), "2"], check=True, capture_output=True)
     two, one = weights(out / fit.LAST), weights(tmp_path / "one" / fit.LAST)
     for key in one:
         np.testing.assert_allclose(two[key], one[key], atol=2e-5, err_msg=key)

@@ -3,14 +3,14 @@
 import nibabel
 import numpy as np
 import pytest
-from support import toy
+from support.tasks import BALL
 
 from zoo.datasets import splits
 from zoo.training import fit
 from zoo.training.experiments import cross_validation
 
 STEPS = ({"name": "resample", "spacing_mm": [1.0, 1.0, 1.0]}, {"name": "z_score"})
-TASK = toy.TASK.replace(
+TASK = BALL.replace(
     samples=None, preprocessing=STEPS, patch=(16, 16, 16), arguments={"filters": (2, 4)}, validation_batches=1
 )
 OPTIONS = fit.TrainOptions(steps=25, precision="float32")
@@ -69,6 +69,6 @@ def test_the_ensemble_is_the_mean_of_the_folds(validated, data):
 
 def test_refusals(tmp_path):
     with pytest.raises(ValueError, match=r"synthetic data have none: give a folder"):
-        cross_validation.cross_validate(toy.TASK, "synthetic", tmp_path)
+        cross_validation.cross_validate(BALL, "synthetic", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"No fold in .* has a finished unet3d.ball"):
         cross_validation.Ensemble.of(tmp_path, TASK)

@@ -13,8 +13,8 @@ import nibabel
 import numpy as np
 import pytest
 import safetensors.numpy
-from support import toy
 from support.paths import SUPPORT
+from support.tasks import BALL
 
 import zoo
 from zoo import files
@@ -24,7 +24,7 @@ from zoo.training.run import checkpoint, divergence, model_card, run_folder, run
 
 def start(out):
     return subprocess.Popen(
-        [sys.executable, str(SUPPORT / "toy.py"), str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, str(SUPPORT / "tasks.py"), str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
 
 
@@ -56,7 +56,7 @@ def test_a_run_learns_and_tells_what_it_needs(trained_ball):
 
 def test_a_run_starts_from_the_weights_of_another(trained_ball, tmp_path):
     out, _ = trained_ball
-    start, task = tmp_path / "start", toy.TASK.replace(patch=(16, 16, 16))
+    start, task = tmp_path / "start", BALL.replace(patch=(16, 16, 16))
     fit.train(task, "synthetic", start, steps=1, start_from=out)
     fresh = network.build(task, 1).get_weights()
     reached, trained = (zoo.load(run / "unet3d.ball").get_weights() for run in (start, out))
@@ -70,7 +70,7 @@ def test_a_run_starts_from_the_weights_of_another(trained_ball, tmp_path):
 
 def test_a_state_fits_whatever_else_the_process_has_built(trained_ball):
     out, _ = trained_ball
-    restored = [network.build(toy.TASK, 60) for _ in range(2)]
+    restored = [network.build(BALL, 60) for _ in range(2)]
     assert restored[0].optimizer.name != restored[1].optimizer.name  # Keras counts them
     for model in restored:
         assert checkpoint.restore(model, out / fit.LAST)["step"] == 60
@@ -78,7 +78,7 @@ def test_a_state_fits_whatever_else_the_process_has_built(trained_ball):
     for one, other in zip(*(model.get_weights() for model in restored), strict=True):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="another network or optimiser"):
-        checkpoint.restore(network.build(toy.TASK.replace(optimizer={"name": "sgd"}), 60), out / fit.LAST)
+        checkpoint.restore(network.build(BALL.replace(optimizer={"name": "sgd"}), 60), out / fit.LAST)
 
 
 @pytest.mark.parametrize("steps", [(20,), pytest.param((0, 20, 40), marks=pytest.mark.slow)])
@@ -114,7 +114,7 @@ def test_ctrl_c_keeps_the_very_step(trained_ball, tmp_path):
 
 
 def test_a_nan_names_the_layer_and_keeps_the_last_good_state(tmp_path):
-    task = toy.TASK.replace(arguments={"filters": (4, 8)}, optimizer={"name": "sgd", "learning_rate": 1e30}, steps=25)
+    task = BALL.replace(arguments={"filters": (4, 8)}, optimizer={"name": "sgd", "learning_rate": 1e30}, steps=25)
     with pytest.raises(
         divergence.DivergedError, match=r"layer '\w+' gave the first value .* at step [1-9]|gradient overflowed"
     ):
@@ -127,7 +127,7 @@ def test_another_runs_folder_is_refused(trained_ball):
     with pytest.raises(
         ValueError, match=r"seed was 0, now 1.*Repeat its settings to resume it, or choose a new folder"
     ):
-        fit.train(toy.TASK, "synthetic", trained_ball[0], seed=1, options=fit.TrainOptions(precision="float32"))
+        fit.train(BALL, "synthetic", trained_ball[0], seed=1, options=fit.TrainOptions(precision="float32"))
 
 
 def test_only_a_whole_model_folder_ends_a_run(trained_ball, tmp_path, monkeypatch):
@@ -138,41 +138,41 @@ def test_only_a_whole_model_folder_ends_a_run(trained_ball, tmp_path, monkeypatc
     monkeypatch.setattr(fit, "run_config", lambda *_, **__: config)  # it was written by another process
     monkeypatch.setattr(fit, "_seed_everything", lambda options: None)
     monkeypatch.setattr(fit, "_build_trainer", lambda *_, **__: pytest.fail("trained again"))
-    assert fit.train(toy.TASK, "synthetic", out, options=options) == out
+    assert fit.train(BALL, "synthetic", out, options=options) == out
     monkeypatch.setattr(fit, "_build_trainer", lambda *_, **__: argparse.Namespace(writes=False))
     monkeypatch.setattr(fit, "_train_and_publish", lambda *_: trained.append(1))
     content = (folder / "weights.safetensors").read_bytes()
     (folder / "weights.safetensors").write_bytes(content[:-1] + b"?")
-    fit.train(toy.TASK, "synthetic", out, options=options)
+    fit.train(BALL, "synthetic", out, options=options)
     shutil.rmtree(folder)
     folder.mkdir()
-    fit.train(toy.TASK, "synthetic", out, options=options)
+    fit.train(BALL, "synthetic", out, options=options)
     assert len(trained) == 2
-    network_of_run = zoo.load("unet3d", **toy.TASK.builder_arguments)
-    assert model_card.is_published(model_card.publish(network_of_run, toy.TASK, out, progress={"seconds": 6}))
+    network_of_run = zoo.load("unet3d", **BALL.builder_arguments)
+    assert model_card.is_published(model_card.publish(network_of_run, BALL, out, progress={"seconds": 6}))
 
 
 def test_a_run_folder_in_use_is_refused_before_anything_is_made(tmp_path):
     with run_lock.hold(tmp_path), pytest.raises(run_lock.RunInUseError, match="is in use: process"):
-        fit.train(toy.TASK, "synthetic", tmp_path, steps=1)
+        fit.train(BALL, "synthetic", tmp_path, steps=1)
     assert [path.name for path in tmp_path.iterdir()] == [run_lock.FILE]
 
 
 def test_a_task_without_synthesis_asks_for_a_folder(tmp_path):
     with pytest.raises(ValueError, match=r"Task 'ball' has no synthesis: give a folder"):
         fit.train(
-            toy.TASK.replace(samples=None), "synthetic", tmp_path / "run", options=fit.TrainOptions(precision="float32")
+            BALL.replace(samples=None), "synthetic", tmp_path / "run", options=fit.TrainOptions(precision="float32")
         )
 
 
 def test_shards_cut_the_joined_batch():
-    joined = next(iter(batches.synthetic(toy.TASK.replace(batch_size=4), split="train", seed=3, start=5)))
-    parts = [next(iter(batches.synthetic(toy.TASK, split="train", seed=3, start=5, shard=(i, 2)))) for i in (0, 1)]
+    joined = next(iter(batches.synthetic(BALL.replace(batch_size=4), split="train", seed=3, start=5)))
+    parts = [next(iter(batches.synthetic(BALL, split="train", seed=3, start=5, shard=(i, 2)))) for i in (0, 1)]
     np.testing.assert_array_equal(joined[0], np.concatenate([x for x, _ in parts]))
 
 
 def test_splits_never_share_a_sample():
-    drawn = {split: next(iter(batches.synthetic(toy.TASK, split=split, seed=0)))[0].numpy() for split in batches.SPLITS}
+    drawn = {split: next(iter(batches.synthetic(BALL, split=split, seed=0)))[0].numpy() for split in batches.SPLITS}
     assert len({sample.tobytes() for sample in drawn.values()}) == len(drawn)
 
 
@@ -212,7 +212,7 @@ def write_cases(root, number):
 def test_a_folder_of_real_cases_trains_and_resumes_its_split(tmp_path, capsys):
     write_cases(tmp_path / "data", 5)
     steps = ({"name": "resample", "spacing_mm": [1.0, 1.0, 1.0]}, {"name": "z_score"})
-    task = toy.TASK.replace(samples=None, steps=25, preprocessing=steps, positive_fraction=1.0, batch_size=1)
+    task = BALL.replace(samples=None, steps=25, preprocessing=steps, positive_fraction=1.0, batch_size=1)
     out = fit.train(task, tmp_path / "data", tmp_path / "run", options=fit.TrainOptions(precision="float32"))
     split = json.loads((out / "splits.json").read_text())["folds"][0]
     assert len(split["train"]) == 4 and len(split["validation"]) == 1
@@ -227,14 +227,14 @@ def test_a_folder_without_labels_is_refused(tmp_path):
     for path in (tmp_path / "data").glob("*/labels.nii.gz"):
         path.unlink()
     with pytest.raises(ValueError, match=r"None of the 2 cases in .* has a label map: training needs them"):
-        fit.train(toy.TASK, tmp_path / "data", tmp_path / "run", options=fit.TrainOptions(precision="float32"))
+        fit.train(BALL, tmp_path / "data", tmp_path / "run", options=fit.TrainOptions(precision="float32"))
 
 
 def test_a_segmentation_that_names_no_metric_has_the_dice_that_it_is_chosen_by():
-    model = network.build(toy.TASK.replace(metrics=list, monitor="dice"), 60)
+    model = network.build(BALL.replace(metrics=list, monitor="dice"), 60)
     images = np.random.default_rng(0).random((1, 16, 24, 32, 1), np.float32)
     labels = (images > 0.5).astype(np.int32)
     found = model.evaluate(images, labels, verbose=0, return_dict=True)
     chosen, truth = model.predict(images, verbose=0).argmax(-1) == 1, labels[..., 0] == 1
     assert found["dice"] == pytest.approx(2 * (chosen & truth).sum() / (chosen.sum() + truth.sum()), abs=1e-6)
-    assert "dice" not in network.build(toy.TASK, 60).evaluate(images, labels, verbose=0, return_dict=True)
+    assert "dice" not in network.build(BALL, 60).evaluate(images, labels, verbose=0, return_dict=True)

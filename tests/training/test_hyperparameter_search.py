@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support import toy
+from support.tasks import BALL
 
 from zoo.training import fit
 from zoo.training.experiments import hyperparameter_search
@@ -19,7 +19,7 @@ SPACE = {
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     out = tmp_path_factory.mktemp("search")
-    task = toy.TASK.replace(optimizer={"name": "adam"}, patch=(16, 16, 16), batch_size=1)
+    task = BALL.replace(optimizer={"name": "adam"}, patch=(16, 16, 16), batch_size=1)
     hyperparameter_search.search(task, "synthetic", out, space=SPACE, trials=1, options=OPTIONS)
     return out, hyperparameter_search.search(task, "synthetic", out, space=SPACE, trials=3, options=OPTIONS)
 
@@ -48,7 +48,7 @@ def test_an_interrupted_trial_is_made_up_for_and_a_diverged_one_counts(tmp_path,
 
     monkeypatch.setattr(fit, "run", run)
     monkeypatch.setattr(hyperparameter_search.run_folder, "read_log", lambda path: [{"val_dice": 0.5}])
-    task = toy.TASK.replace(monitor="dice")
+    task = BALL.replace(monitor="dice")
     with pytest.raises(KeyboardInterrupt):
         hyperparameter_search.search(task, "synthetic", tmp_path, space=SPACE, trials=2)
     hyperparameter_search.search(task, "synthetic", tmp_path, space=SPACE, trials=2)
@@ -65,7 +65,7 @@ def test_an_interrupted_trial_is_made_up_for_and_a_diverged_one_counts(tmp_path,
 
 def test_settings_are_changed_by_path():
     changed = hyperparameter_search.with_settings(
-        toy.TASK, {"batch_size": 3, "optimizer.learning_rate": 0.5, "arguments.dropout": 0.2}
+        BALL, {"batch_size": 3, "optimizer.learning_rate": 0.5, "arguments.dropout": 0.2}
     )
     assert changed.fit.batch_size == 3 and changed.fit.optimizer["learning_rate"] == 0.5
     assert changed.fit.optimizer["schedule"] == "polynomial" and changed.network.arguments == {
@@ -76,6 +76,6 @@ def test_settings_are_changed_by_path():
 
 def test_bad_spaces_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no task setting 'optimiser'. Did you mean 'optimizer'"):
-        hyperparameter_search.search(toy.TASK, "synthetic", tmp_path, space={"optimiser.learning_rate": [1]})
+        hyperparameter_search.search(BALL, "synthetic", tmp_path, space={"optimiser.learning_rate": [1]})
     with pytest.raises(ValueError, match=r"search space is empty"):
-        hyperparameter_search.search(toy.TASK, "synthetic", tmp_path, space={})
+        hyperparameter_search.search(BALL, "synthetic", tmp_path, space={})

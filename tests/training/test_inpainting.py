@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from support import toy_gan as toy
+from support import gans
 
 from zoo.models.parts.layers import Paste
 from zoo.training.adversarial import coarse_context
@@ -20,7 +20,7 @@ def volume(seed=0, channels=1):
 @pytest.fixture(scope="module")
 def network():
     keras.utils.set_random_seed(4)
-    return toy.network("contextual")
+    return gans.network("contextual")
 
 
 def test_coarse_voxels_are_means_of_cubes_about_the_centre():
@@ -52,20 +52,20 @@ def test_batches_are_cut_where_they_say_and_neighbours_share_a_place():
     images = np.stack([volume(seed).astype(np.float16) for seed in range(3)])
     inside = np.zeros(VOLUME, bool)
     inside[0, 11:14, 12] = inside[10, 10, 5:9] = True
-    sample = coarse_context.sampler(images, inside, size=6, patch=toy.PATCH, ratio=2, shape=toy.CONTEXT)
+    sample = coarse_context.sampler(images, inside, size=6, patch=gans.PATCH, ratio=2, shape=gans.CONTEXT)
     (context, position), patch = keras.tree.map_structure(np.asarray, sample(tf.constant([0, 3])))
     for n in range(6):
-        middle = [(size - 1) / 2 - (edge - 1) / 2 for size, edge in zip(VOLUME, toy.PATCH, strict=True)]
-        start = np.round(position[n] * (np.array(toy.CONTEXT) - 1) + middle).astype(int)
-        box = tuple(slice(first, first + size) for first, size in zip(start, toy.PATCH, strict=True))
+        middle = [(size - 1) / 2 - (edge - 1) / 2 for size, edge in zip(VOLUME, gans.PATCH, strict=True)]
+        start = np.round(position[n] * (np.array(gans.CONTEXT) - 1) + middle).astype(int)
+        box = tuple(slice(first, first + size) for first, size in zip(start, gans.PATCH, strict=True))
         person = [number for number in range(3) if np.array_equal(images[number][box].astype(np.float32), patch[n])]
         assert len(person) == 1
-        wanted = coarse_context.coarse(images[person[0]], 2, toy.CONTEXT)
+        wanted = coarse_context.coarse(images[person[0]], 2, gans.CONTEXT)
         np.testing.assert_allclose(context[n], wanted, atol=2e-3)
     np.testing.assert_array_equal(position[0::2], position[1::2])
     assert all((patch[n] != patch[n + 1]).any() for n in (0, 2, 4))
     with pytest.raises(ValueError, match="its size is even .* got 3 patches of 3 people"):
-        coarse_context.sampler(images, inside, size=3, patch=toy.PATCH, ratio=2, shape=toy.CONTEXT)
+        coarse_context.sampler(images, inside, size=3, patch=gans.PATCH, ratio=2, shape=gans.CONTEXT)
     with pytest.raises(ValueError, match=r"fits into its volume of \(20, 23, 26\), got \(21, 2, 2\)"):
         coarse_context.corners(inside, (21, 2, 2))
 
@@ -73,7 +73,9 @@ def test_batches_are_cut_where_they_say_and_neighbours_share_a_place():
 @pytest.mark.slow
 def test_batches_are_the_same_when_compiled():
     images = np.stack([volume(seed).astype(np.float16) for seed in range(2)])
-    sample = coarse_context.sampler(images, np.ones(VOLUME, bool), size=4, patch=toy.PATCH, ratio=2, shape=toy.CONTEXT)
+    sample = coarse_context.sampler(
+        images, np.ones(VOLUME, bool), size=4, patch=gans.PATCH, ratio=2, shape=gans.CONTEXT
+    )
     eager, compiled = (one(tf.constant([0, 3])) for one in (sample, tf.function(sample, jit_compile=True)))
     keras.tree.map_structure(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), eager, compiled)
 
@@ -85,16 +87,16 @@ def test_codes_are_those_of_single_patches(network, sight):
     seen = []
     found = reader.codes(one, places, progress=lambda done, every: seen.append((done, every)))
     padded = np.pad(one, [(16, 16)] * 3 + [(0, 0)])
-    context = coarse_context.coarse(one, 2, toy.CONTEXT)[None] * sight.context
+    context = coarse_context.coarse(one, 2, gans.CONTEXT)[None] * sight.context
     for place, code in zip(places, found, strict=True):
-        box = tuple(slice(p + 16 - n // 2, p + 16 - n // 2 + n) for p, n in zip(place, toy.PATCH, strict=True))
-        given = np.concatenate([padded[box], np.zeros((*toy.PATCH, 1), np.float32)], axis=-1)[None]
+        box = tuple(slice(p + 16 - n // 2, p + 16 - n // 2 + n) for p, n in zip(place, gans.PATCH, strict=True))
+        given = np.concatenate([padded[box], np.zeros((*gans.PATCH, 1), np.float32)], axis=-1)[None]
         np.testing.assert_allclose(network.get_layer("encoder")([given, context])[0], code, atol=1e-5)
     assert seen == [(4, 5), (5, 5)]
     region = np.zeros(VOLUME, bool)
     region[9, 12, 3] = region[9, 12, 4] = True
     grid = reader.on_grid(one, region, 3)
-    assert grid.shape == (7, 8, 9, toy.CODE)
+    assert grid.shape == (7, 8, 9, gans.CODE)
     assert np.argwhere(np.any(grid != 0, axis=-1)).tolist() == [[3, 4, 1]]
     np.testing.assert_allclose(grid[3, 4, 1], reader.codes(one, np.array([[9, 12, 3]]))[0], atol=1e-6)
 
@@ -105,9 +107,9 @@ def test_residuals_of_one_hole_are_those_of_its_patch(network):
     inside[9, 7, 9] = True  # in the hole that begins at (8, 6, 8)
     corner = np.array([8, 6, 8]) - [2, 3, 4]
     patch = one[6:14, 3:15, 4:20][None]
-    context = coarse_context.coarse(one, 2, toy.CONTEXT)[None]
-    position = coarse_context.positions(corner, toy.PATCH, VOLUME, 2, toy.CONTEXT)[None].astype(np.float32)
-    hole = np.zeros((1, *toy.PATCH, 1), np.float32)
+    context = coarse_context.coarse(one, 2, gans.CONTEXT)[None]
+    position = coarse_context.positions(corner, gans.PATCH, VOLUME, 2, gans.CONTEXT)[None].astype(np.float32)
+    hole = np.zeros((1, *gans.PATCH, 1), np.float32)
     hole[:, 2:6, 3:9, 4:12] = 1
     around = tf.constant(context), tf.constant(position)
     filled, _ = fill(network, tf.constant(patch), around, tf.constant(hole))

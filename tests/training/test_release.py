@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from support import toy
+from support.tasks import BALL
 
 import zoo
 from zoo.hub import card_file
@@ -24,13 +24,13 @@ def run(tmp_path_factory):
     out.mkdir()
     settings = {"source": "synthetic", "seed": 4, "steps": 60}
     (out / "config.json").write_text(json.dumps(settings))
-    model_card.publish(network.build(toy.TASK, 1), toy.TASK, out, progress={"seconds": 90.0})
+    model_card.publish(network.build(BALL, 1), BALL, out, progress={"seconds": 90.0})
     return out
 
 
 def test_a_release_is_the_run_with_metrics_commit_and_command(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run_folder, "commit", lambda: "0123456789ab+changes")
-    home = release(run, toy.TASK, ROWS, command=COMMAND, pretrained=tmp_path)
+    home = release(run, BALL, ROWS, command=COMMAND, pretrained=tmp_path)
     assert home == tmp_path / "unet3d.ball"
     zoo.verify(home)
     before, card = zoo.card(run / "unet3d.ball"), zoo.card(home)
@@ -44,7 +44,7 @@ def test_a_release_is_the_run_with_metrics_commit_and_command(run, tmp_path, cap
 
 def test_a_release_replaces_the_one_before(run, tmp_path):
     for dice in (0.1, 0.2):
-        home = release(run, toy.TASK, {"cases": {"n": 1, "dice": dice}}, command=COMMAND, pretrained=tmp_path)
+        home = release(run, BALL, {"cases": {"n": 1, "dice": dice}}, command=COMMAND, pretrained=tmp_path)
     assert zoo.card(home).metrics == {"cases": {"n": 1, "dice": 0.2}}
     assert [path.name for path in tmp_path.iterdir()] == ["unet3d.ball"]
 
@@ -54,7 +54,7 @@ def test_a_release_may_ship_another_network_and_files(run, tmp_path):
     model.get_layer("logits").bias.assign([1.0, -2.0])
     home = release(
         run,
-        toy.TASK,
+        BALL,
         ROWS,
         command=COMMAND,
         pretrained=tmp_path,
@@ -67,7 +67,7 @@ def test_a_release_may_ship_another_network_and_files(run, tmp_path):
 
 
 def test_a_file_that_cannot_be_attached_leaves_the_release_before(run, tmp_path):
-    release(run, toy.TASK, ROWS, command=COMMAND, pretrained=tmp_path)
+    release(run, BALL, ROWS, command=COMMAND, pretrained=tmp_path)
     files = {path: path.read_bytes() for path in (tmp_path / "unet3d.ball").iterdir()}
 
     def write(path):
@@ -75,7 +75,7 @@ def test_a_file_that_cannot_be_attached_leaves_the_release_before(run, tmp_path)
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match=r"unet3d\.ball could not be written \(No space left on device\)"):
-        release(run, toy.TASK, {}, command=COMMAND, pretrained=tmp_path, attachments={"moments.bin": write})
+        release(run, BALL, {}, command=COMMAND, pretrained=tmp_path, attachments={"moments.bin": write})
     assert {path: path.read_bytes() for path in (tmp_path / "unet3d.ball").iterdir()} == files
     assert [path.name for path in tmp_path.iterdir()] == ["unet3d.ball"]
 
@@ -83,7 +83,7 @@ def test_a_file_that_cannot_be_attached_leaves_the_release_before(run, tmp_path)
 def test_changes_reach_the_card_and_its_training(run, tmp_path):
     before = card_file.read(run / "unet3d.ball")
     changes = {"postprocessing": (), "training": {"steps": 90, "minutes": 3.0}}
-    task = toy.TASK.replace(limits=("Balls only.",))
+    task = BALL.replace(limits=("Balls only.",))
     card = zoo.card(release(run, task, {}, command=COMMAND, pretrained=tmp_path, changes=changes))
     assert card.limits == ("Balls only.",)
     assert (card.training.steps, card.training.minutes, card.training.seed) == (90, 3.0, 4)
@@ -91,10 +91,10 @@ def test_changes_reach_the_card_and_its_training(run, tmp_path):
 
 
 def test_a_trained_model_ships_again_under_the_next_minor_version(run, tmp_path):
-    home = release(run, toy.TASK, ROWS, command=COMMAND, pretrained=tmp_path)
+    home = release(run, BALL, ROWS, command=COMMAND, pretrained=tmp_path)
     before = zoo.card(home)
     changes = next_minor(before, "Measured on more balls.")
-    again = release(tmp_path, toy.TASK, {"cases": {"n": 9}}, command="again", pretrained=tmp_path, changes=changes)
+    again = release(tmp_path, BALL, {"cases": {"n": 9}}, command="again", pretrained=tmp_path, changes=changes)
     card = zoo.card(again)
     zoo.verify(again)
     assert again == home and card.metrics == {"cases": {"n": 9}} and card.weights.sha256 == before.weights.sha256
@@ -104,7 +104,7 @@ def test_a_trained_model_ships_again_under_the_next_minor_version(run, tmp_path)
 
 def test_a_run_without_a_model_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no finished unet3d\.ball\. Let the training finish"):
-        release(tmp_path, toy.TASK, ROWS, command=COMMAND, pretrained=tmp_path / "pretrained")
+        release(tmp_path, BALL, ROWS, command=COMMAND, pretrained=tmp_path / "pretrained")
     assert not (tmp_path / "pretrained").exists()
 
 

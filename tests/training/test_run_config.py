@@ -5,7 +5,7 @@ import functools
 import json
 
 import pytest
-from support import toy
+from support.tasks import BALL, draw_balls
 
 from zoo.hub.card import Plausible
 from zoo.hub.tabular import Tabular
@@ -50,7 +50,7 @@ CHANGES = {
     "lesions": ("ball",),
     "loss": another_loss,
     "loss_arguments": {"reduction": "sum"},
-    "optimizer": {**toy.TASK.fit.optimizer, "learning_rate": 1e-3},
+    "optimizer": {**BALL.fit.optimizer, "learning_rate": 1e-3},
     "batch_size": 3,
     "steps": 120,
     "metrics": list,
@@ -61,7 +61,7 @@ CHANGES = {
     "final_bias": (0.0, 1.0),
     "learner": print,
     "watchers": print,
-    "samples": functools.partial(toy.synthesis, radius=3),
+    "samples": functools.partial(draw_balls, radius=3),
     "sample_arguments": {"radius": 3},
     "batched": True,
     "maps": ("place",),
@@ -89,7 +89,7 @@ def toy_loss(reduction="sum_over_batch_size"):
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
 
 
-TASK = toy.TASK.replace(loss=toy_loss)
+TASK = BALL.replace(loss=toy_loss)
 
 
 FLOAT32 = TrainOptions(precision="float32")

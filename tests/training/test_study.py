@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from support import toy
+from support.tasks import BALL
 
 from zoo.training.experiments import study
 from zoo.training.experiments.study import Criterion, StudyResult
@@ -90,9 +90,7 @@ def test_a_result_keeps_the_form_that_cards_are_made_of(tmp_path):
     assert path.with_suffix(".md").read_text() == study.format_markdown("toys", RESULT)
 
 
-SMALL = toy.TASK.replace(
-    arguments={"filters": (2, 4)}, optimizer={"name": "sgd", "learning_rate": 0.1, "use_ema": True}
-)
+SMALL = BALL.replace(arguments={"filters": (2, 4)}, optimizer={"name": "sgd", "learning_rate": 0.1, "use_ema": True})
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.volumes.patches import blend, gaussian_weight, pad_to, starts
+from zoo.volumes.patches import blend, box_about, gaussian_weight, pad_to, starts
 
 patch_sizes = st.tuples(*[st.integers(1, 9)] * 3)
 excess = st.tuples(*[st.integers(0, 14)] * 3)
@@ -127,3 +127,21 @@ def test_padding_by_hand():
     assert pad_to(fits, min_shape=(20, 20, 20))[0].shape == (20, 24, 32)
     with pytest.raises(ValueError, match="divisor must be one number or three, each at least 1; got 0"):
         pad_to(fits, 0)
+
+
+def test_the_box_about_a_foreground_has_it_in_the_middle():
+    mask = np.zeros((60, 50, 40), bool)
+    mask[30:40, 4:8, 10:40] = True
+    x, y, z = box_about(mask, (20, 24, 16))
+    assert (x.start, x.stop) == (25, 45)  # middle at 35
+    assert (y.start, y.stop) == (0, 24)  # would begin before the volume
+    assert (z.start, z.stop) == (6, 40)  # 30 voxels with 2 more on each side, moved into the volume
+
+
+def test_specks_far_from_a_foreground_do_not_widen_its_box():
+    mask = np.zeros((64, 32, 32), bool)
+    mask[20:40, 6:26, 6:26] = True
+    expected = box_about(mask, 24)
+    mask[63, :6, :6] = True  # 36 of 8,036 voxels
+    assert box_about(mask, 24) == expected
+    assert box_about(np.zeros((64, 32, 32), bool), 24) == (slice(0, 64), slice(0, 32), slice(0, 32))

@@ -8,7 +8,7 @@ import keras
 import nibabel
 import numpy as np
 import pytest
-from support import toy
+from support.tasks import BALL
 
 import zoo
 from zoo.hub import card as cards
@@ -18,7 +18,7 @@ from zoo.training.run import model_card
 from zoo.workflows import evaluate
 
 STEPS = ({"name": "resample", "spacing_mm": [1.0, 1.0, 1.0]},)
-TASK = toy.TASK.replace(arguments={"filters": (2, 4)}, preprocessing=STEPS, patch=(16, 16, 16))
+TASK = BALL.replace(arguments={"filters": (2, 4)}, preprocessing=STEPS, patch=(16, 16, 16))
 CONFIG = {"source": "synthetic", "seed": 0, "steps": 1}
 
 

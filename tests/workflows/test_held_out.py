@@ -4,7 +4,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
-from support import toy
+from support.tasks import BALL
 
 from zoo.workflows import held_out
 
@@ -26,11 +26,11 @@ def test_one_label_has_no_row_of_its_own():
 def test_the_row_of_a_run_names_its_labels(monkeypatch):
     evaluation = SimpleNamespace(scores={"a": {7: {"dice": 0.5}}}, failed={})
     monkeypatch.setattr(held_out, "evaluate", lambda task, run, source: evaluation)
-    assert held_out.measure_held_out(toy.TASK, "run") == {held_out.TITLE: {"n": 1, "dice": 0.5}}
+    assert held_out.measure_held_out(BALL, "run") == {held_out.TITLE: {"n": 1, "dice": 0.5}}
 
 
 def test_a_case_that_failed_stops_a_release(monkeypatch):
     evaluation = SimpleNamespace(scores={}, failed={"a": "it is empty"})
     monkeypatch.setattr(held_out, "evaluate", lambda task, run, source: evaluation)
     with pytest.raises(ValueError, match=r"1 held-out cases could not be measured, such as 'a': it is empty"):
-        held_out.measure_held_out(toy.TASK, "run")
+        held_out.measure_held_out(BALL, "run")

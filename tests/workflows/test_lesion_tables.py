@@ -21,7 +21,7 @@ AFFINE = np.array([[-2.0, 0, 0, 30], [0, 0, 1.5, -20], [0, -1.0, 0, 40], [0, 0, 
 BALL = 4 * 4 * 2  # voxels of the compact lesion, 3 mm3 each
 
 
-def toy(**changes):
+def lesion_card(**changes):
     names = {0: Label("background", 0), 1: Label("lacune", 5)}
     return make_card(kind="segmentation", activation="softmax", labels=names, **changes)
 
@@ -43,13 +43,13 @@ def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     arguments = {"input_shape": (None, None, None, 1), "num_classes": 2, "filters": (2, 4)}
     for name, task in (("unet3d.tiny_lacunes", "tests"), ("unet3d.tiny_structures", "brain_structures")):
-        made = dataclasses.replace(toy(), name=name, builder="unet3d", arguments=arguments, task=task)
+        made = dataclasses.replace(lesion_card(), name=name, builder="unet3d", arguments=arguments, task=task)
         zoo.save(zoo.load("unet3d", **arguments), folder / name, made)
     return folder
 
 
 def test_each_lesion_by_hand_in_world_millimetres():
-    ball, line = zoo.lesions(threshold(), scan(), card=toy())
+    ball, line = zoo.lesions(threshold(), scan(), card=lesion_card())
     assert [ball["lesion"], line["lesion"]] == [1, 2] and ball["label"] == "lacune" and ball["region"] == "unknown"
     centre = AFFINE @ [3.5, 11.5, 8.5, 1]
     assert [ball["x_mm"], ball["y_mm"], ball["z_mm"]] == pytest.approx(centre[:3].tolist(), abs=1e-4)
@@ -63,15 +63,15 @@ def test_a_scan_of_turned_axes_is_filtered_by_its_true_shape():
     """The step sees each axis with its own spacing: 8 x 4 x 3 mm is 2.7 times as long as wide, and no more."""
     for limit, left in ((2.5, 0), (2.8, 1)):
         step = Step("select_candidates", {"diameter_mm": [3, 15], "elongation": limit})
-        assert len(zoo.lesions(threshold(), scan(), card=toy(postprocessing=(step,)))) == left
+        assert len(zoo.lesions(threshold(), scan(), card=lesion_card(postprocessing=(step,)))) == left
 
 
 def test_labels_and_confidence_are_those_of_prediction():
-    predictor = Predictor(threshold(0.3), card=toy())
+    predictor = Predictor(threshold(0.3), card=lesion_card())
     labels, sure = predictor.predict_with_confidence(predictor.prepare(scan()))
-    again = zoo.predict(threshold(0.3), scan(), card=toy())
+    again = zoo.predict(threshold(0.3), scan(), card=lesion_card())
     np.testing.assert_array_equal(labels.dataobj, again.dataobj)
-    both = np.asanyarray(zoo.predict(threshold(0.3), scan(), card=toy(), probabilities=True).dataobj)
+    both = np.asanyarray(zoo.predict(threshold(0.3), scan(), card=lesion_card(), probabilities=True).dataobj)
     np.testing.assert_array_equal(sure.dataobj, both[..., 1])
     np.testing.assert_array_equal(sure.affine, AFFINE)
 
@@ -83,7 +83,7 @@ def test_regions_on_another_grid_by_a_table_beside_them(tmp_path):
     affine[:3, 3] = at[:3] - 30  # the compact lesion lies in voxel 10
     places[10, 10, 10] = 2
     nibabel.save(nibabel.Nifti1Image(places, affine), tmp_path / "places.nii.gz")
-    found = zoo.lesions(threshold(), scan(), card=toy(), regions=tmp_path / "places.nii.gz")
+    found = zoo.lesions(threshold(), scan(), card=lesion_card(), regions=tmp_path / "places.nii.gz")
     assert [row["region"] for row in found] == ["left_white", "outside"]
     (tmp_path / "places.tsv").write_text("index\tname\n2\tthalamus\n")
     assert read_regions(tmp_path / "places.nii.gz").name_at(at[:3]) == "thalamus"
@@ -111,7 +111,7 @@ def test_a_cohort_goes_on_where_a_map_or_its_table_is_missing(tmp_path):
         scan(tmp_path / "scans" / f"{name}.nii.gz")
     (tmp_path / "scans" / "d.nii.gz").write_bytes(b"no scan")
     writer = LesionWriter(None, None)
-    given = {"card": toy(), "writer": writer}
+    given = {"card": lesion_card(), "writer": writer}
     first = predict_many(threshold(), tmp_path / "scans", tmp_path / "out", **given)
     assert list(first.done) == ["a", "b", "c"] and list(first.failed) == ["d"]
     table_of(tmp_path / "out" / "b_test.nii.gz").unlink()
@@ -123,7 +123,7 @@ def test_a_cohort_goes_on_where_a_map_or_its_table_is_missing(tmp_path):
 
 
 def test_a_case_whose_name_is_a_formula_is_quoted_and_its_numbers_are_not(tmp_path):
-    rows = zoo.lesions(threshold(), scan(), card=toy())
+    rows = zoo.lesions(threshold(), scan(), card=lesion_card())
     path = write_lesions(tmp_path / "all.csv", {"=HYPERLINK(1)": rows, "-2": rows})
     read = read_lesions(path)
     assert [row["case"] for row in read] == ["'=HYPERLINK(1)"] * 2 + ["-2"] * 2

@@ -1,11 +1,11 @@
-"""The toy task as a member of a cluster: `TF_CONFIG=... python toy_cluster.py OUT BATCH`."""
+"""The task of balls as a member of a cluster: `TF_CONFIG=... python cluster_member.py OUT BATCH`."""
 
 import sys
 
-from support import toy
+from support.tasks import BALL
 from zoo.training import fit
 
-TASK = toy.TASK.replace(
+TASK = BALL.replace(
     arguments={"filters": (4, 8), "norm": "none"},
     optimizer={"name": "sgd", "learning_rate": 0.05},
     patch=(8, 12, 16),

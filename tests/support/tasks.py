@@ -10,8 +10,8 @@ from zoo.training.task import CardText, Data, Fit, Network, Synthesis, Task
 SHAPE = (16, 24, 32)
 
 
-def synthesis(task, split):
-    """One ball of radius 4 at a place that the seed decides."""
+def draw_balls(task, split):
+    """Draws a ball of radius 4 at a place that the seed decides."""
     axes = [tf.range(n, dtype="float32") for n in task.data.patch]
     grid = tf.stack(tf.meshgrid(*axes, indexing="ij"), -1)
 
@@ -32,7 +32,7 @@ def metrics():
     return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
 
 
-TASK = Task(
+BALL = Task(
     name="ball",
     data=Data(
         channels=("T1w",),
@@ -62,7 +62,7 @@ TASK = Task(
         validation_batches=2,
     ),
     synthesis=Synthesis(
-        samples=synthesis,
+        samples=draw_balls,
     ),
     card=CardText(
         description="Finds a bright ball in noise.",
@@ -73,4 +73,4 @@ TASK = Task(
 if __name__ == "__main__":
     from zoo.training import fit
 
-    fit.train(TASK, "synthetic", sys.argv[1], options=fit.TrainOptions(deterministic=True, precision="float32"))
+    fit.train(BALL, "synthetic", sys.argv[1], options=fit.TrainOptions(deterministic=True, precision="float32"))
