@@ -28,9 +28,9 @@ def by_evaluation(batches):
     scores = {1: [], 2: []}
     for labels, logits in batches:
         for sample, guess in zip(labels[..., 0], logits.argmax(-1), strict=True):
-            for label, found in scores.items():
-                found.append(overlap.dice(guess == label, sample == label))
-    return np.mean([np.nanmean(found) for found in scores.values()])
+            for label, row in scores.items():
+                row.append(overlap.dice(guess == label, sample == label))
+    return np.mean([np.nanmean(row) for row in scores.values()])
 
 
 def test_streams_to_the_dice_of_the_evaluation():

@@ -76,10 +76,10 @@ def test_every_package_is_listed_for_the_wheel():
     listed = configparser.ConfigParser()
     listed.read(CHECKOUT / "setup.cfg")
     packages = {line for line in listed["options"]["packages"].split() if line != "zoo.pretrained"}
-    found = {
+    folders = {
         str(path.parent.relative_to(CHECKOUT)).replace(os.sep, ".") for path in (CHECKOUT / "zoo").rglob("__init__.py")
     }
-    assert packages == found
+    assert packages == folders
 
 
 @pytest.fixture(scope="module")

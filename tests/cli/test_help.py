@@ -51,15 +51,19 @@ def test_the_help_of_a_command_reads_well_at_80_columns(name):
     assert not any("…" in line or line.endswith("...") for line in lines[1:])
     words = " ".join(lines).split()
     for parameter in COMMANDS[name].params:
-        told = (getattr(parameter, "help", None) or "").split()
-        assert told, f"{name} says nothing of {parameter.name}"
-        assert " ".join(told) in " ".join(words), f"{name} cuts {parameter.name}"
+        help_words = (getattr(parameter, "help", None) or "").split()
+        assert help_words, f"{name} says nothing of {parameter.name}"
+        assert " ".join(help_words) in " ".join(words), f"{name} cuts {parameter.name}"
 
 
 def completed(*words):
     """What the shell is offered for the last word, by a process of its own, and what that process loaded."""
-    asked = {"_ZOO_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(["zoo", *words]), "COMP_CWORD": str(len(words))}
-    environment = {**os.environ, **asked}
+    completion = {
+        "_ZOO_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(["zoo", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    environment = {**os.environ, **completion}
     done = subprocess.run(
         [sys.executable, "-c", COMPLETING], env=environment, capture_output=True, text=True, check=False
     )
@@ -79,9 +83,9 @@ def completed(*words):
     ],
 )
 def test_the_shell_completes_names_without_a_framework(words, offered):
-    found, loaded = completed(*words)
-    assert set(offered) <= set(found)
-    assert all(name.startswith(words[-1]) for name in found)
+    names, loaded = completed(*words)
+    assert set(offered) <= set(names)
+    assert all(name.startswith(words[-1]) for name in names)
     assert loaded == []
 
 

@@ -86,11 +86,11 @@ def test_a_card_with_faults_spoils_only_its_own_row(zoo_command, model_folder, t
 
 
 def test_info_shows_the_card(zoo_command, model_folder):
-    told = zoo_command("info", TWO)
-    assert told.exit_code == 0
+    outcome = zoo_command("info", TWO)
+    assert outcome.exit_code == 0
     for words in ("A toy.", "T1w: any", "FLAIR: any", "background, left, right", "z_score"):
-        assert words in told.stdout
-    assert "Synthetic images. nothing" in told.stdout and "- Knows nothing." in told.stdout
+        assert words in outcome.stdout
+    assert "Synthetic images. nothing" in outcome.stdout and "- Knows nothing." in outcome.stdout
     assert json.loads(zoo_command("info", TWO, "--json").stdout) == json.loads(
         (model_folder / TWO / "card.json").read_text()
     )
@@ -112,8 +112,8 @@ def test_predict_finishes_the_good_scans_and_reports_the_bad(zoo_command, scans,
     files = sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz"))
     assert files == ["sub-01_T1w_tiny_one.nii.gz", "sub-03_T1w_tiny_one.nii.gz"]
     assert [line.split(": ")[0] for line in done.stdout.splitlines()] == [str(tmp_path / "out" / f) for f in files]
-    wanted = zoo.predict(ONE, scans / "sub-01_T1w.nii.gz")
-    np.testing.assert_array_equal(nibabel.load(tmp_path / "out" / files[0]).dataobj, wanted.dataobj)
+    expected = zoo.predict(ONE, scans / "sub-01_T1w.nii.gz")
+    np.testing.assert_array_equal(nibabel.load(tmp_path / "out" / files[0]).dataobj, expected.dataobj)
 
 
 def test_predict_tells_volumes_as_json_and_keeps_what_is_there(zoo_command, scans, tmp_path):
@@ -126,8 +126,8 @@ def test_predict_tells_volumes_as_json_and_keeps_what_is_there(zoo_command, scan
     assert [[row["kept"] for row in rows] for rows in (first, second, third)] == [[False] * 2, [True] * 2, [False] * 2]
     for row in first:
         labels = np.asarray(nibabel.load(row["out"]).dataobj)
-        wanted = {"left": (labels == 17).sum() / 1000, "right": (labels == 53).sum() / 1000}  # 1 mm voxels
-        assert row["volumes_ml"] == pytest.approx(wanted)
+        volumes_ml = {"left": (labels == 17).sum() / 1000, "right": (labels == 53).sum() / 1000}  # 1 mm voxels
+        assert row["volumes_ml"] == pytest.approx(volumes_ml)
     assert second[0]["volumes_ml"] == first[0]["volumes_ml"]
     assert "was there already" in zoo_command("predict", ONE, files[0], "--out", tmp_path).stdout
 
@@ -148,8 +148,8 @@ def test_predict_tells_the_doubts_of_every_case_on_stderr_in_json_and_in_its_rec
             (text,) = row["warnings"]
             assert line == f"zoo: warning: {row['case']}: {text}" and str(file) in text
             assert "which side is left is a guess" in text
-            told = json.loads((tmp_path / "out" / f"{row['case']}_tiny_one.json").read_text())
-            assert told["Warnings"] == [text]
+            record = json.loads((tmp_path / "out" / f"{row['case']}_tiny_one.json").read_text())
+            assert record["Warnings"] == [text]
 
 
 def test_predict_neither_keeps_nor_replaces_the_result_of_other_settings(zoo_command, scans, tmp_path):
@@ -166,8 +166,8 @@ def test_predict_takes_channels_by_name_in_any_order(zoo_command, scans, tmp_pat
     t1w, flair = scans / "sub-01_T1w.nii.gz", scans / "sub-03_T1w.nii"
     done = zoo_command("predict", TWO, f"FLAIR={flair}", f"T1w={t1w}", "--out", tmp_path / "two.nii.gz")
     assert (done.exit_code, done.stderr) == (0, "")
-    wanted = zoo.predict(TWO, {"T1w": t1w, "FLAIR": flair})
-    np.testing.assert_array_equal(nibabel.load(tmp_path / "two.nii.gz").dataobj, wanted.dataobj)
+    expected = zoo.predict(TWO, {"T1w": t1w, "FLAIR": flair})
+    np.testing.assert_array_equal(nibabel.load(tmp_path / "two.nii.gz").dataobj, expected.dataobj)
 
 
 def test_a_file_whose_name_has_an_equals_sign_is_a_file(zoo_command, scans, tmp_path, monkeypatch):
@@ -189,7 +189,7 @@ def test_predict_writes_probabilities(zoo_command, scans, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("predict",), "Missing argument"),
         (("frobnicate",), "No such command 'frobnicate'"),
@@ -213,12 +213,12 @@ def test_predict_writes_probabilities(zoo_command, scans, tmp_path):
         (("predict", ONE, "{folder}", "--out", "x.nii.gz"), "is one file, got 3 scans"),
     ],
 )
-def test_bad_arguments_end_in_2_and_one_line(zoo_command, scans, tmp_path, words, told):
+def test_bad_arguments_end_in_2_and_one_line(zoo_command, scans, tmp_path, words, message):
     (tmp_path / "empty").mkdir()
     places = {"good": scans / "sub-01_T1w.nii.gz", "folder": scans, "empty": tmp_path / "empty"}
     done = zoo_command(*(word.format(**places) for word in words))
     assert (done.exit_code, done.stdout) == (2, "")
-    assert told in done.stderr and one_line(done.stderr)
+    assert message in done.stderr and one_line(done.stderr)
 
 
 def test_verify_names_what_is_damaged_and_checks_the_rest(zoo_command, model_folder, tmp_path, monkeypatch):

@@ -48,11 +48,13 @@ def test_the_brain_is_written_beside_its_mask(zoo_command, tmp_path):
     rows = json.loads(done.stdout)
     assert rows[0]["out"] == [str(tmp_path / "T1_brain_mask.nii.gz"), str(tmp_path / "T1_brain.nii.gz")]
     for name, dtype in (("T1", np.int16), ("T2", np.float32)):
-        given, mask, brain = (nibabel.load(tmp_path / f"{name}{end}.nii.gz") for end in ("", "_brain_mask", "_brain"))
+        original, mask, brain = (
+            nibabel.load(tmp_path / f"{name}{end}.nii.gz") for end in ("", "_brain_mask", "_brain")
+        )
         inside = np.asarray(mask.dataobj) != 0
         assert 0 < inside.sum() < inside.size and brain.get_data_dtype() == dtype
-        np.testing.assert_array_equal(brain.dataobj, np.asarray(given.dataobj) * inside)
-        np.testing.assert_array_equal(brain.affine, given.affine)
+        np.testing.assert_array_equal(brain.dataobj, np.asarray(original.dataobj) * inside)
+        np.testing.assert_array_equal(brain.affine, original.affine)
         assert int(brain.header["qform_code"]) == 1 and int(brain.header["sform_code"]) == 2
     again = zoo_command("predict", MASKS, tmp_path, "--out", tmp_path, "--brain", "--json")
     assert [row["kept"] for row in json.loads(again.stdout)] == [True, True]  # T1_brain is no third scan

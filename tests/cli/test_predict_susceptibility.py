@@ -56,43 +56,43 @@ def test_table_of_scans_in_ppm_and_ppb(zoo_command, tmp_path):
     first, second = rows_of(tmp_path / "a.csv"), rows_of(tmp_path / "b.csv")
     labels = np.asanyarray(nib.nifti1.load(tmp_path / "a_qsm_nuclei.nii.gz").dataobj)
     seen = 0
-    for one, other in zip(first, second, strict=True):
-        inside = labels == int(one["value"])
-        assert int(one["num_voxels"]) == inside.sum()
-        assert one["case"] == "a" and other["case"] == "b" and one["structure"] == other["structure"]
+    for left, other in zip(first, second, strict=True):
+        inside = labels == int(left["value"])
+        assert int(left["num_voxels"]) == inside.sum()
+        assert left["case"] == "a" and other["case"] == "b" and left["structure"] == other["structure"]
         if inside.any():
             seen += 1
-            assert float(one["mean_ppm"]) == pytest.approx(chi[inside].mean(), rel=1e-3, abs=1e-5)
-            assert float(one["volume_ml"]) == pytest.approx(inside.sum() * 1.5**3 / 1000, rel=1e-4)
-            assert float(other["mean_ppm"]) == pytest.approx(float(one["mean_ppm"]), rel=0.05, abs=2e-4)
+            assert float(left["mean_ppm"]) == pytest.approx(chi[inside].mean(), rel=1e-3, abs=1e-5)
+            assert float(left["volume_ml"]) == pytest.approx(inside.sum() * 1.5**3 / 1000, rel=1e-4)
+            assert float(other["mean_ppm"]) == pytest.approx(float(left["mean_ppm"]), rel=0.05, abs=2e-4)
     assert seen >= 2
 
 
 def test_ppb_is_refused_with_the_factor(zoo_command, tmp_path):
     write_map(tmp_path / "b.nii.gz", 1000)
-    found = zoo_command("predict", "unet3d.qsm_nuclei", tmp_path / "b.nii.gz", "--out", tmp_path / "out")
-    assert found.exit_code == 1 and "ppb" in found.stderr and "0.001" in found.stderr
+    outcome = zoo_command("predict", "unet3d.qsm_nuclei", tmp_path / "b.nii.gz", "--out", tmp_path / "out")
+    assert outcome.exit_code == 1 and "ppb" in outcome.stderr and "0.001" in outcome.stderr
 
 
 @pytest.mark.parametrize(
-    ("model", "words", "told"),
+    ("model", "words", "message"),
     [
         ("unet3d.qsm_nuclei", ("--unit", "tesla"), "A unit is one of"),
         ("unet3d.qsm_nuclei", ("--unit", "hz@3"), "spans"),
         ("unet3d.other", ("--unit", "ppb"), "takes no susceptibility map"),
     ],
 )
-def test_bad_arguments_are_one_line_and_code_2(zoo_command, tmp_path, model, words, told):
+def test_bad_arguments_are_one_line_and_code_2(zoo_command, tmp_path, model, words, message):
     write_map(tmp_path / "a.nii.gz", 1e4)
-    found = zoo_command("predict", model, tmp_path / "a.nii.gz", "--out", tmp_path / "out", *words)
-    assert found.exit_code == 2 and told in found.stderr and len(found.stderr.strip().splitlines()) == 1
+    outcome = zoo_command("predict", model, tmp_path / "a.nii.gz", "--out", tmp_path / "out", *words)
+    assert outcome.exit_code == 2 and message in outcome.stderr and len(outcome.stderr.strip().splitlines()) == 1
 
 
 def test_magnitude_is_that_of_one_scan(zoo_command, tmp_path):
     for name in ("a", "b"):
         write_map(tmp_path / f"{name}.nii.gz")
-    found = zoo_command(
+    outcome = zoo_command(
         "predict", "unet3d.qsm_nuclei", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", "--magnitude",
         tmp_path / "a.nii.gz",
     )  # fmt: skip
-    assert found.exit_code == 2 and "one by one" in found.stderr
+    assert outcome.exit_code == 2 and "one by one" in outcome.stderr

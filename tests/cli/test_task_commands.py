@@ -63,9 +63,12 @@ def test_check_by_pattern_and_at_any_depth(zoo_command, tmp_path):
     deep = zoo_command("check", tmp_path, "--recursive")
     assert deep.exit_code == 0 and "3 cases of 3 subjects" in deep.output
     patterns = ("--pattern", "image={site}/{id}/T1w.nii.gz", "--pattern", "labels={site}/{id}/labels.nii.gz")
-    told = zoo_command("check", tmp_path, *patterns, "--json")
-    assert told.exit_code == 0
-    assert (json.loads(told.stdout)["channels"], json.loads(told.stdout)["labels"]) == ({"image": 3}, {"0": 3, "1": 3})
+    outcome = zoo_command("check", tmp_path, *patterns, "--json")
+    assert outcome.exit_code == 0
+    assert (json.loads(outcome.stdout)["channels"], json.loads(outcome.stdout)["labels"]) == (
+        {"image": 3},
+        {"0": 3, "1": 3},
+    )
     bad = zoo_command("check", tmp_path, "--pattern", "image")
     assert bad.exit_code == 2 and "--pattern takes NAME=PATTERN, got 'image'" in bad.stderr
 
@@ -101,12 +104,12 @@ def test_evaluate_of_an_unfinished_run_says_so(zoo_command, tmp_path):
 
 @pytest.mark.parametrize("words", [["--local-workers", "2"], ["--local-workers=2", "--open-ports"]])
 def test_a_local_cluster_runs_the_command_without_its_own_options(monkeypatch, words):
-    asked = {}
-    monkeypatch.setattr(local_cluster, "launch", lambda command, **sizes: asked.update(sizes, command=command) or 0)
+    request = {}
+    monkeypatch.setattr(local_cluster, "launch", lambda command, **sizes: request.update(sizes, command=command) or 0)
     monkeypatch.setattr(sys, "argv", ["zoo", "train", "ball", *words, "--seed", "3"])
     assert task_commands._launch_cluster(2, len(words) - 1, open_ports="--open-ports" in words) == 0
-    assert asked["open_ports"] is ("--open-ports" in words)
-    assert asked["command"][-5:] == ["zoo.cli", "train", "ball", "--seed", "3"]
+    assert request["open_ports"] is ("--open-ports" in words)
+    assert request["command"][-5:] == ["zoo.cli", "train", "ball", "--seed", "3"]
 
 
 @pytest.mark.parametrize("words", [("--folds", "2"), ("--local-workers", "2")])

@@ -11,9 +11,9 @@ from zoo.workflows.bids_app.plan import choose, choose_patterns, make_descriptio
 LESION, PAIR, STRUCTURES = bids_cards()
 
 
-def planned(root, one, **given):
-    found = survey(root)
-    return plan(found, choose(found), one, choose_patterns(found, one, given))
+def planned(root, card, **patterns):
+    listing = survey(root)
+    return plan(listing, choose(listing), card, choose_patterns(listing, card, patterns))
 
 
 def test_the_shards_of_a_run_share_no_subject_and_leave_none_out(tmp_path):
@@ -25,20 +25,20 @@ def test_the_shards_of_a_run_share_no_subject_and_leave_none_out(tmp_path):
         ["02", "05"],
         ["03", "03", "06"],
     ]
-    assert sorted(one for part in parts for one in part) == choose(survey(root))
+    assert sorted(session for part in parts for session in part) == choose(survey(root))
     assert choose(survey(root), participants=["sub-02", "03"], shard=(2, 2)) == [("03", ""), ("03", "b")]
     assert choose(survey(root), sessions=["ses-b"]) == [("03", "b")]
     assert choose(survey(root), shard=(9, 9)) == []
 
 
 def test_labels_that_are_not_there_and_bad_shards_are_refused(tmp_path):
-    found = survey(write_bids(tmp_path))
+    listing = survey(write_bids(tmp_path))
     with pytest.raises(ValueError, match=r"There is no participant '04'\..* Choose from: 01, 02, 03"):
-        choose(found, participants=["sub-04"])
+        choose(listing, participants=["sub-04"])
     with pytest.raises(ValueError, match="There is no session 'a'"):
-        choose(found, sessions=["a"])
+        choose(listing, sessions=["a"])
     with pytest.raises(ValueError, match=r"K/N with K from 1 to N, got 3/2"):
-        choose(found, shard=(3, 2))
+        choose(listing, shard=(3, 2))
 
 
 def test_each_run_of_a_single_channel_is_a_case_and_keeps_its_entities(tmp_path):
@@ -64,11 +64,11 @@ def test_parts_of_complex_images_are_no_anatomy_and_said_to_be_left_out(tmp_path
     works, failed = planned(root, LESION)
     assert [work.name for work in works] == ["sub-01", "sub-02_part-mag"]
     assert failed == {"sub-03": "No T1w in sub-03, which holds part-phase_T1w."}
-    told = capsys.readouterr().err
-    assert told.startswith(
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(
         f"{root}: left out 2 files: sub-02/anat/sub-02_part-phase_T1w.nii.gz, sub-03/anat/sub-03_part"
     )
-    assert "(complex parts, which show no anatomy: name part-... in the channel's pattern to read one)" in told
+    assert "(complex parts, which show no anatomy: name part-... in the channel's pattern to read one)" in stderr
     works, failed = planned(root, LESION, T1w="part-phase_T1w")
     assert [work.name for work in works] == ["sub-02_part-phase", "sub-03_part-phase"] and list(failed) == ["sub-01"]
 
@@ -116,18 +116,18 @@ def test_two_images_that_would_share_a_result_are_refused(tmp_path):
 
 
 def test_a_folder_that_is_not_ours_is_refused(tmp_path):
-    root, one = write_bids(tmp_path / "raw"), LESION
+    root, card = write_bids(tmp_path / "raw"), LESION
     with pytest.raises(ValueError, match="is the data set itself"):
-        Derivatives(root, root, one, "0").check()
+        Derivatives(root, root, card, "0").check()
     other = write_bids(tmp_path / "other")
     with pytest.raises(ValueError, match="is a data set of its own"):
-        Derivatives(other, root, one, "0").check()
+        Derivatives(other, root, card, "0").check()
     (other / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "fMRIPrep"}]}')
     with pytest.raises(ValueError, match="is made by fMRIPrep"):
-        Derivatives(other, root, one, "0").check()
+        Derivatives(other, root, card, "0").check()
     (other / "dataset_description.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
-        Derivatives(other, root, one, "0").check()
+        Derivatives(other, root, card, "0").check()
 
 
 def test_labels_of_models_differ_by_builder_and_tag():

@@ -62,9 +62,9 @@ def test_a_parcellated_cortex_is_cortex_and_that_is_stated_once(capsys):
     array[12, 3, 3:6] = 2001, 12175, 48
     for _ in range(2):
         converted = class_indices(array, ASEG, "aparc")
-    wanted = halves(3, 3, 10)
-    wanted[12, 3, 3:6] = 42, 42, 49
-    np.testing.assert_array_equal(converted, wanted)
+    expected = halves(3, 3, 10)
+    expected[12, 3, 3:6] = 42, 42, 49
+    np.testing.assert_array_equal(converted, expected)
     assert capsys.readouterr().err.splitlines() == [
         "label maps: FreeSurfer's codes of left cortical parcels (aparc, DKT, a2009s) count as 3",
         "label maps: FreeSurfer's codes of right cortical parcels (aparc, DKT, a2009s) count as 42",

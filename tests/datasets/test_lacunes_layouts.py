@@ -80,7 +80,7 @@ def test_a_data_set_becomes_batches(tmp_path, make, changes):
             for path in (*(case.channels[name] for name in LEVELS), case.labels)
         ]
         expected = [*(scan(channel, number) for channel in LEVELS), truth(number)]
-        assert all(np.array_equal(one, other) for one, other in zip(read, expected, strict=True))
+        assert all(np.array_equal(first, other) for first, other in zip(read, expected, strict=True))
     data = batches.open_data(task, tmp_path / "data", seed=0, out=tmp_path)
     x, y = (np.asarray(each) for each in next(iter(data.training(0))))
     assert x.shape == (1, 16, 16, 16, 3) and y.shape[:4] == (1, 16, 16, 16)

@@ -13,9 +13,9 @@ def test_scans_of_any_suffix_are_read_in_a_data_set(tmp_path):
     for name, suffix in (("a", ".NII"), ("b", ".mgz"), ("c", ".nii.gz")):
         write_nifti(tmp_path / name / f"T1{suffix.lower()}", draw_image()).rename(tmp_path / name / f"T1{suffix}")
         write_nifti(tmp_path / name / f"mask{suffix.lower()}", mark_voxels((1, 2, 3)))
-    found = cases(tmp_path)
-    assert [case.channels["T1"].name for case in found] == ["T1.NII", "T1.mgz", "T1.nii.gz"]
-    assert all(case.labels for case in found)
+    listed = cases(tmp_path)
+    assert [case.channels["T1"].name for case in listed] == ["T1.NII", "T1.mgz", "T1.nii.gz"]
+    assert all(case.labels for case in listed)
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):

@@ -27,8 +27,8 @@ def test_places_and_distance(tmp_path):
     assert x[10, 5, 5] == pytest.approx((10 - 4.5) / 10) and y[5, 2, 5] == pytest.approx((2 - 6.5) / 10)
     assert z[5, 5, 8] == pytest.approx((8 - 4.5) / 8)
     assert far[4, 6, 4] == 0 and far[8, 6, 4] == pytest.approx(3 * 2 / 30)
-    for one in (x, y, z, far):
-        assert not one[0].any() and one.dtype == np.float32
+    for channel in (x, y, z, far):
+        assert not channel[0].any() and channel.dtype == np.float32
 
 
 def test_right_is_right_in_every_orientation(tmp_path):

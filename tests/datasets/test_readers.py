@@ -66,8 +66,8 @@ def bids(root):
 
 def test_each_layout_is_recognised_from_its_files(tmp_path):
     write_cases(tmp_path / "folder")
-    found = {name: detect(maker(tmp_path / name)) for name, maker in LAYOUTS.items()}
-    assert found == {name: name for name in LAYOUTS}
+    layouts = {name: detect(maker(tmp_path / name)) for name, maker in LAYOUTS.items()}
+    assert layouts == {name: name for name in LAYOUTS}
     assert detect(tmp_path / "folder") == "folder"
     assert readers() == ["bids", "decathlon", "folder", "isles2017", "isles2024", "nnunet", "valdo"]
 
@@ -212,8 +212,8 @@ def test_isles_maps_lesion_and_table(tmp_path):
     assert list(first.channels) == ["tmax", "adc"]
     assert first.channels["tmax"].name == "VSD.Brain.XX.O.MR_Tmax.1271.nii"
     assert first.labels.name == "VSD.Brain.XX.O.OT.129.nii"
-    given = {"mRS": 2.0, "TICI": "2B", "TSS": 201.0, "TTT": 135.0}
-    assert first.tabular == {"tici": "2b", "time_to_reperfusion_h": 2.25, **given}
+    tabular = {"mRS": 2.0, "TICI": "2B", "TSS": 201.0, "TTT": 135.0}
+    assert first.tabular == {"tici": "2b", "time_to_reperfusion_h": 2.25, **tabular}
     assert second.tabular == {"time_to_reperfusion_h": 90.5 / 60, "mRS": 1.0, "TTT": 90.5}
     assert len(cases(tmp_path)[0].channels) == 6
 
@@ -265,12 +265,12 @@ def test_decathlon_with_one_modality_and_with_a_lost_file(tmp_path):
 
 
 def test_bids_sessions_derivatives_and_participants(tmp_path):
-    found = cases(bids(tmp_path))
-    assert [case.id for case in found] == ["sub-01_ses-a", "sub-01_ses-b", "sub-02_ses-a"]
-    assert [case.subject for case in found] == ["sub-01", "sub-01", "sub-02"]
-    assert list(found[0].channels) == ["FLAIR", "T1w"]
-    assert found[1].labels.name == "sub-01_ses-b_desc-lesion_mask.nii.gz"
-    assert (found[0].tabular, found[2].tabular) == ({"age": 71.0, "sex": "F"}, {"sex": "M"})
+    listed = cases(bids(tmp_path))
+    assert [case.id for case in listed] == ["sub-01_ses-a", "sub-01_ses-b", "sub-02_ses-a"]
+    assert [case.subject for case in listed] == ["sub-01", "sub-01", "sub-02"]
+    assert list(listed[0].channels) == ["FLAIR", "T1w"]
+    assert listed[1].labels.name == "sub-01_ses-b_desc-lesion_mask.nii.gz"
+    assert (listed[0].tabular, listed[2].tabular) == ({"age": 71.0, "sex": "F"}, {"sex": "M"})
 
 
 def test_bids_entities_choose_and_several_files_are_named(tmp_path):
@@ -304,9 +304,9 @@ def test_bids_without_description_as_isles_2022_has_it(tmp_path):
         key = f"sub-strokecase000{number}"
         write_nifti(tmp_path / key / "ses-0001" / "dwi" / f"{key}_ses-0001_adc.nii.gz", draw_image())
         write_nifti(tmp_path / "derivatives" / key / "ses-0001" / f"{key}_ses-0001_msk.nii.gz", mark_voxels((1, 2, 3)))
-    found = cases(tmp_path)
-    assert found[1].labels.name == "sub-strokecase0002_ses-0001_msk.nii.gz"
-    assert list(found[0].channels) == ["adc"]
+    listed = cases(tmp_path)
+    assert listed[1].labels.name == "sub-strokecase0002_ses-0001_msk.nii.gz"
+    assert list(listed[0].channels) == ["adc"]
 
 
 def test_folder_by_pattern(tmp_path):
@@ -314,11 +314,11 @@ def test_folder_by_pattern(tmp_path):
         for visit in ("v1", "v2"):
             write_nifti(tmp_path / subject / visit / f"{subject}_T1_x.nii.gz", draw_image())
             write_nifti(tmp_path / "masks" / f"{subject}-{visit}.nii", mark_voxels((1, 2, 3)))
-    found = cases(
+    listed = cases(
         tmp_path, channels={"t1": "{subject}/{visit}/{subject}_T1*.nii.gz"}, labels="masks/{subject}-{visit}.nii"
     )
-    assert [(case.id, case.subject) for case in found][1:3] == [("p1_v2", "p1"), ("p2_v1", "p2")]
-    assert found[3].labels.name == "p2-v2.nii"
+    assert [(case.id, case.subject) for case in listed][1:3] == [("p1_v2", "p1"), ("p2_v1", "p2")]
+    assert listed[3].labels.name == "p2-v2.nii"
     with pytest.raises(ValueError, match=r"pattern 't1.nii' has no place"):
         cases(tmp_path, reader="folder", channels={"t1": "t1.nii"})
     with pytest.raises(ValueError, match=r"holds no case: channels \{'t1': 'x/\{id\}.nii'\}"):
@@ -327,9 +327,9 @@ def test_folder_by_pattern(tmp_path):
 
 def test_folder_of_subfolders(tmp_path):
     write_cases(tmp_path)
-    found = cases(tmp_path)
-    assert [sorted(case.channels) for case in found] == [["flair", "t1"]] * 4
-    assert found[0].labels.name == "mask.nii"
+    listed = cases(tmp_path)
+    assert [sorted(case.channels) for case in listed] == [["flair", "t1"]] * 4
+    assert listed[0].labels.name == "mask.nii"
     (tmp_path / "tabular.csv").write_text("case,TICI,time_to_reperfusion_h\ncase1,2B,4.5\ncase9,3,1\n")
     rows = [case.tabular for case in cases(tmp_path)]
     assert rows == [{}, {"tici": "2b", "TICI": "2B", "time_to_reperfusion_h": 4.5}, {}, {}]
@@ -340,8 +340,8 @@ def test_folder_of_subfolders(tmp_path):
 
 def test_a_single_channel_may_have_any_name(tmp_path):
     write_cases(tmp_path / "one", 2, channels=("T1w",))
-    found = fitting(tmp_path / "one", ("image",))
-    assert [(list(case.channels), case.channels["image"].name) for case in found] == [(["image"], "T1w.nii")] * 2
+    listed = fitting(tmp_path / "one", ("image",))
+    assert [(list(case.channels), case.channels["image"].name) for case in listed] == [(["image"], "T1w.nii")] * 2
     write_cases(tmp_path / "two", 1)
     assert list(fitting(tmp_path / "two", ("image",))[0].channels) == ["flair", "t1"]
     decathlon(tmp_path / "four")
@@ -362,9 +362,9 @@ def test_folders_at_any_depth_on_request(tmp_path):
         write_cases(tmp_path / site, 2)
     with pytest.raises(ValueError, match=r"holds no case: one subfolder a case, .* \(--recursive takes folders at any"):
         cases(tmp_path)
-    found = cases(tmp_path, recursive=True)
-    assert [case.id for case in found] == ["north_case0", "north_case1", "south_case0", "south_case1"]
-    assert found[2].channels["t1"] == tmp_path / "south" / "case0" / "t1.nii" and found[3].labels.name == "mask.nii"
+    listed = cases(tmp_path, recursive=True)
+    assert [case.id for case in listed] == ["north_case0", "north_case1", "south_case0", "south_case1"]
+    assert listed[2].channels["t1"] == tmp_path / "south" / "case0" / "t1.nii" and listed[3].labels.name == "mask.nii"
 
 
 def test_bad_sources(tmp_path):

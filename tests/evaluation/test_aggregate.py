@@ -46,9 +46,9 @@ def test_an_all_nan_mean_is_nan_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rows = aggregate.summarise(cases)
-    for found in rows:
-        assert all(math.isnan(found[key]) for key in ("mean", "low", "high", "sd", "median"))
-        assert found["n"] == 0 and found["both_empty"] == 2
+    for statistics in rows:
+        assert all(math.isnan(statistics[key]) for key in ("mean", "low", "high", "sd", "median"))
+        assert statistics["n"] == 0 and statistics["both_empty"] == 2
     assert math.isnan(aggregate.mean([])) and math.isnan(aggregate.mean([NAN])) and aggregate.mean([NAN, 2.0]) == 2.0
 
 
@@ -56,12 +56,12 @@ def test_bootstrap_interval_is_that_of_a_normal_mean():
     rng = np.random.default_rng(6)
     values = rng.normal(0.7, 0.1, 400)
     cases = {str(number): {1: entry(float(value))} for number, value in enumerate(values)}
-    found = row(aggregate.summarise(cases, resamples=4000), "1")
+    wide = row(aggregate.summarise(cases, resamples=4000), "1")
     half = 1.96 * values.std(ddof=1) / 20
-    assert found["low"] == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert found["high"] == pytest.approx(values.mean() + half, abs=0.1 * half)
+    assert wide["low"] == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert wide["high"] == pytest.approx(values.mean() + half, abs=0.1 * half)
     narrow = row(aggregate.summarise(cases, confidence=0.5), "1")
-    assert found["low"] < narrow["low"] < narrow["mean"] < narrow["high"] < found["high"]
+    assert wide["low"] < narrow["low"] < narrow["mean"] < narrow["high"] < wide["high"]
 
 
 def test_the_same_seed_gives_the_same_table_and_one_case_no_interval():
@@ -73,12 +73,18 @@ def test_the_same_seed_gives_the_same_table_and_one_case_no_interval():
 
 def test_metrics_can_be_chosen():
     rows = aggregate.summarise(CASES, metrics=["hd95_mm"])
-    assert {found["metric"] for found in rows} == {"hd95_mm"} and all(math.isnan(found["mean"]) for found in rows)
+    assert {statistics["metric"] for statistics in rows} == {"hd95_mm"} and all(
+        math.isnan(statistics["mean"]) for statistics in rows
+    )
 
 
 def test_case_rows():
     rows = aggregate.case_rows(CASES, names={2: "space"})
-    assert [(found["case"], found["label"]) for found in rows[:3]] == [("a", "1"), ("a", "space"), ("b", "1")]
+    assert [(entry_of_case["case"], entry_of_case["label"]) for entry_of_case in rows[:3]] == [
+        ("a", "1"),
+        ("a", "space"),
+        ("b", "1"),
+    ]
     assert rows[0]["dice"] == 0.8 and len(rows) == 7
 
 

@@ -94,8 +94,8 @@ def test_codes_of_a_volume_are_those_of_its_patches(step, monkeypatch):
     padded = np.pad(volume, [(7, 7)] * 3 + [(0, 0)])
     for place in np.random.default_rng(1).integers(0, codes.shape[:3], (12, 3)):
         patch = padded[tuple(slice(start, start + 15) for start in place * step)][None]
-        wanted = np.array(model.get_layer("encoder")(patch))[0, 0, 0, 0]
-        np.testing.assert_allclose(codes[tuple(place)], wanted, atol=1e-4)
+        expected = np.array(model.get_layer("encoder")(patch))[0, 0, 0, 0]
+        np.testing.assert_allclose(codes[tuple(place)], expected, atol=1e-4)
 
 
 def test_air_is_not_computed_but_has_its_code(monkeypatch):
@@ -115,7 +115,7 @@ def brains(seed=0, shape=(40, 36, 44)):
     draw = np.random.default_rng(seed)
     maps = np.stack([ndimage.gaussian_filter(draw.standard_normal(shape), 3) for _ in range(6)])
     maps = (maps > maps.std(axis=(1, 2, 3), keepdims=True) * 0.5).astype(np.float32)
-    maps = np.stack([ndimage.gaussian_filter(one, 0.7) for one in maps])
+    maps = np.stack([ndimage.gaussian_filter(tissue, 0.7) for tissue in maps])
     velocity = np.stack([ndimage.gaussian_filter(draw.standard_normal(shape), 6) for _ in range(3)]).astype(np.float32)
     known = registration.Warp(velocity * 5.0 / np.abs(velocity).max())
     return maps, registration.pulled(maps, known.displacement()), known
@@ -124,14 +124,14 @@ def brains(seed=0, shape=(40, 36, 44)):
 def test_registration_finds_a_known_warp():
     moving, fixed, known = brains()
     settings = registration.Settings(shrink=(2, 1), rounds=(40, 25))
-    found = registration.register(fixed, moving, settings)
+    warp = registration.register(fixed, moving, settings)
     inner = (slice(None), *[slice(6, -6)] * 3)
-    truth, field = known.displacement()[inner], found.displacement()[inner]
-    before, after = (np.sqrt(np.mean(np.sum(one**2, axis=0))) for one in (truth, field - truth))
+    truth, field = known.displacement()[inner], warp.displacement()[inner]
+    before, after = (np.sqrt(np.mean(np.sum(vectors**2, axis=0))) for vectors in (truth, field - truth))
     assert before > 1.0 and after < 0.35 * before
-    back = registration.pulled(found.displacement(inverse=True), found.displacement()) + found.displacement()
+    back = registration.pulled(warp.displacement(inverse=True), warp.displacement()) + warp.displacement()
     assert np.abs(back[inner]).max() < 0.2
-    slopes = np.stack([np.stack(np.gradient(one)) for one in found.displacement()])
+    slopes = np.stack([np.stack(np.gradient(vectors)) for vectors in warp.displacement()])
     assert np.linalg.det(np.moveaxis(slopes, (0, 1), (-2, -1)) + np.eye(3)).min() > 0.2
     with pytest.raises(ValueError, match="of one shape, got"):
         registration.register(fixed, moving[:, 1:])
@@ -150,15 +150,15 @@ def test_a_brain_in_mni_space_goes_there_and_back_by_its_affine(monkeypatch):
 
 
 def controls(folder, count, *, spacing=(1.0, 1.0, 1.0), odd=None):
-    found = []
+    codes_of_controls = []
     for number in range(count):
         sizes = odd if odd is not None and number == count - 1 else spacing
         files = {}
         for name in ("T1w", "FLAIR"):
             files[name] = folder / f"{number}_{name}.nii.gz"
             nib.Nifti1Image(np.ones((4, 5, 6), np.float32), np.diag([*sizes, 1])).to_filename(files[name])
-        found.append(Case(f"sub-{number:02d}", f"sub-{number:02d}", files))
-    return found
+        codes_of_controls.append(Case(f"sub-{number:02d}", f"sub-{number:02d}", files))
+    return codes_of_controls
 
 
 def test_controls_that_are_none(tmp_path):
@@ -193,6 +193,6 @@ def test_projection_shows_the_peak(tmp_path):
     assert path.read_bytes()[:4] == b"\x89PNG"
     figure = projection.draw_projection(scan, nib.Nifti1Image(values, affine), threshold=3.1)
     shown = [axes.images[1].get_array() for axes in figure.axes[:3]]
-    assert [int(one.count()) for one in shown] == [1, 1, 1] and all(one.max() == 6 for one in shown)
+    assert [int(plane.count()) for plane in shown] == [1, 1, 1] and all(plane.max() == 6 for plane in shown)
     with pytest.raises(ValueError, match="grid"):
         projection.draw_projection(scan, nib.Nifti1Image(values[1:], affine), threshold=3.1)

@@ -42,10 +42,10 @@ def slow_ms_ssim(a, b, span, window, weights):
 def test_ms_ssim_by_independent_code():
     a = volumes(2, channels=2)
     b = a + 0.3 * volumes(2, channels=2, seed=1)
-    found = np.asarray(generated_volumes.ms_ssim(a, b, span=2.0, weights=(0.4, 0.6)))
+    result = np.asarray(generated_volumes.ms_ssim(a, b, span=2.0, weights=(0.4, 0.6)))
     pairs = [[slow_ms_ssim(a[n, ..., c], b[n, ..., c], 2.0, 7, (0.4, 0.6)) for c in range(2)] for n in range(2)]
-    np.testing.assert_allclose(found, np.mean(pairs, axis=1), rtol=1e-4)
-    assert (found < 0.99).all()
+    np.testing.assert_allclose(result, np.mean(pairs, axis=1), rtol=1e-4)
+    assert (result < 0.99).all()
 
 
 def test_ms_ssim_is_monais():
@@ -54,8 +54,8 @@ def test_ms_ssim_is_monais():
     for case in stored["cases"]:
         a = volumes(1, tuple(case["shape"]), seed=case["seed"])
         b = a + case["noise"] * volumes(1, tuple(case["shape"]), seed=case["seed"] + 1)
-        found = generated_volumes.ms_ssim(a, b, span=case["span"], window=case["window"], weights=case["weights"])
-        assert float(found[0]) == pytest.approx(case["ms_ssim"], abs=2e-5)
+        result = generated_volumes.ms_ssim(a, b, span=case["span"], window=case["window"], weights=case["weights"])
+        assert float(result[0]) == pytest.approx(case["ms_ssim"], abs=2e-5)
 
 
 def test_equal_volumes_are_1_and_room_decides_the_scales():
@@ -74,8 +74,8 @@ def test_equal_volumes_are_1_and_room_decides_the_scales():
 
 def test_pairs_among_images_are_never_an_image_with_itself():
     a = volumes(2, (8, 9, 10))
-    one = float(generated_volumes.ms_ssim(a[:1], a[1:], span=1.0)[0])
-    assert generated_volumes.pair_similarity(a, span=1.0, pairs=10) == pytest.approx(one, abs=1e-6)
+    single = float(generated_volumes.ms_ssim(a[:1], a[1:], span=1.0)[0])
+    assert generated_volumes.pair_similarity(a, span=1.0, pairs=10) == pytest.approx(single, abs=1e-6)
     assert generated_volumes.pair_similarity(a[:1], a[:1], span=1.0, pairs=2) == pytest.approx(1, abs=1e-5)
     with pytest.raises(ValueError, match="need two of them at least, got 1"):
         generated_volumes.pair_similarity(a[:1], span=1.0)
@@ -89,8 +89,8 @@ def test_mmd_by_a_double_loop_and_by_scikit_learn():
     flat = [each.reshape(len(each), -1) for each in (x, y)]
     gamma = 1 / (2 * 1.7**2)
     within = [sum(rbf_kernel(f, f, gamma)[i, j] for i in range(len(f)) for j in range(len(f)) if i != j) for f in flat]
-    wanted = within[0] / 20 + within[1] / 42 - 2 * rbf_kernel(*flat, gamma).mean()
-    assert generated_volumes.mmd(x, y, bandwidth=1.7) == pytest.approx(wanted, abs=1e-12)
+    expected = within[0] / 20 + within[1] / 42 - 2 * rbf_kernel(*flat, gamma).mean()
+    assert generated_volumes.mmd(x, y, bandwidth=1.7) == pytest.approx(expected, abs=1e-12)
 
 
 def test_mmd_tells_distributions_apart_and_has_no_bias():
@@ -105,8 +105,8 @@ def test_mmd_tells_distributions_apart_and_has_no_bias():
 def test_wasserstein_is_scipys():
     draw = np.random.default_rng(2)
     a, b = draw.normal(size=(9, 3)), draw.normal(1, 2, (14, 3))
-    wanted = [stats.wasserstein_distance(*pair) for pair in zip(a.T, b.T, strict=True)]
-    np.testing.assert_allclose(generated_volumes.volume_wasserstein(a, b), wanted, rtol=1e-9)
+    expected = [stats.wasserstein_distance(*pair) for pair in zip(a.T, b.T, strict=True)]
+    np.testing.assert_allclose(generated_volumes.volume_wasserstein(a, b), expected, rtol=1e-9)
     with pytest.raises(ValueError, match=r"tissue by tissue, .* got \(9, 3\) and \(14, 2\)"):
         generated_volumes.volume_wasserstein(a, b[:, :2])
 
@@ -118,8 +118,8 @@ def test_tissue_by_hand():
     image[1, 1] = 3
     limits = generated_volumes.tissue_limits(image)
     np.testing.assert_allclose(limits, [1.5, 2.5], atol=0.02)
-    found = generated_volumes.tissue_volumes_ml(image, limits, (1, 2, 5))
-    np.testing.assert_allclose(found, [[0.16, 0.16, 0], [0.16, 0, 0.16]])
+    result = generated_volumes.tissue_volumes_ml(image, limits, (1, 2, 5))
+    np.testing.assert_allclose(result, [[0.16, 0.16, 0], [0.16, 0, 0.16]])
     with pytest.raises(ValueError, match="got 3 tissues in 0 voxels"):
         generated_volumes.tissue_limits(np.zeros((2, 2)))
 

@@ -106,17 +106,17 @@ def test_summary_by_hand():
     true = [TRUE, np.array([[0.0, 0, 15], [90, 0, 0]])]
     places = np.concatenate([TRUE, [[90.0, 0, 0]]])
     maps = np.array([[1.0, 1, 0], [0, 0, 1]])
-    found = source_localisation.summarise(predicted, true, maps=maps, places_mm=places)
-    assert (found.cases, found.le_mean_mm, found.le_median_mm) == (2, pytest.approx(9), 6)
-    assert found.recall == {10.0: 0.5, 20.0: 0.75}
-    assert found.counts["one_to_one", 20.0] == (1.5, 0, 0.5)
-    assert found.f1[20.0] == pytest.approx(6 / 7)
-    assert found.dispersion_mm == 0
-    assert found.earth_movers_mm == pytest.approx(np.hypot(90, 15) / 2 / 2, abs=1e-2)
+    result = source_localisation.summarise(predicted, true, maps=maps, places_mm=places)
+    assert (result.cases, result.le_mean_mm, result.le_median_mm) == (2, pytest.approx(9), 6)
+    assert result.recall == {10.0: 0.5, 20.0: 0.75}
+    assert result.counts["one_to_one", 20.0] == (1.5, 0, 0.5)
+    assert result.f1[20.0] == pytest.approx(6 / 7)
+    assert result.dispersion_mm == 0
+    assert result.earth_movers_mm == pytest.approx(np.hypot(90, 15) / 2 / 2, abs=1e-2)
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda: count_sources(TRUE, TRUE, radius_mm=0), "radius_mm must be above 0"),
         (lambda: count_sources(TRUE, TRUE, radius_mm=1, convention="literaly"), "Did you mean 'literal'"),
@@ -132,6 +132,6 @@ def test_summary_by_hand():
         (lambda: source_localisation.summarise([TRUE], [TRUE], maps=np.ones((1, 2))), "maps need places_mm"),
     ],
 )
-def test_bad_input_is_named(call, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
         call()

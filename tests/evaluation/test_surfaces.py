@@ -75,9 +75,9 @@ def test_equals_surface_distance(name):
 )
 def test_published_vectors(name, hd, conventions, assd, nsd):
     prediction, reference, peers = case(name)
-    found = surfaces.segmentation_metrics(prediction, reference, peers["spacing_mm"])[1]
+    metrics = surfaces.segmentation_metrics(prediction, reference, peers["spacing_mm"])[1]
     for key, expected in (("hd_mm", hd), ("assd_mm", assd), ("nsd", nsd)):
-        assert expected is None or found[key] == pytest.approx(expected, abs=6e-4)
+        assert expected is None or metrics[key] == pytest.approx(expected, abs=6e-4)
     for convention, expected in zip(surfaces.CONVENTIONS, conventions, strict=True):
         ours = surfaces.segmentation_metrics(prediction, reference, peers["spacing_mm"], hd95=convention)[1]["hd95_mm"]
         assert ours == pytest.approx(expected, abs=6e-4)
@@ -129,31 +129,33 @@ def test_every_label_equals_its_own_mask_and_the_crop_changes_nothing():
     noise = ndimage.gaussian_filter(rng.normal(size=(16, 24, 32)), 2)
     reference = np.digitize(noise, np.quantile(noise, [0.5, 0.7, 0.9])).astype(np.int16) * 500
     prediction = np.roll(reference, 1, axis=1)
-    found = surfaces.segmentation_metrics(prediction, reference, (0.8, 1, 1.5), tolerance_mm={500: 1, 1000: 2, 1500: 0})
-    assert list(found) == [500, 1000, 1500]
+    result = surfaces.segmentation_metrics(
+        prediction, reference, (0.8, 1, 1.5), tolerance_mm={500: 1, 1000: 2, 1500: 0}
+    )
+    assert list(result) == [500, 1000, 1500]
     for label, tolerance in ((500, 1), (1000, 2), (1500, 0)):
         pair = prediction == label, reference == label
-        assert found[label]["dice"] == overlap.dice(*pair)
-        assert found[label]["hd_mm"] == surfaces.hausdorff(*pair, (0.8, 1, 1.5))
-        assert found[label]["nsd"] == surfaces.nsd(*pair, (0.8, 1, 1.5), tolerance_mm=tolerance)
+        assert result[label]["dice"] == overlap.dice(*pair)
+        assert result[label]["hd_mm"] == surfaces.hausdorff(*pair, (0.8, 1, 1.5))
+        assert result[label]["nsd"] == surfaces.nsd(*pair, (0.8, 1, 1.5), tolerance_mm=tolerance)
     padded = [np.pad(array, 5) for array in (prediction, reference)]
     again = surfaces.segmentation_metrics(*padded, (0.8, 1, 1.5), tolerance_mm={500: 1, 1000: 2, 1500: 0})
-    assert again == found
+    assert again == result
 
 
 def test_large_label_values_and_absent_labels():
     reference = np.zeros((8, 10, 12), np.int64)
     reference[2:5, 2:5, 2:5], reference[6, 6, 6] = 100_000, 7
-    found = surfaces.segmentation_metrics(reference, reference, UNIT)
-    assert {label: values["dice"] for label, values in found.items()} == {7: 1.0, 100_000: 1.0}
+    result = surfaces.segmentation_metrics(reference, reference, UNIT)
+    assert {label: values["dice"] for label, values in result.items()} == {7: 1.0, 100_000: 1.0}
     assert surfaces.segmentation_metrics(reference, reference, UNIT, labels=[3])[3]["both_empty"] == 1
 
 
 def test_volumes_by_hand():
     prediction, reference = np.zeros((2, 16, 24, 32), bool)
     prediction[:5, :10, :10], reference[:4, :10, :10] = True, True
-    found = overlap.volume_error(prediction, reference, (1, 2, 0.5))
-    assert found == pytest.approx(
+    result = overlap.volume_error(prediction, reference, (1, 2, 0.5))
+    assert result == pytest.approx(
         {"volume_ml": 0.5, "reference_ml": 0.4, "volume_error_ml": 0.1, "volume_error_percent": 25.0}
     )
 

@@ -55,10 +55,10 @@ def values_of(picture):
 
 
 def served(model, scan, signature="serving_default", dtype=np.float32, **more):
-    given = {"volume": values_of(scan)[..., None].astype(dtype), "affine": scan.affine.astype(np.float32)}
-    given |= {"spacing_mm": np.zeros(3, np.float32), **more}
+    inputs = {"volume": values_of(scan)[..., None].astype(dtype), "affine": scan.affine.astype(np.float32)}
+    inputs |= {"spacing_mm": np.zeros(3, np.float32), **more}
     return {
-        k: v.numpy() for k, v in model.signatures[signature](**{k: tf.constant(v) for k, v in given.items()}).items()
+        k: v.numpy() for k, v in model.signatures[signature](**{k: tf.constant(v) for k, v in inputs.items()}).items()
     }
 
 
@@ -71,10 +71,10 @@ def test_orientation_is_nibabels_there_and_back(world, signs):
         affine[to, axis] = sign * size
     affine[:3, :3] = affine[:3, :3] + np.random.default_rng(0).uniform(-0.1, 0.1, (3, 3))
     volume = np.random.default_rng(1).random((3, 4, 5, 2)).astype(np.float32)
-    found, reverse = graph_grids.orientation(tf.constant(affine))
-    turned = graph_grids.to_ras(tf.constant(volume), found, reverse)
+    order, reverse = graph_grids.orientation(tf.constant(affine))
+    turned = graph_grids.to_ras(tf.constant(volume), order, reverse)
     np.testing.assert_array_equal(turned, image.to_ras(volume, affine)[0])
-    np.testing.assert_array_equal(graph_grids.from_ras(turned, found, reverse), volume)
+    np.testing.assert_array_equal(graph_grids.from_ras(turned, order, reverse), volume)
 
 
 @pytest.mark.parametrize("antialias", [False, True])
@@ -82,8 +82,8 @@ def test_resampling_is_that_of_volumes(antialias):
     volume = np.random.default_rng(0).random((13, 10, 7, 2)).astype(np.float32)
     spacing, target = np.array([1.0, 1.1, 3.0]), (2.0, 1.1, 1.3)
     steps = [("resample", {"spacing_mm": target, "antialias": antialias})]
-    found, now = graph_grids.to_work_grid(tf.constant(volume), tf.constant(spacing), steps)
-    np.testing.assert_allclose(found, image.resample(volume, spacing, target, antialias=antialias), atol=1e-6)
+    resampled, now = graph_grids.to_work_grid(tf.constant(volume), tf.constant(spacing), steps)
+    np.testing.assert_allclose(resampled, image.resample(volume, spacing, target, antialias=antialias), atol=1e-6)
     np.testing.assert_allclose(now, target)
 
 
@@ -91,8 +91,8 @@ def test_percentiles_are_numpys():
     array = np.random.default_rng(0).normal(0, 100, (9, 8, 7)).astype(np.float32)
     array[:4] = 0
     for percent in (0, 0.5, 37.3, 99.5, 100):
-        found = graph_intensity.percentile(tf.constant(array), tf.constant(array != 0), percent)
-        np.testing.assert_allclose(found, np.percentile(array[array != 0], percent), rtol=1e-5, atol=1e-5)
+        result = graph_intensity.percentile(tf.constant(array), tf.constant(array != 0), percent)
+        np.testing.assert_allclose(result, np.percentile(array[array != 0], percent), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("background", [0.0, -1000.0])
@@ -102,17 +102,17 @@ def test_the_graph_finds_air_and_spikes_as_prediction_does(background, spike):
     ball = (x - 12) ** 2 + (y - 10) ** 2 + (z - 11) ** 2 < 9**2
     array = np.where(ball, np.random.default_rng(3).uniform(100, 200, ball.shape), background).astype(np.float32)
     array[1, 1, 1] += spike
-    wanted = intensity.measure(array, [{"name": "maximum"}]).apply(array)
+    expected = intensity.measure(array, [{"name": "maximum"}]).apply(array)
     card = make_card(preprocessing=(Step("maximum", {}),))
-    found = graph_intensity.normalise(card, tf.constant(array[..., None]), [{"name": "maximum"}])[..., 0]
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
-    assert float(np.max(found)) == pytest.approx(1) and float(np.min(found)) == 0
+    normalised = graph_intensity.normalise(card, tf.constant(array[..., None]), [{"name": "maximum"}])[..., 0]
+    np.testing.assert_allclose(normalised, expected, atol=1e-5)
+    assert float(np.max(normalised)) == pytest.approx(1) and float(np.min(normalised)) == 0
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.8])
 def test_windows_start_where_those_of_predict_do(overlap):
-    found = graph_windows.starts(tf.constant([37, 16, 53]), (16, 16, 12), overlap)
-    np.testing.assert_array_equal(found, patches.starts((37, 16, 53), (16, 16, 12), overlap))
+    starts = graph_windows.starts(tf.constant([37, 16, 53]), (16, 16, 12), overlap)
+    np.testing.assert_array_equal(starts, patches.starts((37, 16, 53), (16, 16, 12), overlap))
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
@@ -139,19 +139,19 @@ def test_the_graph_looks_straight_at_the_foreground_as_prediction_does(shape, ac
 
 def test_a_saved_model_needs_tensorflow_alone_and_agrees_on_shapes_it_has_not_seen(folder, exported, tmp_path):
     scan = waves_in_air((19, 27, 31), oblique_affine())
-    given = {"volume": values_of(scan)[..., None], "spacing_mm": np.zeros(3, np.float32)}
-    np.savez(tmp_path / "given.npz", **given, affine=scan.affine.astype(np.float32))
+    inputs = {"volume": values_of(scan)[..., None], "spacing_mm": np.zeros(3, np.float32)}
+    np.savez(tmp_path / "given.npz", **inputs, affine=scan.affine.astype(np.float32))
     words = [exported, tmp_path / "given.npz", "serving_default", tmp_path / "found.npz"]
     subprocess.run(
         [sys.executable, "-c", FRESH, *map(str, words)], check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     )
-    found = np.load(tmp_path / "found.npz")
-    wanted = values_of(zoo.predict(folder, scan))
-    assert found["labels"].dtype == wanted.dtype == np.int16
-    assert set(np.unique(wanted)) == {0, 10, 260}
-    assert np.mean(found["labels"] == wanted) >= 0.999
+    result = np.load(tmp_path / "found.npz")
+    expected = values_of(zoo.predict(folder, scan))
+    assert result["labels"].dtype == expected.dtype == np.int16
+    assert set(np.unique(expected)) == {0, 10, 260}
+    assert np.mean(result["labels"] == expected) >= 0.999
     np.testing.assert_allclose(
-        found["probabilities"], values_of(zoo.predict(folder, scan, probabilities=True)), atol=1e-3
+        result["probabilities"], values_of(zoo.predict(folder, scan, probabilities=True)), atol=1e-3
     )
 
 
@@ -160,12 +160,12 @@ def test_one_trace_serves_all_sizes_and_every_signature_agrees(folder, exported)
     for shape, affine in (((24, 20, 17), np.diag([-1.5, 1.25, 1.4, 1])), ((9, 33, 12), np.diag([1, -1, 3.0, 1]))):
         scan = waves_in_air(shape, affine)
         whole = nibabel.Nifti1Image(np.rint(values_of(scan)).astype(np.int16), affine)
-        wanted = values_of(zoo.predict(folder, whole))
+        expected = values_of(zoo.predict(folder, whole))
         for signature, dtype in (("serving_default", np.float32), ("int16", np.int16), ("labels", np.float32)):
-            assert np.mean(served(model, whole, signature, dtype)["labels"] == wanted) >= 0.999, signature
+            assert np.mean(served(model, whole, signature, dtype)["labels"] == expected) >= 0.999, signature
     straight = waves_in_air((18, 20, 22), np.diag([1.5, 1.25, 1.4, 1]))
-    given = {"spacing_mm": np.array([1.5, 1.25, 1.4], np.float32), "affine": np.zeros((4, 4), np.float32)}
-    assert np.mean(served(model, straight, **given)["labels"] == values_of(zoo.predict(folder, straight))) >= 0.999
+    inputs = {"spacing_mm": np.array([1.5, 1.25, 1.4], np.float32), "affine": np.zeros((4, 4), np.float32)}
+    assert np.mean(served(model, straight, **inputs)["labels"] == values_of(zoo.predict(folder, straight))) >= 0.999
 
 
 @pytest.mark.slow
@@ -176,26 +176,26 @@ def test_mirrors_tabular_values_and_channels(tmp_path):
     )
     scans = [waves_in_air((17, 14, 21), oblique_affine(), seed) for seed in (1, 2)]
     settings = Settings(mirror=(0, 2), patch=(12, 12, 12), overlap=0.25, probabilities=True)
-    wanted = values_of(Predictor(folder, settings=settings)(scans, tabular={"sex": "m"}))
-    volume = np.stack([values_of(one) for one in scans], -1)
+    expected = values_of(Predictor(folder, settings=settings)(scans, tabular={"sex": "m"}))
+    volume = np.stack([values_of(channel) for channel in scans], -1)
     model = tf.saved_model.load(str(out))
-    found = served(model, scans[0], volume=volume, tabular=np.array([np.nan, 1], np.float32))
-    np.testing.assert_allclose(found["probabilities"], wanted, atol=1e-3)
+    result = served(model, scans[0], volume=volume, tabular=np.array([np.nan, 1], np.float32))
+    np.testing.assert_allclose(result["probabilities"], expected, atol=1e-3)
     other = served(model, scans[0], volume=volume, tabular=np.array([80, 0], np.float32))
-    assert np.abs(other["probabilities"] - wanted).max() > 1e-2
+    assert np.abs(other["probabilities"] - expected).max() > 1e-2
     with pytest.raises(tf.errors.InvalidArgumentError, match="tabular must be age 18 to 90, sex 0 to 1"):
         served(model, scans[0], volume=volume, tabular=np.array([7, 0], np.float32))
 
 
 def test_a_saved_model_says_what_is_wrong_with_a_volume(exported):
     model, scan = tf.saved_model.load(str(exported)), waves_in_air((16, 16, 16))
-    for bad, told in (
+    for bad, message in (
         ({"volume": np.full((16, 16, 16, 1), np.nan, np.float32)}, "finite and not all zero"),
         ({"spacing_mm": np.array([2, 1, 1], np.float32)}, "spacing_mm and the voxel size of the affine differ"),
         ({"affine": np.zeros((4, 4), np.float32)}, "three positive numbers"),
         ({"volume": np.full((16, 16, 16, 1), 7, np.float32)}, "no brain in the volume"),
     ):
-        with pytest.raises(tf.errors.InvalidArgumentError, match=told):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
             served(model, scan, **bad)
 
 
@@ -214,20 +214,20 @@ def test_the_signature_that_a_server_reads(exported):
 
 
 def test_the_patch_signature_gives_the_golden_output(folder, exported):
-    inputs, wanted = golden.read(folder / golden.FILE)
-    found = exported_network.opened("tensorflow", exported)(inputs)
-    assert window_network.relative_difference(found, wanted["output_0"]) < 1e-4
+    inputs, expected = golden.read(folder / golden.FILE)
+    result = exported_network.opened("tensorflow", exported)(inputs)
+    assert window_network.relative_difference(result, expected["output_0"]) < 1e-4
 
 
 @pytest.mark.parametrize("runtime", ["onnx", pytest.param("openvino", marks=pytest.mark.slow), "litert"])
 def test_every_format_gives_the_golden_output(runtime, folder, tmp_path):
     pytest.importorskip({"onnx": "tf2onnx", "openvino": "openvino", "litert": "ai_edge_litert"}[runtime])
-    inputs, wanted = golden.read(folder / golden.FILE)
+    inputs, expected = golden.read(folder / golden.FILE)
     out = zoo.export(folder, tmp_path / "out", format=runtime, patch=inputs[0].shape[1:4])
     run = exported_network.opened(runtime, out / exported_network.RUNTIMES[runtime])
-    assert window_network.relative_difference(run(inputs), wanted["output_0"]) < 1e-4
-    told = json.loads((out / export.RECORD).read_text())
-    assert told["format"] == runtime and told["difference"] < 1e-4
+    assert window_network.relative_difference(run(inputs), expected["output_0"]) < 1e-4
+    record = json.loads((out / export.RECORD).read_text())
+    assert record["format"] == runtime and record["difference"] < 1e-4
     assert (out / "card.json").exists()
 
 
@@ -238,8 +238,8 @@ def test_predict_runs_through_a_runtime(folder, tmp_path, monkeypatch):
     network = export.runtime_file(folder, "onnx")
     assert network == export.runtime_file(folder, "onnx") and network.exists()
     scan = waves_in_air((21, 18, 16), oblique_affine())
-    found = Predictor(folder, settings=Settings(runtime="onnx", network=network))(scan)
-    assert np.mean(values_of(found) == values_of(zoo.predict(folder, scan))) >= 0.999
+    result = Predictor(folder, settings=Settings(runtime="onnx", network=network))(scan)
+    assert np.mean(values_of(result) == values_of(zoo.predict(folder, scan))) >= 0.999
 
 
 @pytest.mark.parametrize(
@@ -247,12 +247,12 @@ def test_predict_runs_through_a_runtime(folder, tmp_path, monkeypatch):
 )
 def test_narrow_weights_shrink_the_file_and_the_loss_is_measured(dtype, share, least, folder, exported, tmp_path):
     out = zoo.export(folder, tmp_path / dtype, weights=dtype)
-    size = [(one / "variables" / "variables.data-00000-of-00001").stat().st_size for one in (out, exported)]
+    size = [(home / "variables" / "variables.data-00000-of-00001").stat().st_size for home in (out, exported)]
     assert size[0] < size[1] * (share + 0.35)  # a network this small is half vectors, which stay float32
     dice = comparison.dice_with(out, folder, waves_in_air((20, 22, 24)))
     assert set(dice) == {"left_part", "right_part"} and least <= min(dice.values()) <= 1
-    told = json.loads((out / "assets.extra" / export.RECORD).read_text())
-    assert 0 < told["difference"] < 0.2
+    record = json.loads((out / "assets.extra" / export.RECORD).read_text())
+    assert 0 < record["difference"] < 0.2
 
 
 def test_int8_keeps_each_output_channel_within_half_a_step():
@@ -273,9 +273,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("choices", "told"), REFUSED, ids=str)
-def test_what_cannot_be_is_refused_by_name_and_leaves_nothing(choices, told, folder, tmp_path):
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize(("choices", "message"), REFUSED, ids=str)
+def test_what_cannot_be_is_refused_by_name_and_leaves_nothing(choices, message, folder, tmp_path):
+    with pytest.raises(ValueError, match=message):
         zoo.export(folder, tmp_path / "out", **choices)
     assert not list(tmp_path.iterdir())
 
@@ -284,12 +284,12 @@ def test_cards_that_a_graph_cannot_hold_are_refused_by_name(folder):
     import dataclasses
 
     card = trained_models.card(folder)
-    for changed, told in (
+    for changed, message in (
         (dataclasses.replace(card, postprocessing=(Step("eeg_decode"),)), "eeg_decode"),
         (dataclasses.replace(card, preprocessing=(Step("histogram_match"),)), "histogram_match"),
         (dataclasses.replace(card, output=dataclasses.replace(card.output, kind="codes")), "gives codes"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             saved.check(changed)
 
 
@@ -379,8 +379,8 @@ def test_saved_model_cli_runs_it(folder, exported, tmp_path):
     np.save(tmp_path / "volume.npy", values_of(scan)[..., None].astype(np.float32))
     np.save(tmp_path / "affine.npy", scan.affine.astype(np.float32))
     np.save(tmp_path / "spacing_mm.npy", np.zeros(3, np.float32))
-    given = ";".join(f"{name}={tmp_path}/{name}.npy" for name in ("volume", "affine", "spacing_mm"))
-    words = ["run", "--dir", exported, "--tag_set", "serve", "--signature_def", "serving_default", "--inputs", given]
+    files = ";".join(f"{name}={tmp_path}/{name}.npy" for name in ("volume", "affine", "spacing_mm"))
+    words = ["run", "--dir", exported, "--tag_set", "serve", "--signature_def", "serving_default", "--inputs", files]
     words += ["--outdir", tmp_path]
     done = subprocess.run([sys.executable, "-c", CLI, *map(str, words)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -397,15 +397,15 @@ def test_shipped_models_agree_on_a_shape_not_seen(name, tmp_path):
     card = trained_models.card(name)
     scans = shipped_scans.scans_for(card)
     if card.input.tabular:
-        scans = [one.slicer[20:28, :, :] for one in scans]
-    given = {"tabular": np.full(len(card.input.tabular), np.nan, np.float32)} if card.input.tabular else {}
-    volume = np.stack([values_of(one) for one in scans], -1)
+        scans = [sample.slicer[20:28, :, :] for sample in scans]
+    tabular = {"tabular": np.full(len(card.input.tabular), np.nan, np.float32)} if card.input.tabular else {}
+    volume = np.stack([values_of(sample) for sample in scans], -1)
     out = zoo.export(name, tmp_path / "served")
-    found = served(tf.saved_model.load(str(out)), scans[0], "labels", volume=volume, **given)["labels"]
-    wanted = values_of(zoo.predict(name, scans if len(scans) > 1 else scans[0]))
-    assert np.mean(found == wanted) >= 0.999
-    both = np.count_nonzero(found) + np.count_nonzero(wanted)
-    assert both > 200 and 2 * np.count_nonzero((found == wanted) & (wanted > 0)) / both > 0.998
+    result = served(tf.saved_model.load(str(out)), scans[0], "labels", volume=volume, **tabular)["labels"]
+    expected = values_of(zoo.predict(name, scans if len(scans) > 1 else scans[0]))
+    assert np.mean(result == expected) >= 0.999
+    both = np.count_nonzero(result) + np.count_nonzero(expected)
+    assert both > 200 and 2 * np.count_nonzero((result == expected) & (expected > 0)) / both > 0.998
 
 
 @pytest.mark.slow
@@ -413,7 +413,7 @@ def test_shipped_models_agree_on_a_shape_not_seen(name, tmp_path):
 @pytest.mark.parametrize("runtime", ["onnx", "openvino", "litert", "tensorflow"])
 def test_shipped_networks_give_their_golden_output(name, runtime, tmp_path):
     home = trained_models.find(name)
-    inputs, wanted = golden.read(home / golden.FILE)
+    inputs, expected = golden.read(home / golden.FILE)
     format = "saved_model" if runtime == "tensorflow" else runtime
     try:
         out = zoo.export(name, tmp_path / "out", format=format, patch=inputs[0].shape[1:4])
@@ -421,7 +421,9 @@ def test_shipped_networks_give_their_golden_output(name, runtime, tmp_path):
         assert "can hold" in str(error) or "cannot hold" in str(error)
         pytest.skip(str(error))
     path = out if runtime == "tensorflow" else out / exported_network.RUNTIMES[runtime]
-    assert window_network.relative_difference(exported_network.opened(runtime, path)(inputs), wanted["output_0"]) < 1e-4
+    assert (
+        window_network.relative_difference(exported_network.opened(runtime, path)(inputs), expected["output_0"]) < 1e-4
+    )
 
 
 @pytest.mark.slow

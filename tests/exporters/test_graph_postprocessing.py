@@ -46,9 +46,9 @@ STEPS = [
 
 @pytest.mark.parametrize("steps", STEPS, ids=str)
 def test_steps_are_those_of_predict(steps, labels):
-    wanted = postprocess(labels, steps, PARTS, spacing_mm=SPACING_MM)
-    assert not np.array_equal(wanted, labels)
-    np.testing.assert_array_equal(in_tensorflow(labels, steps), wanted)
+    expected = postprocess(labels, steps, PARTS, spacing_mm=SPACING_MM)
+    assert not np.array_equal(expected, labels)
+    np.testing.assert_array_equal(in_tensorflow(labels, steps), expected)
 
 
 @pytest.mark.parametrize("steps", STEPS, ids=str)
@@ -57,26 +57,26 @@ def test_a_map_without_anything_stays_so(steps):
 
 
 def test_one_trace_serves_maps_of_all_sizes(labels):
-    steps = [step for chosen in STEPS[3:] for step in chosen]
+    steps = [step for group in STEPS[3:] for step in group]
 
     @tf.function(input_signature=[tf.TensorSpec([None] * 3, tf.int16)])
     def traced(labels):
         return graph_postprocessing.postprocess(labels, steps, PARTS, tf.constant(SPACING_MM, tf.float64))
 
-    for one in (labels, labels[3:, :, 2:9], np.zeros((5, 6, 7), np.int16)):
-        wanted = postprocess(one, steps, PARTS, spacing_mm=SPACING_MM)
-        np.testing.assert_array_equal(traced(tf.constant(one)), wanted)
+    for label_map in (labels, labels[3:, :, 2:9], np.zeros((5, 6, 7), np.int16)):
+        expected = postprocess(label_map, steps, PARTS, spacing_mm=SPACING_MM)
+        np.testing.assert_array_equal(traced(tf.constant(label_map)), expected)
 
 
 @pytest.mark.parametrize("connectivity", [6, 18, 26])
 def test_components_are_cc3ds_and_numbered_by_their_first_voxel(connectivity):
     mask = np.random.default_rng(0).random((11, 8, 9)) < 0.25
-    found = graph_components.number_components(tf.constant(mask), connectivity).numpy()
-    wanted = cc3d.connected_components(mask, connectivity=connectivity)
-    roots = graph_components.component_roots(tf.constant(found)).numpy()
-    assert len(roots) == wanted.max()
-    np.testing.assert_array_equal(np.searchsorted(roots, found, side="right") * (found > 0), wanted)
-    np.testing.assert_array_equal(found.ravel()[roots - 1], roots)
+    numbered = graph_components.number_components(tf.constant(mask), connectivity).numpy()
+    expected = cc3d.connected_components(mask, connectivity=connectivity)
+    roots = graph_components.component_roots(tf.constant(numbered)).numpy()
+    assert len(roots) == expected.max()
+    np.testing.assert_array_equal(np.searchsorted(roots, numbered, side="right") * (numbered > 0), expected)
+    np.testing.assert_array_equal(numbered.ravel()[roots - 1], roots)
 
 
 def test_a_winding_path_is_one_component():
@@ -92,8 +92,8 @@ def test_of_equal_components_the_first_stays_whatever_the_order_of_memory(order)
     labels = np.zeros((6, 7, 8), np.int16, order=order)
     labels[0, 5, 1], labels[4, 0, 0] = 10, 10
     steps = (Step("largest_component"),)
-    for found in (in_tensorflow(labels, steps), postprocess(labels, steps, PARTS, spacing_mm=SPACING_MM)):
-        assert np.argwhere(found).tolist() == [[0, 5, 1]]
+    for result in (in_tensorflow(labels, steps), postprocess(labels, steps, PARTS, spacing_mm=SPACING_MM)):
+        assert np.argwhere(result).tolist() == [[0, 5, 1]]
 
 
 def test_size_and_shape_are_those_of_candidates():
@@ -101,12 +101,14 @@ def test_size_and_shape_are_those_of_candidates():
     mask[2:7, 3:6, 4] = True
     spacing = (0.7, 1.1, 2.3)
     numbers = graph_components.number_components(tf.constant(mask))
-    found = graph_candidates.measure_components(numbers, tf.constant(spacing, tf.float64))
-    wanted = find_candidates(mask.astype(np.float32), np.diag([*spacing, 1.0]))
-    assert len(wanted) > 20
-    both = np.transpose([found.diameter_mm.numpy(), found.elongation.numpy()])
-    told = np.array([(one.diameter_mm, one.elongation) for one in wanted])
-    np.testing.assert_allclose(both[np.lexsort(both.T.round(9))], told[np.lexsort(told.T.round(9))], rtol=1e-9)
+    result = graph_candidates.measure_components(numbers, tf.constant(spacing, tf.float64))
+    expected = find_candidates(mask.astype(np.float32), np.diag([*spacing, 1.0]))
+    assert len(expected) > 20
+    both = np.transpose([result.diameter_mm.numpy(), result.elongation.numpy()])
+    described = np.array([(candidate.diameter_mm, candidate.elongation) for candidate in expected])
+    np.testing.assert_allclose(
+        both[np.lexsort(both.T.round(9))], described[np.lexsort(described.T.round(9))], rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("spacing", [0.9, float(np.float32(0.9)), 0.9 * (1 + 1e-9)])
@@ -116,11 +118,11 @@ def test_what_lies_on_the_bound_is_kept(shape, spacing):
     labels[tuple(slice(1, 1 + n) for n in shape)] = 10
     steps = (Step("select_candidates", {"diameter_mm": (0.5, 9.0), "elongation": 2.0}),)
     spacing_mm = (spacing, 0.9, 0.9)
-    for found in (
+    for result in (
         in_tensorflow(labels, steps, spacing_mm),
         postprocess(labels, steps, PARTS, spacing_mm=spacing_mm),
     ):
-        np.testing.assert_array_equal(found, labels)
+        np.testing.assert_array_equal(result, labels)
 
 
 def test_nothing_is_found_where_there_is_no_image(tmp_path):
@@ -130,11 +132,11 @@ def test_nothing_is_found_where_there_is_no_image(tmp_path):
     data = np.asarray(scan.dataobj) / 30
     data[8:12] = 0
     scan = nibabel.Nifti1Image(data, scan.affine)
-    given = {"volume": tf.constant(data[..., None]), "spacing_mm": tf.zeros(3)}
-    given["affine"] = tf.constant(scan.affine, tf.float32)
-    found = tf.saved_model.load(str(out)).signatures["serving_default"](**given)
-    wanted = np.asanyarray(zoo.predict(folder, scan).dataobj)
-    assert not found["labels"].numpy()[data == 0].any() and len(np.unique(wanted)) > 1
-    assert np.mean(found["labels"].numpy() == wanted) >= 0.999
-    wanted = np.asanyarray(zoo.predict(folder, scan, probabilities=True).dataobj)
-    np.testing.assert_allclose(found["probabilities"], wanted, atol=1e-3)
+    inputs = {"volume": tf.constant(data[..., None]), "spacing_mm": tf.zeros(3)}
+    inputs["affine"] = tf.constant(scan.affine, tf.float32)
+    result = tf.saved_model.load(str(out)).signatures["serving_default"](**inputs)
+    expected = np.asanyarray(zoo.predict(folder, scan).dataobj)
+    assert not result["labels"].numpy()[data == 0].any() and len(np.unique(expected)) > 1
+    assert np.mean(result["labels"].numpy() == expected) >= 0.999
+    expected = np.asanyarray(zoo.predict(folder, scan, probabilities=True).dataobj)
+    np.testing.assert_allclose(result["probabilities"], expected, atol=1e-3)

@@ -69,18 +69,18 @@ class Server:
         home = self.models / request.model_spec.name
         if not home.is_dir():
             context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found: {request.model_spec.name}")
-        newest = max(int(one.name) for one in home.iterdir())
+        newest = max(int(version.name) for version in home.iterdir())
         model = loaded(str(home / str(newest)))
-        given = {
+        inputs = {
             name: tf.constant(tf.make_ndarray(tensor_pb2.TensorProto.FromString(tensor.SerializeToString())))
             for name, tensor in request.inputs.items()
         }
         try:
-            found = model.signatures[request.model_spec.signature_name](**given)
+            result = model.signatures[request.model_spec.signature_name](**inputs)
         except tf.errors.InvalidArgumentError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
         response = self.response()
-        for name, tensor in found.items():
+        for name, tensor in result.items():
             array = tensor.numpy()
             message = tensor_pb2.TensorProto(dtype=tensor.dtype.as_datatype_enum)
             message.tensor_shape.CopyFrom(tensor.shape.as_proto())
@@ -113,15 +113,15 @@ def address(request, client, models):
 
 
 def test_messages_are_those_of_the_real_package(client):
-    asked = client.M["PredictRequest"].FromString((MADE / "request.pb").read_bytes())
-    spec = asked.model_spec
+    request = client.M["PredictRequest"].FromString((MADE / "request.pb").read_bytes())
+    spec = request.model_spec
     assert (spec.name, spec.signature_name, spec.version.value) == ("brain_mask", "int16", 3)
     volume = np.arange(-12, 12, dtype=np.int16).reshape(2, 3, 4, 1)
-    found = client.to_array(asked.inputs["volume"])
-    assert found.dtype == np.int16
-    np.testing.assert_array_equal(found, volume)
-    asked.inputs["volume"].CopyFrom(client.to_tensor(volume))
-    assert asked.SerializeToString(deterministic=True) == (MADE / "request.pb").read_bytes()
+    array = client.to_array(request.inputs["volume"])
+    assert array.dtype == np.int16
+    np.testing.assert_array_equal(array, volume)
+    request.inputs["volume"].CopyFrom(client.to_tensor(volume))
+    assert request.SerializeToString(deterministic=True) == (MADE / "request.pb").read_bytes()
 
 
 @pytest.mark.parametrize("form", ["bytes", "values"])
@@ -150,28 +150,28 @@ def test_a_scan_larger_than_grpcs_default_is_segmented(client, address, folder, 
     nibabel.save(scan, tmp_path / "scan.nii.gz")
     words = [tmp_path / "scan.nii.gz", tmp_path / "labels.nii.gz", "--server", address, "--model", "small"]
     assert client.main([str(word) for word in words]) == 0
-    found = nibabel.load(tmp_path / "labels.nii.gz")
-    np.testing.assert_allclose(found.affine, scan.affine, atol=1e-5)
-    wanted = np.asanyarray(Predictor(folder, settings=WINDOWS)(scan).dataobj)
-    assert np.mean(np.asanyarray(found.dataobj) == wanted) >= 0.999 and len(np.unique(wanted)) > 1
+    image = nibabel.load(tmp_path / "labels.nii.gz")
+    np.testing.assert_allclose(image.affine, scan.affine, atol=1e-5)
+    expected = np.asanyarray(Predictor(folder, settings=WINDOWS)(scan).dataobj)
+    assert np.mean(np.asanyarray(image.dataobj) == expected) >= 0.999 and len(np.unique(expected)) > 1
 
 
 def test_a_large_answer_comes_back(client, address):
     scan = waves_in_air((80, 75, 70))
-    given = {"volume": np.asarray(scan.dataobj, np.int16)[..., None], "affine": np.eye(4, dtype=np.float32)}
-    given["spacing_mm"] = np.zeros(3, np.float32)
+    inputs = {"volume": np.asarray(scan.dataobj, np.int16)[..., None], "affine": np.eye(4, dtype=np.float32)}
+    inputs["spacing_mm"] = np.zeros(3, np.float32)
     with grpc.insecure_channel(address, options=client.LIMITS) as channel:
-        found = client.predict(channel, "small", given, signature="int16", version=1)
-    assert found["probabilities"].nbytes > 4 * 2**20
-    np.testing.assert_allclose(found["probabilities"].sum(-1), 1, atol=1e-5)
+        result = client.predict(channel, "small", inputs, signature="int16", version=1)
+    assert result["probabilities"].nbytes > 4 * 2**20
+    np.testing.assert_allclose(result["probabilities"].sum(-1), 1, atol=1e-5)
 
 
 def test_what_the_server_refuses_is_one_line(client, address, tmp_path, capsys):
     nibabel.save(nibabel.Nifti1Image(np.zeros((16, 16, 16), np.float32), np.eye(4)), tmp_path / "empty.nii")
-    for model, told in (("small", "finite and not all zero"), ("smal", "NOT_FOUND: Servable not found: smal")):
+    for model, message in (("small", "finite and not all zero"), ("smal", "NOT_FOUND: Servable not found: smal")):
         words = [str(tmp_path / "empty.nii"), str(tmp_path / "out.nii"), "--server", address, "--model", model]
         assert client.main(words) == 1
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "out.nii").exists()
     with pytest.raises(ValueError, match="Arrays of complex64 do not travel"):
         client.to_tensor(np.zeros(3, np.complex64))
@@ -179,8 +179,8 @@ def test_what_the_server_refuses_is_one_line(client, address, tmp_path, capsys):
 
 def test_the_folder_is_what_serving_reads(models):
     home = models / "small"
-    assert [one.name for one in home.iterdir()] == ["1"]
-    assert {"saved_model.pb", "variables"} <= {one.name for one in (home / "1").iterdir()}
+    assert [path.name for path in home.iterdir()] == ["1"]
+    assert {"saved_model.pb", "variables"} <= {path.name for path in (home / "1").iterdir()}
     content = saved_model_pb2.SavedModel.FromString((home / "1" / "saved_model.pb").read_bytes())
     (graph,) = content.meta_graphs
     assert list(graph.meta_info_def.tags) == ["serve"]
@@ -192,7 +192,7 @@ def test_the_folder_is_what_serving_reads(models):
     for key, definition in graph.signature_def.items():
         if not key.startswith("__"):
             assert definition.method_name == "tensorflow/serving/predict"
-            assert all(one.name for one in (*definition.inputs.values(), *definition.outputs.values()))
+            assert all(path.name for path in (*definition.inputs.values(), *definition.outputs.values()))
 
 
 def test_the_client_needs_no_tensorflow():

@@ -117,9 +117,9 @@ def test_a_fault_in_sense_is_named_and_not_written(changes, part, tmp_path):
     ],
 )
 def test_a_fault_of_the_input_is_named(changes, part):
-    given = dataclasses.replace(tiny_card().input, **changes)
+    card_input = dataclasses.replace(tiny_card().input, **changes)
     with pytest.raises(ValueError) as error:
-        card_file.check(complete(input=given))
+        card_file.check(complete(input=card_input))
     assert part in str(error.value)
 
 
@@ -132,9 +132,9 @@ def test_a_fault_of_the_input_is_named(changes, part):
     ],
 )
 def test_a_fault_of_the_training_is_named(changes, part):
-    given = dataclasses.replace(tiny_card().training, **changes)
+    card_training = dataclasses.replace(tiny_card().training, **changes)
     with pytest.raises(ValueError) as error:
-        card_file.check(complete(training=given))
+        card_file.check(complete(training=card_training))
     assert part in str(error.value)
 
 

@@ -44,8 +44,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.drip(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000)
             return
         start = 0
-        if (asked := self.headers.get("Range")) and self.server.ranges:
-            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+        if (span := self.headers.get("Range")) and self.server.ranges:
+            start = int(re.fullmatch(r"bytes=(\d+)-", span)[1])
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
@@ -257,8 +257,8 @@ def test_the_rest_is_asked_for_after_a_break(serve, monkeypatch):
     server.files = model_files()
     with pytest.raises(ConnectionError, match="ended after"):
         fetch_from(monkeypatch, server)
-    asked = [given for path, given in server.asked if path.endswith("weights.safetensors")]
-    assert asked == [None, f"bytes={len(BODY) // 2}-", f"bytes={len(BODY) * 3 // 4}-"]
+    spans = [span for path, span in server.asked if path.endswith("weights.safetensors")]
+    assert spans == [None, f"bytes={len(BODY) // 2}-", f"bytes={len(BODY) * 3 // 4}-"]
 
 
 def test_a_server_without_ranges_starts_anew(serve, cache, monkeypatch):
@@ -284,8 +284,8 @@ def test_two_processes_fetch_once(serve, cache):
     run = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     settings = {**os.environ, "ZOO_URL": server.url, "ZOO_TIMEOUT_S": "20"}
     both = [subprocess.Popen([sys.executable, "-c", code], env=settings, **run) for _ in range(2)]
-    answers = [one.communicate(timeout=60) for one in both]
-    assert [one.returncode for one in both] == [0, 0], answers
+    answers = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], answers
     assert {out.strip() for out, _ in answers} == {str(cache / NAME)}
     assert len(server.asked) == 3
     assert left_in(cache) == [NAME]
@@ -397,18 +397,20 @@ def hub(monkeypatch, download, size=1000):
 
 
 def test_a_hub_repository_is_asked_file_by_file(cache, monkeypatch):
-    asked = []
+    requests = []
 
     def download(repository, file, *, revision, local_dir):
-        asked.append((repository, file, revision))
+        requests.append((repository, file, revision))
         local_dir.mkdir(parents=True, exist_ok=True)
         (local_dir / "got").write_bytes(model_files()[f"/m/{file}"])
         return str(local_dir / "got")
 
     hub(monkeypatch, download, size=len(SHORT))
     folder = fetch_from(monkeypatch, "hf://org/models@v1")
-    assert [file for _, file, _ in asked] == [f"{NAME}/{f}" for f in ("card.json", "weights.safetensors", "golden.npz")]
-    assert {(one, two) for one, _, two in asked} == {("org/models", "v1")}
+    assert [file for _, file, _ in requests] == [
+        f"{NAME}/{f}" for f in ("card.json", "weights.safetensors", "golden.npz")
+    ]
+    assert {(name, two) for name, _, two in requests} == {("org/models", "v1")}
     assert (folder / "weights.safetensors").read_bytes() == BODY
     assert left_in(cache) == [NAME] and not (folder / ".hub").exists()
 

@@ -60,7 +60,7 @@ def test_a_saved_model_of_every_builder_loads_after_import_zoo(name, read_anew):
 
 def registered():
     """Returns module -> names of what the source registers with Keras, read without importing it."""
-    found = {}
+    objects = {}
     sources = {path: path.read_text(encoding="utf-8") for path in HOUSE.rglob("*.py")}
     for path, source in sources.items():
         for node in ast.walk(ast.parse(source)) if "register_keras" in source else ():
@@ -68,8 +68,8 @@ def registered():
                 text = ast.unparse(decorator)
                 if text.startswith(("keras.saving.register", "register")) and "verb" not in text:
                     module = ".".join(("zoo", *path.relative_to(HOUSE).with_suffix("").parts))
-                    found.setdefault(module, set()).add(node.name)
-    return found
+                    objects.setdefault(module, set()).add(node.name)
+    return objects
 
 
 def test_the_table_names_all_that_zoo_registers_with_keras():

@@ -21,7 +21,13 @@ def test_the_card_is_good_and_named_as_its_folder(folder):
 @each
 def test_nothing_else_lies_in_the_folder(folder):
     card = card_file.read(folder)
-    files = {"card.json", "README.md", card.weights.file, card.golden.file, *(one.file for one in card.attached)}
+    files = {
+        "card.json",
+        "README.md",
+        card.weights.file,
+        card.golden.file,
+        *(attached.file for attached in card.attached),
+    }
     assert {path.name for path in folder.iterdir()} - {"NOTICE"} == files
 
 

@@ -53,10 +53,10 @@ def test_refusals(values, message):
 
 
 def card(**changes):
-    given = dataclasses.replace(tiny_card().input, tabular=FIELDS)
+    card_input = dataclasses.replace(tiny_card().input, tabular=FIELDS)
     measured = {"weights": Weights("weights.safetensors", 24_000_000, "a" * 64, "float16"), "parameters": 12345}
     fields = {
-        "input": given,
+        "input": card_input,
         "arguments": {**TINY_ARGUMENTS, "conditioning": 6},
         "golden": Golden("g.npz", 1, "b" * 64),
     }

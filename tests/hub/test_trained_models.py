@@ -69,7 +69,7 @@ def test_an_attached_file_is_verified_and_goes_when_the_model_is_saved_anew(save
     with pytest.raises(FileNotFoundError, match="no extra.npz in"):
         save.attach(saved, "extra.npz")
     (saved / "extra.npz").write_bytes(b"moments")
-    assert [one.file for one in save.attach(saved, "extra.npz").attached] == ["extra.npz"]
+    assert [attached.file for attached in save.attach(saved, "extra.npz").attached] == ["extra.npz"]
     assert len(save.attach(saved, "extra.npz").attached) == 1
     trained_models.verify(saved)
     (saved / "extra.npz").write_bytes(b"moment5")
@@ -103,7 +103,7 @@ def test_a_wrapped_layer_and_a_shared_model_count_once():
     encoder_input = keras.Input((4, 4, 4, 1))
     wrapped = keras.layers.SpectralNormalization(conv, name="spectral")(encoder_input)
     encoder = keras.Model(encoder_input, wrapped, name="encoder")
-    model = keras.Model(inputs, [encoder(one) for one in inputs])
+    model = keras.Model(inputs, [encoder(tensor) for tensor in inputs])
     assert sorted(safetensors_file.variables(model)) == [
         "encoder/spectral/inner/bias",
         "encoder/spectral/inner/kernel",
@@ -439,10 +439,10 @@ def test_a_save_that_breaks_leaves_what_was_there(saved, made, monkeypatch):
 
 
 def test_a_given_golden_input_is_kept(made, tmp_path):
-    given = np.full((1, 16, 24, 32, 2), 0.25, "float32")
-    folder = zoo.save(made, tmp_path / "tiny.test", tiny_card(), golden_input=[given])
+    golden_input = np.full((1, 16, 24, 32, 2), 0.25, "float32")
+    folder = zoo.save(made, tmp_path / "tiny.test", tiny_card(), golden_input=[golden_input])
     (stored,), _ = golden.read(folder / "golden.npz")
-    np.testing.assert_array_equal(stored, given)
+    np.testing.assert_array_equal(stored, golden_input)
     zoo.verify(folder)
 
 

@@ -139,8 +139,8 @@ def test_results_of_other_models_are_no_scans(folder, capsys):
     predict_many(identity(), folder, folder, card=make_card(name="toy.other"))
     capsys.readouterr()
     assert list(find_cases(folder, ignore="_test")) == ["sub-00_T1w", "sub-01_T1w", "sub-02_T1w"]
-    told = capsys.readouterr().err
-    assert "sub-00_T1w_other.nii.gz, sub-02_T1w_other.nii.gz (made by zoo, by the record beside it)" in told
+    stderr = capsys.readouterr().err
+    assert "sub-00_T1w_other.nii.gz, sub-02_T1w_other.nii.gz (made by zoo, by the record beside it)" in stderr
     for number in range(3):
         (folder / f"sub-0{number}_T1w.nii.gz").unlink()
     assert list(find_cases(folder, ignore="_test")) == ["sub-00_T1w_other", "sub-02_T1w_other"]  # nothing else is there

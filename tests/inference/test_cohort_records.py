@@ -40,18 +40,18 @@ def record(folder):
 
 
 def test_the_record_names_weights_settings_and_input(made):
-    told = record(made)
-    assert told["Model"]["Name"] == "toy.test" and len(told["Model"]["WeightsSha256"]) == 64
-    assert told["Settings"]["Mirror"] is False and told["Settings"]["Overlap"] == 0.5
-    (scan,) = told["Inputs"].values()
+    message = record(made)
+    assert message["Model"]["Name"] == "toy.test" and len(message["Model"]["WeightsSha256"]) == 64
+    assert message["Settings"]["Mirror"] is False and message["Settings"]["Overlap"] == 0.5
+    (scan,) = message["Inputs"].values()
     content = (made / "a.nii.gz").read_bytes()
     assert scan["File"] == str(made / "a.nii.gz") and scan["Bytes"] == len(content) and len(scan["Sha256"]) == 64
-    assert told["Warnings"] == [] and told["GeneratedBy"][0]["Name"] == "zoo"
+    assert message["Warnings"] == [] and message["GeneratedBy"][0]["Name"] == "zoo"
     assert list(again(made).kept) == ["a"]
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"model": linear([[2.0]])}, "other weights: WeightsSha256 was"),
         ({"card": dataclasses.replace(make_card(), name="vnet.test")}, 'other weights: Name was "toy.test", now "v'),
@@ -61,13 +61,13 @@ def test_the_record_names_weights_settings_and_input(made):
     ],
     ids=["weights", "builder", "mirror", "overlap", "patch"],
 )
-def test_a_result_made_otherwise_is_neither_kept_nor_replaced(made, change, told):
+def test_a_result_made_otherwise_is_neither_kept_nor_replaced(made, change, message):
     before = (made / "out" / NAME).read_bytes(), record(made)
     report = again(made, **change)
     assert (
         not report.kept
         and not report.done
-        and told in report.failed["a"]
+        and message in report.failed["a"]
         and str(made / "out" / NAME) in (report.failed["a"])
     )
     assert ((made / "out" / NAME).read_bytes(), record(made)) == before

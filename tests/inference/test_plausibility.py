@@ -42,8 +42,8 @@ def warned(function, *arguments):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         function(*arguments)
-    assert all(issubclass(one.category, PlausibilityWarning) for one in caught)
-    return [str(one.message) for one in caught]
+    assert all(issubclass(warning.category, PlausibilityWarning) for warning in caught)
+    return [str(warning.message) for warning in caught]
 
 
 @pytest.mark.parametrize(
@@ -74,25 +74,25 @@ def test_an_image_of_one_value_has_no_brain():
 def test_a_model_of_heads_warns_of_a_brain_alone_and_not_of_a_head():
     model = card(Plausible(shows="head"))
     assert warned(plausibility.check_images, model, head(), (4, 4, 4), ["a.nii.gz"]) == []
-    (told,) = warned(plausibility.check_images, model, small_brain(), (4, 4, 4), ["a.nii.gz"])
-    assert told.startswith("a.nii.gz shows 1.1 litres before an even background: the brain is cut out already; ")
-    (told,) = warned(plausibility.check_images, model, head()[:30], (4, 4, 4), ["a.nii.gz"])
-    assert "the brain ends at the right of the image, as if half a head were missing; " in told
+    (message,) = warned(plausibility.check_images, model, small_brain(), (4, 4, 4), ["a.nii.gz"])
+    assert message.startswith("a.nii.gz shows 1.1 litres before an even background: the brain is cut out already; ")
+    (message,) = warned(plausibility.check_images, model, head()[:30], (4, 4, 4), ["a.nii.gz"])
+    assert "the brain ends at the right of the image, as if half a head were missing; " in message
 
 
 def test_a_model_of_brains_warns_of_a_head_and_of_a_background_that_is_not_0():
     model = card(Plausible(shows="brain"))
     assert warned(plausibility.check_images, model, small_brain(), (4, 4, 4), ["a.nii.gz"]) == []
-    (told,) = warned(plausibility.check_images, model, head(), (4, 4, 4), ["a.nii.gz"])
-    assert "shows a whole head, and" in told and "takes the brain alone, with exactly 0 around it" in told
-    (told,) = warned(plausibility.check_images, model, small_brain() - 1000, (4, 4, 4), ["a.nii.gz"])
-    assert "is -1000 outside" in told
+    (message,) = warned(plausibility.check_images, model, head(), (4, 4, 4), ["a.nii.gz"])
+    assert "shows a whole head, and" in message and "takes the brain alone, with exactly 0 around it" in message
+    (message,) = warned(plausibility.check_images, model, small_brain() - 1000, (4, 4, 4), ["a.nii.gz"])
+    assert "is -1000 outside" in message
 
 
 def test_air_far_from_0_is_told_where_a_step_counts_on_it():
     model = card(Plausible(shows="head"), preprocessing=(Step("maximum", {}),))
-    (told,) = warned(plausibility.check_images, model, head(-1000.0), (4, 4, 4), ["a.nii.gz"])
-    assert told.startswith("a.nii.gz has air at -1000, and")
+    (message,) = warned(plausibility.check_images, model, head(-1000.0), (4, 4, 4), ["a.nii.gz"])
+    assert message.startswith("a.nii.gz has air at -1000, and")
     assert warned(plausibility.check_images, card(Plausible()), head(-1000.0), (4, 4, 4), ["a.nii.gz"]) == []
 
 
@@ -101,8 +101,8 @@ def test_a_single_bright_voxel_is_told_where_a_step_measures_the_spread():
     image = head()
     assert warned(plausibility.check_images, model, image, (4, 4, 4), ["a.nii.gz"]) == []
     image[3, 4, 5] = 50000
-    (told,) = warned(plausibility.check_images, model, image, (4, 4, 4), ["a.nii.gz"])
-    assert told.startswith("a.nii.gz has a voxel of 50000, where all but a thousandth lie below 199")
+    (message,) = warned(plausibility.check_images, model, image, (4, 4, 4), ["a.nii.gz"])
+    assert message.startswith("a.nii.gz has a voxel of 50000, where all but a thousandth lie below 199")
 
 
 def label_map(left=0, right=0, edge=False):
@@ -124,16 +124,16 @@ def test_usual_volumes_pass_in_silence():
 
 def test_an_empty_result_is_told_alone():
     model = card(Plausible(volumes_ml=RANGES, edge_cm2=10), output=SIDES)
-    (told,) = warned(plausibility.check_labels, model, label_map(), "sub-1")
-    assert told.startswith("sub-1: nothing was found, not one voxel")
+    (message,) = warned(plausibility.check_labels, model, label_map(), "sub-1")
+    assert message.startswith("sub-1: nothing was found, not one voxel")
 
 
 def test_unlikely_volumes_and_sides_are_told_with_their_numbers():
     model = card(Plausible(volumes_ml=RANGES, asymmetry_percent=50, edge_cm2=10), output=SIDES)
-    (told,) = warned(plausibility.check_labels, model, label_map(4.0, 0.0), "a")
-    assert told == "a: unlikely volumes, look at the result: right_caudate 0 ml (1 to 8)."
-    (told,) = warned(plausibility.check_labels, model, label_map(6.4, 3.2), "a")
-    assert told.endswith("left_caudate 6.4 ml, right_caudate 3.2 ml (+67 %).")
+    (message,) = warned(plausibility.check_labels, model, label_map(4.0, 0.0), "a")
+    assert message == "a: unlikely volumes, look at the result: right_caudate 0 ml (1 to 8)."
+    (message,) = warned(plausibility.check_labels, model, label_map(6.4, 3.2), "a")
+    assert message.endswith("left_caudate 6.4 ml, right_caudate 3.2 ml (+67 %).")
 
 
 def test_a_result_that_touches_a_face_is_told_by_its_side_whatever_the_order_of_axes():
@@ -143,9 +143,9 @@ def test_a_result_that_touches_a_face_is_told_by_its_side_whatever_the_order_of_
         np.ascontiguousarray(np.asarray(image.dataobj)[::-1].transpose(1, 0, 2)),
         np.array([[0, -4.0, 0, 156], [4, 0, 0, 0], [0, 0, 4, 0], [0, 0, 0, 1]]),
     )
-    for one in (image, turned):
-        (told,) = warned(plausibility.check_labels, model, one, "a")
-        assert told.startswith("a: the result touches the left of the image with")
+    for mask in (image, turned):
+        (message,) = warned(plausibility.check_labels, model, mask, "a")
+        assert message.startswith("a: the result touches the left of the image with")
 
 
 def test_a_card_may_only_name_its_own_labels_and_ranges_that_rise():

@@ -360,10 +360,10 @@ def test_unknown_steps_name_the_nearest(wrong, message):
 
 def test_spacing_that_differs_by_rounding_is_left_alone():
     volume = values(noise_in_air())[..., None]
-    given = make_card(spacing_mm=(1.0, 1.0, 1.0))
-    same, spacing = preprocessing.to_work_grid(given, volume, np.array([1.0004, 0.9996, 1.0]))
+    card = make_card(spacing_mm=(1.0, 1.0, 1.0))
+    same, spacing = preprocessing.to_work_grid(card, volume, np.array([1.0004, 0.9996, 1.0]))
     assert same is volume and spacing[0] == 1.0004
-    moved, spacing = preprocessing.to_work_grid(given, volume, np.array([1.5, 1.0, 1.0]))
+    moved, spacing = preprocessing.to_work_grid(card, volume, np.array([1.5, 1.0, 1.0]))
     assert moved.shape == (24, 24, 32, 1) and list(spacing) == [1, 1, 1]
 
 
@@ -387,9 +387,9 @@ def test_nothing_is_found_where_all_channels_are_0():
     for activation, model in (("softmax", linear([[0, 0]], [0, 5])), ("sigmoid", linear([[0]], [5]))):
         known = labels if activation == "softmax" else {0: labels[1]}
         for after, expected in (((), 7), ((Step("within_input"),), 0)):
-            chosen = make_card(labels=known, kind="segmentation", activation=activation, postprocessing=after)
-            found = np.asanyarray(Predictor(model, card=chosen)(image).dataobj)
-            assert (found[8:] == 7).all() and (found[:7] == expected).all()
+            card = make_card(labels=known, kind="segmentation", activation=activation, postprocessing=after)
+            result = np.asanyarray(Predictor(model, card=card)(image).dataobj)
+            assert (result[8:] == 7).all() and (result[:7] == expected).all()
 
 
 def overflowing():

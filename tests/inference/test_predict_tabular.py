@@ -88,8 +88,8 @@ def test_a_model_without_tabular_values_refuses_them():
 def test_one_reading_serves_many_conditions():
     predictor = Predictor(told(), card=conditioned())
     case = predictor.prepare(noise_in_air())
-    found = [predictor.predict(case, conditioning=predictor.encode_tabular({"time_h": h})) for h in (6, 10)]
-    assert [np.asanyarray(image.dataobj).max() for image in found] == [1000, 1001]
+    results = [predictor.predict(case, conditioning=predictor.encode_tabular({"time_h": h})) for h in (6, 10)]
+    assert [np.asanyarray(image.dataobj).max() for image in results] == [1000, 1001]
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +134,8 @@ def test_a_thin_volume_equals_the_network_on_the_whole_padded_one(stroke):
         stroke.model, card=stroke.card, settings=Settings(patch=(16, 16, 32), probabilities=True, skip=False)
     )
     volumes = [np.random.default_rng(k).uniform(1, 2, (16, 16, 19)).astype(np.float32) for k in (0, 1)]
-    given = [nibabel.Nifti1Image(volume, np.eye(4)) for volume in volumes]
-    shares = np.asanyarray(twin(given, tabular={"time_h": 10, "tici": "3"}).dataobj)
+    scans = [nibabel.Nifti1Image(volume, np.eye(4)) for volume in volumes]
+    shares = np.asanyarray(twin(scans, tabular={"time_h": 10, "tici": "3"}).dataobj)
     scored = np.stack([(volume - volume.mean()) / volume.std() for volume in volumes], -1)
     before = (32 - 19) // 2
     padded = np.pad(scored, ((0, 0), (0, 0), (before, 32 - 19 - before), (0, 0)))[None]

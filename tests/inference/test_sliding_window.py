@@ -194,10 +194,10 @@ def test_folding_keeps_the_function(arguments):
     windows = noise((2, *SHAPE, 2))
     expected = keras.tree.flatten(model(windows, training=False))
     folded = fold_batch_norm(model)
-    found = keras.tree.flatten(folded(windows, training=False))
-    for one, other in zip(found, expected, strict=True):
+    outputs = keras.tree.flatten(folded(windows, training=False))
+    for output, other in zip(outputs, expected, strict=True):
         scale = float(ops.max(ops.abs(other)))
-        np.testing.assert_allclose(one, other, atol=1e-5 * scale)
+        np.testing.assert_allclose(output, other, atol=1e-5 * scale)
     left = [layer for layer in folded.layers if isinstance(layer, layers.BatchNormalization)]
     assert not left
     assert not any(isinstance(layer, layers.Concatenate) for layer in folded.layers)
@@ -236,10 +236,10 @@ def test_a_concatenation_is_taken_apart_only_for_convolutions():
     )
     model = draw_weights(keras.Model(inputs, [layers.Activation("relu")(kept), curved]))
     folded = fold_batch_norm(model)
-    assert [one.name for one in folded.layers if isinstance(one, layers.Concatenate)] == ["kept", "for_curved"]
+    assert [layer.name for layer in folded.layers if isinstance(layer, layers.Concatenate)] == ["kept", "for_curved"]
     windows = noise((1, *SHAPE, 2))
-    for found, expected in zip(folded(windows), model(windows), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5 * float(ops.max(ops.abs(expected))))
+    for result, expected in zip(folded(windows), model(windows), strict=True):
+        np.testing.assert_allclose(result, expected, atol=1e-5 * float(ops.max(ops.abs(expected))))
 
 
 def test_folding_reaches_into_nested_models():

@@ -43,8 +43,8 @@ def volume_of(shape=SHAPE, channels=2, seed=0):
 @pytest.mark.parametrize("ratio", [2, 4])
 def test_surroundings_are_averages_of_blocks_and_air_is_zero(corner, ratio):
     volume = volume_of()
-    found = context.around(context.block_means(volume, ratio), corner, SIZE, ratio)
-    np.testing.assert_allclose(found, by_hand(volume, corner, SIZE, ratio), atol=1e-6)
+    surroundings = context.around(context.block_means(volume, ratio), corner, SIZE, ratio)
+    np.testing.assert_allclose(surroundings, by_hand(volume, corner, SIZE, ratio), atol=1e-6)
 
 
 def test_the_middle_of_the_surroundings_lies_on_the_blocks_of_the_patch():
@@ -59,9 +59,11 @@ def test_far_from_the_volume_there_is_nothing():
     assert not context.around(context.block_means(volume_of(), RATIO), (500, 0, -500), SIZE, RATIO).any()
 
 
-@pytest.mark.parametrize(("size", "ratio", "told"), [(SIZE, 1, "2 or more, got 1"), ((8, 12, 16), 4, "multiple of 8")])
-def test_what_has_no_surroundings_is_refused(size, ratio, told):
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize(
+    ("size", "ratio", "message"), [(SIZE, 1, "2 or more, got 1"), ((8, 12, 16), 4, "multiple of 8")]
+)
+def test_what_has_no_surroundings_is_refused(size, ratio, message):
+    with pytest.raises(ValueError, match=message):
         context.check(size, ratio)
 
 
@@ -86,21 +88,21 @@ def position_coded(shape):
 def test_by_windows_is_as_over_the_whole_volume():
     """Windows half a patch apart lie on one grid of blocks: each voxel then has its block's mean in all of them."""
     volume = position_coded((24, 32, 48))
-    found = sliding_window(middle_enlarged, volume, patch=SIZE, overlap=0.5, activation="linear", context=RATIO)
+    result = sliding_window(middle_enlarged, volume, patch=SIZE, overlap=0.5, activation="linear", context=RATIO)
     means = volume.reshape(6, 4, 8, 4, 12, 4, 1).mean((1, 3, 5))
-    np.testing.assert_allclose(found, means.repeat(4, 0).repeat(4, 1).repeat(4, 2), rtol=1e-6)
+    np.testing.assert_allclose(result, means.repeat(4, 0).repeat(4, 1).repeat(4, 2), rtol=1e-6)
 
 
 def test_each_window_sees_its_own_surroundings_and_mirrored_ones_theirs():
     volume = position_coded((16, 32, 24)) + 1
     for axes in ((), (0,)):
-        found = sliding_window(
+        result = sliding_window(
             farthest, volume, patch=SIZE, overlap=0, activation="linear", context=RATIO, mirror_axes=axes, batch_size=3
         )
         for corner in ((0, 0, 0), (8, 0, 0), (8, 16, 0)):
             around = by_hand(volume, corner, SIZE, RATIO)
-            wanted = around[0, 0, 0] if not axes else (around[0, 0, 0] + around[-1, 0, 0]) / 2
-            np.testing.assert_allclose(found[corner], wanted, rtol=1e-6)
+            expected = around[0, 0, 0] if not axes else (around[0, 0, 0] + around[-1, 0, 0]) / 2
+            np.testing.assert_allclose(result[corner], expected, rtol=1e-6)
 
 
 def test_windows_that_surroundings_do_not_fit_are_refused():
@@ -139,8 +141,8 @@ def test_surroundings_are_augmented_as_their_patch_is(tmp_path):
     cases = write_cases(tmp_path, 1)
     options = {"patch": (8, 16, 16), "reading": Reading(steps=()), "stream": Stream(seed=3, context=2, stop=2)}
     plain, changed = (list(dataset(cases, **options, augment=each)) for each in (None, flipped))
-    for number, ((one, _), (other, _)) in enumerate(zip(plain, changed, strict=True)):
-        np.testing.assert_allclose(np.asarray(one)[:, ::-1] * (1 + number), other, rtol=1e-6)
+    for number, ((patch, _), (other, _)) in enumerate(zip(plain, changed, strict=True)):
+        np.testing.assert_allclose(np.asarray(patch)[:, ::-1] * (1 + number), other, rtol=1e-6)
 
 
 def test_whole_volumes_and_odd_patches_have_no_surroundings(tmp_path):
@@ -156,7 +158,7 @@ def test_the_middle_of_the_second_branch_joins_the_level_of_its_stride():
         (built := unet3d((16, 24, 32, 2), 1, filters=(2, 3, 4), norm="none", context=4)).input,
         [built.get_layer(name).output for name in ("context_0_back_conv_1_relu", "encoder_2_context_concat")],
     )
-    wide, joined = (np.asarray(one) for one in model(volume_of((16, 24, 32))[None]))
+    wide, joined = (np.asarray(output) for output in model(volume_of((16, 24, 32))[None]))
     assert joined.shape == (1, 4, 6, 8, 3 + 2)
     np.testing.assert_array_equal(joined[..., 3:], wide[:, 6:10, 9:15, 12:20])
 
@@ -170,7 +172,7 @@ def test_the_network_sees_the_far_end_of_the_surroundings():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"context": 3}, "which its surroundings join: 2, 4; got 3"),
         ({"context": 2, "strides": ((2, 2, 1), 2)}, "none with these strides; got 2"),
@@ -179,8 +181,8 @@ def test_the_network_sees_the_far_end_of_the_surroundings():
         ({"context": 4, "input_shape": (16, 24, 20, 2)}, "must be a multiple of 8, got"),
     ],
 )
-def test_networks_that_cannot_have_surroundings_are_refused(arguments, told):
-    with pytest.raises(ValueError, match=told):
+def test_networks_that_cannot_have_surroundings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
         unet3d(**{"input_shape": (None, None, None, 2), "filters": (2, 3, 4)} | arguments)
 
 
@@ -214,8 +216,8 @@ def test_a_run_its_card_and_its_predictions(tmp_path, source):
     for number in range(2):
         write_nifti(tmp_path / "cases" / f"case{number}" / "T1w.nii", draw_image(number))
         write_nifti(tmp_path / "cases" / f"case{number}" / "labels.nii", labels)
-    given = source if source == "synthetic" else tmp_path / source
-    out = fit.train(TASK, given, tmp_path / "run", steps=2, options=fit.TrainOptions(precision="float32"))
+    data = source if source == "synthetic" else tmp_path / source
+    out = fit.train(TASK, data, tmp_path / "run", steps=2, options=fit.TrainOptions(precision="float32"))
     folder = out / TASK.model_name
     zoo.verify(folder)
     card = zoo.card(folder)
@@ -223,21 +225,21 @@ def test_a_run_its_card_and_its_predictions(tmp_path, source):
     assert card_file.parse(card_file.write(card, tmp_path / "card.json").read_bytes(), "again") == card
     assert "4 times as wide" in (folder / "README.md").read_text()
     scan = np.random.default_rng(1).normal(size=(8, 16, 16)).astype(np.float32)
-    found = zoo.predict(folder, nibabel.Nifti1Image(scan, np.eye(4)), probabilities=True)
+    result = zoo.predict(folder, nibabel.Nifti1Image(scan, np.eye(4)), probabilities=True)
     window = np.concatenate([scan[..., None], by_hand(scan[..., None], (0, 0, 0), scan.shape, 4)], -1)
     logits = np.asarray(zoo.load(folder)(window[None]))[0]
-    wanted = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    np.testing.assert_allclose(np.asarray(found.dataobj), wanted, atol=1e-5)
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(np.asarray(result.dataobj), expected, atol=1e-5)
 
 
 def test_a_card_whose_context_is_not_that_of_its_network_is_refused():
     card = model_card.describe(TASK, {"source": "synthetic", "seed": 0, "steps": 1}, {"seconds": 1.0})
-    for changes, told in (
+    for changes, message in (
         ({"context": None}, r"arguments.context, 4, got None; arguments.input_shape|input_shape must end in the 1"),
         ({"context": 4, "divisor": (4, 8, 8)}, "a divisor of its double, got 4"),
     ):
         wrong = dataclasses.replace(card, input=dataclasses.replace(card.input, **changes))
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             card_file.check(wrong, complete=False)
 
 
@@ -250,10 +252,10 @@ def test_who_has_no_surroundings_to_give_is_refused():
 
 @pytest.mark.parametrize("format", ["saved_model", "monai_bundle"])
 def test_exports_that_cut_windows_refuse_by_name(tmp_path, format):
-    told = {"source": "synthetic", "seed": 0, "steps": 1}
-    card = dataclasses.replace(model_card.describe(TASK, told, {"seconds": 1.0}), name="unet3d.wide")
+    settings = {"source": "synthetic", "seed": 0, "steps": 1}
+    card = dataclasses.replace(model_card.describe(TASK, settings, {"seconds": 1.0}), name="unet3d.wide")
     folder = zoo.save(zoo.load("unet3d", **TASK.builder_arguments), tmp_path / "unet3d.wide", card, dtype="float32")
     with pytest.raises(ValueError, match="surroundings 4 times as wide beside each window"):
         zoo.export(folder, tmp_path / "out", format=format)
-    shapes = [one.shape for one in window_network.draw_inputs(card, (8, 16, 16))]
+    shapes = [tensor.shape for tensor in window_network.draw_inputs(card, (8, 16, 16))]
     assert shapes == [(1, 8, 16, 16, 2)]  # what exports of the network alone are compared on

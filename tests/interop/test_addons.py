@@ -14,8 +14,8 @@ FOLDER = FIXTURES / "addons"
 def test_outputs_agree_with_tensorflow_addons(name):
     model = addons.load(FOLDER / name, h5_gelu="tanh")
     golden = np.load(FOLDER / f"{name.removesuffix('.h5')}.npz")
-    given = keras.ops.convert_to_numpy(model(golden["x"], training=False))
-    np.testing.assert_allclose(given, golden["y"], rtol=1e-5, atol=1e-5)
+    result = keras.ops.convert_to_numpy(model(golden["x"], training=False))
+    np.testing.assert_allclose(result, golden["y"], rtol=1e-5, atol=1e-5)
 
 
 def test_an_h5_file_does_not_say_whose_gelu_it_is():
@@ -73,8 +73,8 @@ def test_what_is_no_model_is_refused(tmp_path):
 def test_losses_are_those_of_tensorflow_addons():
     known = np.load(FOLDER / "losses.npz")
     focal = addons.SigmoidFocalCrossentropy(True, 0.3, gamma=1.5, reduction="none")
-    given = keras.ops.convert_to_numpy(focal(known["y"], known["logits"]))
-    np.testing.assert_allclose(given, known["focal"], rtol=1e-5)
+    result = keras.ops.convert_to_numpy(focal(known["y"], known["logits"]))
+    np.testing.assert_allclose(result, known["focal"], rtol=1e-5)
     contrastive = addons.ContrastiveLoss(1.2)(known["y"][:, 0], known["d"].astype("float32"))
     np.testing.assert_allclose(float(contrastive), known["contrastive"], rtol=1e-5)
 
@@ -94,8 +94,8 @@ def test_training_goes_on():
 
 
 def test_adamw_takes_the_steps_of_tensorflow_addons():
-    given = {"class_name": "Addons>AdamW", "config": {"learning_rate": 0.1, "weight_decay": 0.01, "epsilon": 1e-7}}
-    optimizer, variable = addons._optimizer(given), keras.Variable([1.0, -2.0, 3.0])
+    config = {"class_name": "Addons>AdamW", "config": {"learning_rate": 0.1, "weight_decay": 0.01, "epsilon": 1e-7}}
+    optimizer, variable = addons._optimizer(config), keras.Variable([1.0, -2.0, 3.0])
     for _ in range(3):
         optimizer.apply([keras.ops.convert_to_tensor([0.5, -0.25, 0.125])], [variable])
     known = np.load(FOLDER / "losses.npz")["adamw"]

@@ -47,8 +47,8 @@ def test_it_is_the_same_network(saved):
     ours = load_unet(path)
     assert ours.count_params() == model.count_params() == PARAMETERS == 4_768_289
     x = np.random.default_rng(0).normal(size=(1, 16, 24, 32, 1)).astype("float32")
-    given = keras.ops.convert_to_numpy(keras.ops.sigmoid(ours(x)))
-    np.testing.assert_allclose(given, keras.ops.convert_to_numpy(model(x)), atol=1e-5)
+    result = keras.ops.convert_to_numpy(keras.ops.sigmoid(ours(x)))
+    np.testing.assert_allclose(result, keras.ops.convert_to_numpy(model(x)), atol=1e-5)
 
 
 def test_other_files_are_refused(saved, tmp_path):

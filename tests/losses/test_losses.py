@@ -39,16 +39,16 @@ def monai():
 
 @every_loss
 def test_one_float32_value_a_sample(name):
-    found = value(name)
-    assert found.shape == (2,) and found.dtype == np.float32 and np.isfinite(found).all()
+    result = value(name)
+    assert result.shape == (2,) and result.dtype == np.float32 and np.isfinite(result).all()
 
 
 @every_loss
 def test_bfloat16_logits_are_computed_in_float32(name):
     logits = tf.cast(DATA["logits"], tf.bfloat16)
-    found = value(name, logits=logits)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, value(name, logits=tf.cast(logits, tf.float32)), rtol=1e-6)
+    result = value(name, logits=logits)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, value(name, logits=tf.cast(logits, tf.float32)), rtol=1e-6)
 
 
 @every_loss
@@ -109,8 +109,8 @@ def test_gradient_equals_finite_differences(name):
 def test_compiled_equals_eager(name, xla):
     function, options = TABLE[name]
     compiled = tf.function(lambda y, x: function(y, x, **options), jit_compile=xla, reduce_retracing=True)
-    found = compiled(tf.constant(DATA["labels"]), tf.constant(DATA["logits"])).numpy()
-    np.testing.assert_allclose(found, value(name), rtol=1e-4, atol=1e-6)
+    result = compiled(tf.constant(DATA["labels"]), tf.constant(DATA["logits"])).numpy()
+    np.testing.assert_allclose(result, value(name), rtol=1e-4, atol=1e-6)
 
 
 @every_loss
@@ -161,8 +161,8 @@ def test_single_logit_losses_equal_monai(monai):
     numbers, arrays = monai
     logit = arrays["logits"][..., :1]
     np.testing.assert_allclose(losses.dice(arrays["lesion"], logit), numbers["dice_sigmoid"], rtol=1e-5)
-    found = losses.boundary(arrays["lesion"], logit, spacing_mm=(1, 1, 1), reach_mm=30.0)
-    np.testing.assert_allclose(found, numbers["boundary"], rtol=1e-5)
+    result = losses.boundary(arrays["lesion"], logit, spacing_mm=(1, 1, 1), reach_mm=30.0)
+    np.testing.assert_allclose(result, numbers["boundary"], rtol=1e-5)
 
 
 def test_cross_entropies_equal_keras():
@@ -245,8 +245,8 @@ def test_a_balanced_cross_entropy_by_hand():
 )
 def test_size_penalty_by_hand(bounds, expected):
     y, logit = by_hand(0.25)  # V = 30
-    found = losses.size_penalty(y, logit, bounds_voxels=bounds).numpy()
-    assert found == pytest.approx([expected], rel=1e-4, abs=1e-6)
+    result = losses.size_penalty(y, logit, bounds_voxels=bounds).numpy()
+    assert result == pytest.approx([expected], rel=1e-4, abs=1e-6)
     assert losses.size_penalty(0 * y, logit, bounds_voxels=bounds).numpy() == pytest.approx([900 / 120], rel=1e-4)
 
 
@@ -282,13 +282,13 @@ def test_batch_dice_pools_the_samples():
 
 def test_signed_distance_equals_scipy():
     lesion = np.stack([ball((3, 4, 5), 2.6), ball((5, 5, 9), 1.5) | ball((1, 8, 2), 1)])
-    found = losses.signed_distance_mm(lesion[..., None], SPACING, reach_mm=30.0).numpy()[..., 0]
-    for one, mask in zip(found, lesion, strict=True):
+    distances = losses.signed_distance_mm(lesion[..., None], SPACING, reach_mm=30.0).numpy()[..., 0]
+    for distance, mask in zip(distances, lesion, strict=True):
         outside = ndimage.distance_transform_edt(~mask, sampling=SPACING)
         inside = ndimage.distance_transform_edt(mask, sampling=SPACING)
-        np.testing.assert_allclose(one, np.where(mask, min(SPACING) - inside, outside), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(distance, np.where(mask, min(SPACING) - inside, outside), rtol=1e-5, atol=1e-6)
     capped = losses.signed_distance_mm(lesion[..., None], SPACING, reach_mm=3.0).numpy()[..., 0]
-    np.testing.assert_allclose(capped, np.minimum(found, 3.0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(capped, np.minimum(distances, 3.0), rtol=1e-5, atol=1e-6)
     assert not losses.signed_distance_mm(np.ones((1, 4, 5, 6, 1)), SPACING).numpy().any()
 
 
@@ -335,8 +335,8 @@ def test_component_penalty_by_hand(ratio):
     inside[diagonal, diagonal + 12, diagonal + 15] = True
     p = np.where(inside, rng.uniform(0.6, 0.99, shape), rng.uniform(0.01, 0.4, shape))
     logit = np.log(p / (1 - p)).astype(np.float32)[None, ..., None]
-    found = losses.component_penalty(0 * logit, logit, spacing_mm=(1, 1, 1.5), largest_ratio=ratio)
-    assert found.numpy() == pytest.approx([components_by_hand(p, (1, 1, 1.5), ratio=ratio)], rel=1e-4)
+    result = losses.component_penalty(0 * logit, logit, spacing_mm=(1, 1, 1.5), largest_ratio=ratio)
+    assert result.numpy() == pytest.approx([components_by_hand(p, (1, 1, 1.5), ratio=ratio)], rel=1e-4)
 
 
 def test_component_gradient_runs_through_probabilities_alone():
@@ -354,8 +354,8 @@ def test_component_settings_are_checked():
         losses.component_penalty(*by_hand(0.5), spacing_mm=(1, 1, 1), reduction="median")
 
 
-@pytest.mark.parametrize("given", [False, True])
-def test_blob_loss_by_hand(given):
+@pytest.mark.parametrize("precomputed", [False, True])
+def test_blob_loss_by_hand(precomputed):
     labels = np.minimum(DATA["labels"], 1)
     p = 1 / (1 + np.exp(-DATA["one_logit"].astype(np.float64)))[..., 0]
     numbers = np.stack([ndimage.label(sample[..., 0], np.ones((3, 3, 3)))[0] for sample in labels])
@@ -367,7 +367,7 @@ def test_blob_loss_by_hand(given):
             target = (lesions == number)[kept]
             scores.append(1 - 2 * (sample[kept] * target).sum() / (sample[kept].sum() + target.sum()))
         expected.append(np.mean(scores))
-    more = {"components": numbers[..., None].astype(np.float32)} if given else {}
+    more = {"components": numbers[..., None].astype(np.float32)} if precomputed else {}
     np.testing.assert_allclose(losses.blob(labels, DATA["one_logit"], **more), expected, rtol=1e-4)
     assert losses.blob(0 * labels, DATA["one_logit"]).numpy() == pytest.approx([0, 0])
 

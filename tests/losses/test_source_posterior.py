@@ -26,20 +26,20 @@ def case():
 
 def test_location_cross_entropy_asks_for_one_voxel(case):
     y, logits = case
-    found = losses.location_cross_entropy(y, logits, mask=y[..., 4:5])
+    result = losses.location_cross_entropy(y, logits, mask=y[..., 4:5])
     inside = logits[0, 1:, ..., 0]
     logs = inside - np.log(np.exp(inside).sum())
     expected = -0.5 * (logs[0, 2, 3] + logs[1, 1, 0])
-    assert np.asarray(found) == pytest.approx([expected, 0], abs=1e-4)
+    assert np.asarray(result) == pytest.approx([expected, 0], abs=1e-4)
 
 
 def test_focal_is_cross_entropy_times_the_squared_error(case):
     y, logits = case
-    found = np.asarray(losses.location_focal(y, logits, mask=y[..., 4:5], count=y[..., 5:6]))
+    result = np.asarray(losses.location_focal(y, logits, mask=y[..., 4:5], count=y[..., 5:6]))
     target = y[..., 0] / max(y[..., 0].max(), 1e-9)
     p = 1 / (1 + np.exp(-logits[..., 0].astype(float)))
     each = (target - p) ** 2 * -(target * np.log(p) + (1 - target) * np.log(1 - p)) * y[..., 4]
-    assert found == pytest.approx([each[0].sum() / 2, each[1].sum()], rel=1e-4)
+    assert result == pytest.approx([each[0].sum() / 2, each[1].sum()], rel=1e-4)
 
 
 def test_the_weights_of_the_source_reward_sources_everywhere(case):
@@ -53,18 +53,18 @@ def test_the_weights_of_the_source_reward_sources_everywhere(case):
 
 def test_regression_by_hand(case):
     y, logits = case
-    found = np.asarray(losses.location_regression(y, logits, mask=y[..., 4:5], height=3.0))
+    result = np.asarray(losses.location_regression(y, logits, mask=y[..., 4:5], height=3.0))
     target = 3 * (y[..., 0] > 0)
     error = (logits[..., 0] - target) ** 2 * y[..., 4]
-    assert found == pytest.approx(error.sum((1, 2, 3)) / 90, rel=1e-4)
+    assert result == pytest.approx(error.sum((1, 2, 3)) / 90, rel=1e-4)
 
 
 def test_count_is_read_from_means_over_the_brain(case):
     y, logits = case
-    found = np.asarray(losses.count_entropy(y, logits, mask=y[..., 4:5], count=y[..., 5:6]))
+    result = np.asarray(losses.count_entropy(y, logits, mask=y[..., 4:5], count=y[..., 5:6]))
     means = logits[:, 1:, ..., 1:7].mean((1, 2, 3))
     p = np.exp(means) / np.exp(means).sum(1, keepdims=True)
-    assert found == pytest.approx([-np.log(p[0, 2]), -np.log(p[1, 0])], rel=1e-4)
+    assert result == pytest.approx([-np.log(p[0, 2]), -np.log(p[1, 0])], rel=1e-4)
     with pytest.raises(ValueError, match="number of sources"):
         losses.count_entropy(y, logits)
 

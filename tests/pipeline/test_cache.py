@@ -40,11 +40,11 @@ def written(folder):
 def test_a_window_is_the_z_score_of_the_file_and_the_dtype_is_kept(tmp_path, where, dtype):
     cases = write_cases(tmp_path / "data", 2, dtype=dtype)
     cache = caches.build(cases, Reading(), "memory" if where == "memory" else tmp_path / "cache")
-    found, labels = window(cache, case=1)
+    image, labels = window(cache, case=1)
     for number, path in enumerate(cases[1].channels.values()):
         voxels = nibabel.load(path).get_fdata()
         expected = ((voxels - voxels.mean()) / voxels.std())[2:7, 3:10, 4:13]
-        np.testing.assert_allclose(found[..., number], expected, atol=1e-5)
+        np.testing.assert_allclose(image[..., number], expected, atol=1e-5)
     np.testing.assert_array_equal(labels[..., 0], nibabel.load(cases[1].labels).get_fdata()[2:7, 3:10, 4:13])
     assert {block.dtype for entry in cache.entries for block in entry.channels} == {dtype}
     if where == "disk":
@@ -184,8 +184,11 @@ def test_a_shard_that_was_damaged_at_its_full_size_is_written_again(tmp_path, ca
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     np.testing.assert_array_equal(window(caches.build(cases, Reading(), folder))[0], before[0])
-    told = capsys.readouterr().err
-    assert f"{path.name} is damaged and is written again." in told and "1 cases taken from the cache, 1 written" in told
+    stderr = capsys.readouterr().err
+    assert (
+        f"{path.name} is damaged and is written again." in stderr
+        and "1 cases taken from the cache, 1 written" in stderr
+    )
     monkeypatch.setattr(tfrecord_cache, "verify", lambda entry: pytest.fail("known shards are not read again"))
     assert len(caches.build(cases, Reading(), folder).entries) == 2
 

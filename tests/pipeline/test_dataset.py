@@ -38,8 +38,8 @@ def cache(cases):
 
 def batches(cases, num=4, **options):
     options = {"patch": PATCH, "batch_size": 3, "stream": Stream(seed=1), **options}
-    found = [tf.nest.map_structure(np.asarray, batch) for batch in dataset(cases, **options).take(num)]
-    return tf.nest.map_structure(lambda *parts: np.stack(parts), *found)
+    drawn = [tf.nest.map_structure(np.asarray, batch) for batch in dataset(cases, **options).take(num)]
+    return tf.nest.map_structure(lambda *parts: np.stack(parts), *drawn)
 
 
 def test_shapes_and_dtypes(cache):
@@ -54,7 +54,7 @@ def test_every_patch_is_a_piece_of_its_volume(cases, cache):
     masks = {case.id: nibabel.load(case.labels).get_fdata() for case in cases}
     x, y = batches(cache)
     for patch, labels in zip(x.reshape(-1, *PATCH, 2), y.reshape(-1, *PATCH), strict=True):
-        key, place = next(found for found in (_found(patch, volumes, key) for key in volumes) if found)
+        key, place = next(match for match in (_found(patch, volumes, key) for key in volumes) if match)
         window = tuple(slice(start, start + size) for start, size in zip(place, PATCH, strict=True))
         np.testing.assert_array_equal(patch[..., 0], volumes[key][window])
         np.testing.assert_array_equal(labels, masks[key][window])
@@ -146,9 +146,9 @@ def test_small_volumes_are_padded_after_their_intensities(folder):
 
 def test_whole_volumes_come_once_and_are_masked_in_batches(folder, cases):
     mixed = [*cases[:2], *(replace(case, id="small") for case in write_cases(folder / "two", 1, shape=(12, 24, 20)))]
-    found = list(dataset(mixed, patch=None, reading=RAW))
-    assert [tuple(x.shape) for x, _ in found] == [(1, *SHAPE, 2), (1, *SHAPE, 2), (1, 12, 24, 20, 2)]
-    np.testing.assert_array_equal(found[1][0][0, ..., 0], nibabel.load(cases[1].channels["t1"]).get_fdata())
+    drawn = list(dataset(mixed, patch=None, reading=RAW))
+    assert [tuple(x.shape) for x, _ in drawn] == [(1, *SHAPE, 2), (1, *SHAPE, 2), (1, 12, 24, 20, 2)]
+    np.testing.assert_array_equal(drawn[1][0][0, ..., 0], nibabel.load(cases[1].channels["t1"]).get_fdata())
     (x, y, mask), *_ = dataset(mixed, patch=None, batch_size=3, reading=RAW)
     assert x.shape == (3, *SHAPE, 2)
     assert mask.shape == y.shape

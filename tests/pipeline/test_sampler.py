@@ -65,11 +65,11 @@ def test_the_same_number_is_the_same_place_in_any_order():
 def test_hard_places_take_their_share_of_the_rest():
     hard = {"b": np.array([[1, 2, 3]]), "d": np.array([[4, 5, 6], [7, 8, 9]])}
     sampling = Sampling(positive_fraction=0.5, hard_fraction=0.5, hard_places=hard)
-    found = drawn(80, sampling)
-    assert [(found[:, 1] == HARD).sum(), (found[:, 1] > 0).sum()] == [20, 40]
+    places = drawn(80, sampling)
+    assert [(places[:, 1] == HARD).sum(), (places[:, 1] > 0).sum()] == [20, 40]
     made = plan(COUNTS, IDS, sampling)
     np.testing.assert_array_equal(made.hard, [[1, 1, 2, 3], [3, 4, 5, 6], [3, 7, 8, 9]])
-    rows = found[found[:, 1] == HARD]
+    rows = places[places[:, 1] == HARD]
     np.testing.assert_array_equal(made.hard[rows[:, 2], 0], rows[:, 0])
 
 
@@ -85,8 +85,8 @@ def test_mining_finds_the_most_probable_false_positives():
 
 
 def test_without_labels_every_place_is_anywhere():
-    found = drawn(8, Sampling(), counts=np.zeros((2, 0)), ids=["a", "b"])
-    assert set(found[:, 1]) == {ANYWHERE}
+    places = drawn(8, Sampling(), counts=np.zeros((2, 0)), ids=["a", "b"])
+    assert set(places[:, 1]) == {ANYWHERE}
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,10 @@ def test_by_size_and_by_region_by_hand():
 
 
 def test_every_lesion_has_a_row():
-    found = lesion_report.rows(CASES)
-    assert [row["outcome"] for row in found] == ["found", "missed", "false", "missed"]
-    assert [found[2][name] for name in ("x_mm", "y_mm", "z_mm")] == [11, 31, 41]
-    assert found[2]["volume_mm3"] == pytest.approx(27) and found[2]["region"] == "thalamus"
+    rows = lesion_report.rows(CASES)
+    assert [row["outcome"] for row in rows] == ["found", "missed", "false", "missed"]
+    assert [rows[2][name] for name in ("x_mm", "y_mm", "z_mm")] == [11, 31, 41]
+    assert rows[2]["volume_mm3"] == pytest.approx(27) and rows[2]["region"] == "thalamus"
 
 
 def test_a_thumbnail_has_the_lesion_in_its_middle_and_both_outlines():
@@ -94,10 +94,10 @@ def test_pictures_of_a_case_cut_its_largest_lesion():
 
 
 def test_the_page_shows_missed_and_false_lesions(tmp_path):
-    def draw(one, lesion):
-        truth, drawn = masks(int(one.case[-1]))
+    def draw(lesion_case, lesion):
+        truth, drawn = masks(int(lesion_case.case[-1]))
         volume = np.random.default_rng(0).uniform(1, 2, SHAPE).astype(np.float32)
-        return Thumbnails([nibabel.Nifti1Image(volume, AFFINE)], drawn, truth).png(one.centre_mm(lesion))
+        return Thumbnails([nibabel.Nifti1Image(volume, AFFINE)], drawn, truth).png(lesion_case.centre_mm(lesion))
 
     parts = lesion_report.sections(CASES, draw)
     titles = {part.title: part for part in parts}

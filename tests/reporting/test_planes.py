@@ -29,8 +29,8 @@ def head(spacing=SPACING):
 def stored(image, order, signs):
     """The same image with its axes in another order and direction."""
     turn = nibabel.orientations.axcodes2ornt(("R", "A", "S"))
-    wanted = np.stack([np.array(order, float), np.array(signs, float)], 1)
-    return image.as_reoriented(nibabel.orientations.ornt_transform(turn, wanted))
+    orientation = np.stack([np.array(order, float), np.array(signs, float)], 1)
+    return image.as_reoriented(nibabel.orientations.ornt_transform(turn, orientation))
 
 
 def panels(figure):
@@ -50,12 +50,12 @@ def test_planes_show_left_on_the_left_and_up_is_up():
 
 def test_the_storage_order_of_an_image_does_not_show():
     image, labels = head()
-    wanted = panels(planes.draw_planes(image, labels))
+    expected = panels(planes.draw_planes(image, labels))
     for order in itertools.permutations(range(3)):
         for signs in ((1, 1, 1), (-1, 1, -1), (-1, -1, -1)):
-            turned = [stored(one, order, signs) for one in (image, labels)]
-            for found, plane in zip(panels(planes.draw_planes(*turned)), wanted, strict=True):
-                np.testing.assert_array_equal(found, plane)
+            turned = [stored(volume, order, signs) for volume in (image, labels)]
+            for panel, plane in zip(panels(planes.draw_planes(*turned)), expected, strict=True):
+                np.testing.assert_array_equal(panel, plane)
 
 
 def test_millimetres_are_equally_long_in_every_panel():

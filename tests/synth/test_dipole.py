@@ -24,24 +24,24 @@ def sphere(shape, spacing, radius, fine=5):
 )
 def test_field_outside_a_sphere_is_the_analytic_one(shape, spacing, radius, tilt):
     b = np.array(dipole.direction(ops.convert_to_tensor(float(tilt)), ops.convert_to_tensor(30.0)))
-    found = np.array(dipole.field(ops.convert_to_tensor(sphere(shape, spacing, radius)), spacing, b))
-    wanted = dipole.sphere_field(shape, spacing, radius, b)
+    result = np.array(dipole.field(ops.convert_to_tensor(sphere(shape, spacing, radius)), spacing, b))
+    expected = dipole.sphere_field(shape, spacing, radius, b)
     x, y, z = np.meshgrid(
         *((np.arange(n) - n // 2) * d for n, d in zip(shape, spacing, strict=True)), indexing="ij", sparse=True
     )
     r = np.sqrt(x**2 + y**2 + z**2)
     outside = r > radius + max(spacing)
-    error = np.sqrt(np.mean((found - wanted)[outside] ** 2) / np.mean(wanted[outside] ** 2))
+    error = np.sqrt(np.mean((result - expected)[outside] ** 2) / np.mean(expected[outside] ** 2))
     assert error <= 0.03
-    assert np.abs(found[r < radius - 1.5 * max(spacing)]).max() < 0.03
+    assert np.abs(result[r < radius - 1.5 * max(spacing)]).max() < 0.03
 
 
 @pytest.mark.parametrize("shape", [(8, 10, 6), (7, 9, 12), (16, 4, 5)])
 def test_transform_is_numpys(shape):
     volume = np.random.default_rng(1).normal(size=(2, *shape))
     real, imaginary = dipole.fft3(tuple(ops.convert_to_tensor(part, "float32") for part in volume))
-    wanted = np.fft.fftn(volume[0] + 1j * volume[1])
-    np.testing.assert_allclose(np.array(real) + 1j * np.array(imaginary), wanted, atol=2e-4)
+    expected = np.fft.fftn(volume[0] + 1j * volume[1])
+    np.testing.assert_allclose(np.array(real) + 1j * np.array(imaginary), expected, atol=2e-4)
     back = dipole.ifft3((real, imaginary))
     np.testing.assert_allclose(np.array(back[0]), volume[0], atol=1e-5)
 
@@ -64,9 +64,9 @@ def test_field_and_inversions_are_numpys_in_double_precision(shape, spacing):
     wide = tuple(2 * n for n in shape)
     padded = np.pad(chi, [(0, n) for n in shape])
     spectrum = np.fft.fftn(padded) * reference_kernel(wide, spacing, b)
-    wanted = np.real(np.fft.ifftn(spectrum))[tuple(slice(n) for n in shape)]
-    found = np.array(dipole.field(ops.convert_to_tensor(chi, "float32"), spacing, ops.convert_to_tensor(b, "float32")))
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    expected = np.real(np.fft.ifftn(spectrum))[tuple(slice(n) for n in shape)]
+    result = np.array(dipole.field(ops.convert_to_tensor(chi, "float32"), spacing, ops.convert_to_tensor(b, "float32")))
+    np.testing.assert_allclose(result, expected, atol=1e-6)
 
     kernel = reference_kernel(shape, spacing, b)
     ours = dipole.kernel(shape, spacing, ops.convert_to_tensor(b, "float32"))

@@ -91,15 +91,15 @@ def test_noise_has_the_power_that_was_drawn(space, head, snr_db, coloured):
 def test_a_topography_is_the_sum_of_its_dipoles(space, head):
     field, present, colour = head
     params = drawn(space, size=4, empty=0.0, patches=0.0, snr_db=(200.0, 200.0))
-    found = ops.convert_to_numpy(eeg_topographies.apply(params, space, field, present, colour))
+    result = ops.convert_to_numpy(eeg_topographies.apply(params, space, field, present, colour))
     weights = ops.convert_to_numpy(eeg_topographies.spread(params, space))
     moments, strengths = (ops.convert_to_numpy(params[key]) for key in ("moments", "strengths"))
     for case in range(4):
         total = np.zeros(CHANNELS)
         for source in range(5):
-            one = field @ (weights[case, source][:, None] * moments[case, source]).reshape(-1)
-            total += strengths[case, source] * one / np.linalg.norm(one)
-        assert found[case] == pytest.approx(total / np.linalg.norm(total), abs=1e-4)
+            potential = field @ (weights[case, source][:, None] * moments[case, source]).reshape(-1)
+            total += strengths[case, source] * potential / np.linalg.norm(potential)
+        assert result[case] == pytest.approx(total / np.linalg.norm(total), abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", eeg_topographies.TARGETS)
@@ -117,8 +117,8 @@ def test_targets_hold_equal_mass_a_source(space, kind):
         assert mass == pytest.approx((counts > 0).astype(float), abs=1e-4)
     single = np.flatnonzero(counts == 1)
     moment = volume[single][..., 1:4].sum((1, 2, 3)) / np.maximum(mass[single, None], 1e-9)
-    wanted = ops.convert_to_numpy(params["moments"])[single, 0]
-    assert moment[mass[single] > 0.5] == pytest.approx(wanted[mass[single] > 0.5], abs=1e-4)
+    expected = ops.convert_to_numpy(params["moments"])[single, 0]
+    assert moment[mass[single] > 0.5] == pytest.approx(expected[mass[single] > 0.5], abs=1e-4)
     if kind == "dilated":
         inside = (volume[single][..., 0] > 0).sum((1, 2, 3))
         centres = ops.convert_to_numpy(params["centres_mm"])[single, 0]
@@ -127,7 +127,7 @@ def test_targets_hold_equal_mass_a_source(space, kind):
 
 
 def test_samples_are_functions_of_their_seed(space, head):
-    one, again, other = (eeg_topographies.apply(drawn(space, seed, 8), space, *head) for seed in (5, 5, 6))
-    assert np.array_equal(one, again) and np.abs(np.asarray(one) - np.asarray(other)).max() > 0.01
+    first, again, other = (eeg_topographies.apply(drawn(space, seed, 8), space, *head) for seed in (5, 5, 6))
+    assert np.array_equal(first, again) and np.abs(np.asarray(first) - np.asarray(other)).max() > 0.01
     with pytest.raises(ValueError, match="target"):
         eeg_topographies.Recipe(target="gauss")

@@ -62,12 +62,12 @@ def test_regions_name_pons_and_white_matter():
 def test_a_lacune_has_its_size_its_fluid_and_its_rim(brain, diameter):
     limits = {"lacunes": (1, 1), "diameter_mm": (diameter, diameter), "elongation": 1.0}
     image, kinds, _ = painted(brain, [1, 2], **limits, rim=(0.5, 0.5), rim_mm=(2.0, 2.0))
-    found = kinds == LACUNE
-    (one,) = find_candidates(found.astype(float), np.eye(4))
-    assert one.diameter_mm == pytest.approx(diameter, rel=0.12)
+    lacune = kinds == LACUNE
+    (candidate,) = find_candidates(lacune.astype(float), np.eye(4))
+    assert candidate.diameter_mm == pytest.approx(diameter, rel=0.12)
     if diameter > 5:
-        distance = edt.edt(~found)
-        core = edt.edt(found) > 2.5
+        distance = edt.edt(~lacune)
+        core = edt.edt(lacune) > 2.5
         around, rim = (distance > 5) & (distance < 8), (distance > 0.9) & (distance < 1.6)
         white = around & (kinds == 0)
         assert image[core, 0].mean() < image[white, 0].mean() - 1  # dark on T1
@@ -80,8 +80,8 @@ def test_lacunes_keep_within_their_ratio_and_tissue(brain):
     for seed in range(3):
         image, kinds, impossible = painted(brain, [3, seed], lacunes=(3, 3), diameter_mm=(6.0, 15.0))
         assert not (image[kinds == LACUNE] == 0).all(-1).any()
-        for one in find_candidates((kinds == LACUNE).astype(float), np.eye(4)):
-            assert one.diameter_mm < 16.5
+        for candidate in find_candidates((kinds == LACUNE).astype(float), np.eye(4)):
+            assert candidate.diameter_mm < 16.5
         share = impossible[kinds == LACUNE].mean()
         assert share < 0.5  # centres keep clear of cortex and fluid; only the rim of a large one comes near
 
@@ -89,8 +89,8 @@ def test_lacunes_keep_within_their_ratio_and_tissue(brain):
 def test_tubes_are_thin_long_and_radial(brain):
     image, kinds, _ = painted(brain, [5, 1], perivascular=(1, 1), tube_radius_mm=(1.5, 1.5), tube_mm=(18.0, 18.0))
     mask = kinds == 1 + KINDS.index("perivascular")
-    (one,) = find_candidates(mask.astype(float), np.eye(4))
-    assert one.elongation > 3
+    (candidate,) = find_candidates(mask.astype(float), np.eye(4))
+    assert candidate.elongation > 3
     assert np.ptp(np.argwhere(mask), axis=0).max() >= 9
     rim = (edt.edt(~mask) > 0.9) & (edt.edt(~mask) < 1.6)
     away = (edt.edt(~mask) > 4) & (edt.edt(~mask) < 7)
@@ -118,14 +118,14 @@ def test_the_share_of_samples_with_lacunes_is_the_one_asked_for():
 
 
 def test_same_seed_same_scan_and_another_scanner_another_contrast(brain):
-    one, again = (painted(brain, [11, 3], lacunes=(2, 2)) for _ in range(2))
-    for first, second in zip(one, again, strict=True):
+    left, again = (painted(brain, [11, 3], lacunes=(2, 2)) for _ in range(2))
+    for first, second in zip(left, again, strict=True):
         np.testing.assert_array_equal(first, second)
     other = painted(brain, [11, 3], scanner=SECOND, lacunes=(2, 2))
-    np.testing.assert_array_equal(one[1], other[1])  # the same lacunes
-    assert np.abs(one[0] - other[0]).mean() > 0.1
-    white = one[1] == 0
-    assert abs(one[0][white].mean()) < 1.5 and 0.2 < one[0][white].std() < 3
+    np.testing.assert_array_equal(left[1], other[1])  # the same lacunes
+    assert np.abs(left[0] - other[0]).mean() > 0.1
+    white = left[1] == 0
+    assert abs(left[0][white].mean()) < 1.5 and 0.2 < left[0][white].std() < 3
 
 
 def test_location_channels_tell_place_and_distance(brain):
@@ -157,8 +157,8 @@ def test_compiled_equals_eager(brain):
     paint = lambda seed: scan.apply(brain, scan.draw(seed, ranges), (24, 24, 24))  # noqa: E731
     eager = paint(tf.constant([1, 1]))
     compiled = tf.function(paint, jit_compile=True)(tf.constant([1, 1]))
-    for one, other in zip(eager, compiled, strict=True):
-        np.testing.assert_allclose(np.asarray(one, float), np.asarray(other, float), atol=2e-3)
+    for first, other in zip(eager, compiled, strict=True):
+        np.testing.assert_allclose(np.asarray(first, float), np.asarray(other, float), atol=2e-3)
 
 
 def test_ranges_that_make_no_sense_are_refused():
@@ -180,8 +180,8 @@ def test_what_lies_around_lies_around_and_changes_nothing_that_was_drawn_before(
         np.testing.assert_array_equal(np.asarray(both[name])[:1], alone[name])
     for drawn, count in ((alone, 1), (both, 5)):
         _, kinds, _ = scan.apply(brain, drawn, SHAPE, inner=(16, 16, 16))
-        found = cc3d.connected_components(np.asarray(kinds) == LACUNE, connectivity=26)
-        centres = cc3d.statistics(found)["centroids"][1:]
+        components = cc3d.connected_components(np.asarray(kinds) == LACUNE, connectivity=26)
+        centres = cc3d.statistics(components)["centroids"][1:]
         inside = (np.abs(centres - 19.5) < 8.5).all(-1)
         assert inside.sum() == 1 and 1 <= len(centres) <= count and (count == 1 or len(centres) > 1)
 

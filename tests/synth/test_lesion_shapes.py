@@ -15,12 +15,12 @@ SHAPE = (32, 40, 48)
 def one(shape="ellipsoid", seed=0, allowed=None, **ranges):
     """A single lesion with sharp edges."""
     arguments = {"count": (1, 1), "softness_mm": (0.01, 0.01)} | ranges
-    chosen = Lesions(shape=shape, **arguments)
+    settings = Lesions(shape=shape, **arguments)
     if allowed is None:
         allowed = np.zeros(SHAPE, bool)
         allowed[16, 20, 24] = True
-    params = lesion_shapes.draw(seed, chosen)
-    return np.asarray(lesion_shapes.apply(ops.convert_to_tensor(allowed), params, chosen))[0]
+    params = lesion_shapes.draw(seed, settings)
+    return np.asarray(lesion_shapes.apply(ops.convert_to_tensor(allowed), params, settings))[0]
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_a_ball_has_its_volume_and_its_place():
 
 
 def test_an_ellipsoid_has_its_axes():
-    chosen = Lesions(count=(1, 1), radius_mm=(6, 6), elongation=2.0)
-    axes = np.asarray(lesion_shapes.draw(3, chosen)["axes"])[0]
+    ranges = Lesions(count=(1, 1), radius_mm=(6, 6), elongation=2.0)
+    axes = np.asarray(lesion_shapes.draw(3, ranges)["axes"])[0]
     stretched = one(seed=3, radius_mm=(6, 6), elongation=2.0)
     assert stretched.sum() == pytest.approx(4 / 3 * np.pi * 6**3 * axes.prod(), rel=0.04)
     assert axes.max() / axes.min() <= 2
@@ -67,9 +67,9 @@ def test_a_territory_holds_its_lesion():
     allowed = np.zeros(SHAPE, bool)
     allowed[13, 20, 24] = True
     territory = (np.arange(32)[:, None, None] >= 16) * np.ones(SHAPE, np.int32)
-    chosen = Lesions(shape="territory", count=(1, 1), radius_mm=(8, 8), softness_mm=(0.01, 0.01))
-    params = lesion_shapes.draw(0, chosen)
-    arguments = ops.convert_to_tensor(allowed), params, chosen
+    ranges = Lesions(shape="territory", count=(1, 1), radius_mm=(8, 8), softness_mm=(0.01, 0.01))
+    params = lesion_shapes.draw(0, ranges)
+    arguments = ops.convert_to_tensor(allowed), params, ranges
     mask = np.asarray(lesion_shapes.apply(*arguments, ops.convert_to_tensor(territory)))[0]
     assert mask[:16].sum() > 100 and not mask[16:].any()
     assert np.asarray(lesion_shapes.apply(*arguments))[0][16:].sum() > 100
@@ -95,8 +95,8 @@ def test_placement_obeys_label_and_distance():
 def test_centres_are_spread_evenly():
     allowed = np.zeros((4, 4, 4), bool)
     allowed[::2, ::2, ::2] = True
-    chosen = ops.vectorized_map(lambda s: lesion_shapes.centre(ops.convert_to_tensor(allowed), s)[0], ops.arange(4000))
-    counts = np.unique(np.asarray(chosen), axis=0, return_counts=True)[1]
+    centres = ops.vectorized_map(lambda s: lesion_shapes.centre(ops.convert_to_tensor(allowed), s)[0], ops.arange(4000))
+    counts = np.unique(np.asarray(centres), axis=0, return_counts=True)[1]
     assert len(counts) == 8 and stats.chisquare(counts).pvalue > 1e-4
 
 
@@ -125,10 +125,10 @@ def test_paint_blends_by_softness():
 
 @pytest.mark.parametrize("shape", lesion_shapes.SHAPES)
 def test_compiled_gives_the_same(shape):
-    chosen, allowed = Lesions(shape=shape, count=(2, 2)), ops.ones(SHAPE, "bool")
+    ranges, allowed = Lesions(shape=shape, count=(2, 2)), ops.ones(SHAPE, "bool")
 
     def masks(seed):
-        return lesion_shapes.apply(allowed, lesion_shapes.draw(seed, chosen), chosen)
+        return lesion_shapes.apply(allowed, lesion_shapes.draw(seed, ranges), ranges)
 
     seed = tf.constant(5)
     np.testing.assert_allclose(tf.function(masks, jit_compile=True)(seed), masks(seed), atol=1e-4)

@@ -71,24 +71,24 @@ def test_folders_are_found_by_themselves_and_by_their_parent(folder, monkeypatch
 
 
 def test_a_head_comes_back_upright_in_the_scheme(folder):
-    found = sources.anatomy("synthseg_01")
+    person = sources.anatomy("synthseg_01")
     size = 2 * people.MARGIN
-    assert found.labels.shape == (34 + size, 38 + size, 30 + size) and found.split == "train"
+    assert person.labels.shape == (34 + size, 38 + size, 30 + size) and person.split == "train"
     cut = head_codes()[3:37, 3:41, 3:33]
-    inner = found.labels[(slice(people.MARGIN, -people.MARGIN),) * 3]
+    inner = person.labels[(slice(people.MARGIN, -people.MARGIN),) * 3]
     assert {name_of(index) for index in np.unique(inner[cut == 136])} == {"left_choroid"}
     pairs = {24: "csf", 507: "soft_tissue", 511: "skin", 2: "left_white", 43: "right_ventricle", 57: "right_lesion"}
     for code, name in pairs.items():
         assert {name_of(index) for index in np.unique(inner[cut == code])} == {name}
-    np.testing.assert_allclose(found.affine[:3, 3], 3 - people.MARGIN)
-    assert labels.INDEX["left_thalamus"] in found.missing and labels.INDEX["left_white"] not in found.missing
+    np.testing.assert_allclose(person.affine[:3, 3], 3 - people.MARGIN)
+    assert labels.INDEX["left_thalamus"] in person.missing and labels.INDEX["left_white"] not in person.missing
 
 
 def test_merged_sides_are_split_at_the_midline_and_fluid_is_added(folder):
-    found = sources.anatomy("synthsr_1")
-    names = found.volumes_ml
+    person = sources.anatomy("synthsr_1")
+    names = person.volumes_ml
     assert names["left_white"] == names["right_white"] and names["left_choroid"] == names["right_choroid"]
-    centre = lambda name: np.argwhere(found.labels == labels.INDEX[name]).mean(0)  # noqa: E731
+    centre = lambda name: np.argwhere(person.labels == labels.INDEX[name]).mean(0)  # noqa: E731
     assert centre("left_white")[0] < centre("right_white")[0]
     assert names["csf"] > 0 and "soft_tissue" not in names
 
@@ -120,8 +120,8 @@ def test_a_test_person_is_only_had_by_name_and_leave(folder):
 def test_unknown_codes_are_refused_with_their_volume():
     codes = head_codes()
     codes[0, 0, :3], codes[0, 1, 0], codes[0, 2, 0] = 99, -4, 70_000
-    wanted = r"a.nii.gz has codes .*: -4 \(1 voxels\), 99 \(3 voxels\), 70000 \(1 voxels\)"
-    with pytest.raises(ValueError, match=wanted):
+    expected = r"a.nii.gz has codes .*: -4 \(1 voxels\), 99 \(3 voxels\), 70000 \(1 voxels\)"
+    with pytest.raises(ValueError, match=expected):
         people.from_synthseg(codes, "a.nii.gz")
 
 
@@ -146,12 +146,12 @@ def test_without_the_folder_the_error_says_what_to_clone(monkeypatch, tmp_path, 
 @pytest.mark.parametrize("name", ["synthseg_14", "synthsr_5"])
 def test_real_people_are_plausible(monkeypatch, name):
     monkeypatch.setenv("ZOO_ANATOMIES", str(REAL))
-    found = sources.anatomy(name, allow_test=True)
-    volumes = found.volumes_ml
+    person = sources.anatomy(name, allow_test=True)
+    volumes = person.volumes_ml
     for structure, (low, high) in {"white": (150, 300), "thalamus": (4, 11), "hippocampus": (1.5, 6)}.items():
         left, right = volumes[f"left_{structure}"], volumes[f"right_{structure}"]
         assert low < left < high and 0.75 < left / right < 1.33, f"{structure} {left:.1f} {right:.1f}"
-    centre = lambda name: np.argwhere(found.labels == labels.INDEX[name]).mean(0)  # noqa: E731
+    centre = lambda name: np.argwhere(person.labels == labels.INDEX[name]).mean(0)  # noqa: E731
     assert (centre("left_putamen") - centre("right_putamen"))[0] < -30
     assert (centre("brainstem") - centre("left_thalamus"))[2] < -10
     assert (centre("left_caudate") - centre("left_thalamus"))[1] > 10

@@ -41,10 +41,10 @@ def test_tissues_are_ordered_as_each_contrast_has_them(labels):
 @pytest.mark.parametrize("thick", [1, 4, 5])
 def test_thick_slices_are_means_with_the_labels_of_their_middle(labels, thick):
     thin, _ = phantoms.scanned(labels, Scan())
-    volume, found = phantoms.scanned(labels, Scan(slices_mm=thick))
-    assert volume.shape == found.shape == (32, 40, 30 // thick)
+    volume, labels_of_slices = phantoms.scanned(labels, Scan(slices_mm=thick))
+    assert volume.shape == labels_of_slices.shape == (32, 40, 30 // thick)
     np.testing.assert_allclose(volume[..., 2], thin[..., 2 * thick : 3 * thick].mean(-1), atol=1e-6)
-    np.testing.assert_array_equal(found[..., 1], labels[..., thick + thick // 2])
+    np.testing.assert_array_equal(labels_of_slices[..., 1], labels[..., thick + thick // 2])
 
 
 def test_files_lie_where_the_anatomy_lies_and_are_written_once(labels, tmp_path):

@@ -117,8 +117,8 @@ def test_lesions_lie_where_allowed_and_change_the_image():
     source = anatomy()
     allowed = lesion_shapes.placement(source, inside=labels.sides("white"))
     still = Recipe(shape=SHAPE, geometry=geometry.IDENTITY)
-    chosen = lesion_shapes.Lesions(count=(1, 1), radius_mm=(3, 3), elongation=1.0, intensity=(400, 400))
-    arguments = ops.convert_to_tensor(source), ops.convert_to_tensor(allowed), 4, chosen, still
+    ranges = lesion_shapes.Lesions(count=(1, 1), radius_mm=(3, 3), elongation=1.0, intensity=(400, 400))
+    arguments = ops.convert_to_tensor(source), ops.convert_to_tensor(allowed), 4, ranges, still
     image, moved, mask = (np.asarray(value) for value in synthesise_lesions(*arguments))
     plain, same = (np.asarray(value) for value in synthesise(ops.convert_to_tensor(source), 4, still))
     np.testing.assert_array_equal(moved, same)
@@ -158,7 +158,7 @@ def test_identity_augmentation_changes_nothing():
 def test_what_is_out_of_the_field_of_view_is_dark_background():
     cut = Recipe(shape=SHAPE, acquisition=acquisition.Acquisition(cut=1.0, cut_part=0.4))
     (image, moved), (_, whole) = (synthesise(ops.convert_to_tensor(anatomy()), 3, recipe) for recipe in (cut, RECIPE))
-    image, moved, whole = (np.asarray(one) for one in (image, moved, whole))
+    image, moved, whole = (np.asarray(values) for values in (image, moved, whole))
     box = np.nonzero(image[..., 0])
     inside = np.zeros(SHAPE, bool)
     inside[tuple(slice(places.min(), places.max() + 1) for places in box)] = True

@@ -53,13 +53,11 @@ def test_every_inversion_brings_the_contrast_back(inversion, tolerance):
         "threshold": ops.convert_to_tensor(0.1), "smoothness_mm2": ops.convert_to_tensor(0.003),
         "blur": ops.zeros((3,)),
     }  # fmt: skip
-    found = np.array(susceptibility.apply(brain, params, CLEAN))
+    chi = np.array(susceptibility.apply(brain, params, CLEAN))
     means = np.array(params["means_ppm"])
     true = means[INDEX["left_putamen"]] - means[INDEX["left_white"]]
     assert true > 0.03
-    measured = (
-        found[brain == INDEX["left_putamen"]].mean() - found[(brain == INDEX["left_white"]) & (found != 0)].mean()
-    )
+    measured = chi[brain == INDEX["left_putamen"]].mean() - chi[(brain == INDEX["left_white"]) & (chi != 0)].mean()
     assert measured == pytest.approx(true, rel=tolerance)
 
 
@@ -67,19 +65,19 @@ def test_every_inversion_brings_the_contrast_back(inversion, tolerance):
 def test_reference_is_zero_and_air_is_exactly_zero(to_fluid):
     brain = blocks((28, 36, 24))
     params = susceptibility.draw(5, brain.shape, CLEAN) | {"to_fluid": ops.convert_to_tensor(to_fluid)}
-    found = np.array(susceptibility.apply(brain, params, CLEAN))
-    inside = found != 0
+    chi = np.array(susceptibility.apply(brain, params, CLEAN))
+    inside = chi != 0
     assert not inside[brain == 0].any() or inside[brain == 0].mean() < 0.02  # the smoothed mask rounds corners
-    assert not found[0].any() and not found[..., -1].any()
+    assert not chi[0].any() and not chi[..., -1].any()
     part = inside & (brain == INDEX["left_ventricle"]) if to_fluid else inside
-    assert abs(found[part].mean()) < 2e-4
+    assert abs(chi[part].mean()) < 2e-4
 
 
 def test_noise_is_of_the_drawn_size_and_a_seed_is_a_sample():
     brain = np.full((16, 20, 24), INDEX["left_white"], np.int32)
     quiet = susceptibility.draw(1, brain.shape, CLEAN) | {"inversion": ops.convert_to_tensor(2)}
     loud = quiet | {"direct_noise_ppm": ops.convert_to_tensor(0.02), "blur": ops.zeros((3,))}
-    first, second = (np.array(susceptibility.apply(brain, one, CLEAN)) for one in (loud, loud))
+    first, second = (np.array(susceptibility.apply(brain, params, CLEAN)) for params in (loud, loud))
     np.testing.assert_array_equal(first, second)
     inside = first != 0
     assert first[inside].std() == pytest.approx(0.02, rel=0.08)

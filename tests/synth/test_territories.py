@@ -17,9 +17,9 @@ def held_out():
         pytest.skip(f"{error}")
 
 
-def share(anatomy, found, structure, names):
+def share(anatomy, zones, structure, names):
     """Of a structure on the left, the share that lies in some territories of the left."""
-    here = found[anatomy.labels == sides(structure)[0]]
+    here = zones[anatomy.labels == sides(structure)[0]]
     return np.isin(here, [territories.TERRITORIES[name] for name in names]).mean()
 
 
@@ -30,12 +30,12 @@ def test_structures_lie_in_their_arteries_territories(held_out):
 
 
 def test_both_sides_are_about_equal_and_all_tissue_belongs_to_one(held_out):
-    anatomy, found = held_out
-    volumes = np.bincount(found.ravel(), minlength=31)
+    anatomy, zones = held_out
+    volumes = np.bincount(zones.ravel(), minlength=31)
     left, right = volumes[1:30:2], volumes[2:31:2]
     assert (np.abs(left - right) < 0.25 * (left + right)).all() and left.min() > 1000
-    assert (found[np.isin(anatomy.labels, [*sides("cortex"), *sides("white")])] > 0).all()
-    assert not found[np.isin(anatomy.labels, [*sides("csf"), *sides("ventricle")])].any()
+    assert (zones[np.isin(anatomy.labels, [*sides("cortex"), *sides("white")])] > 0).all()
+    assert not zones[np.isin(anatomy.labels, [*sides("csf"), *sides("ventricle")])].any()
 
 
 def test_a_patch_is_scaled_about_as_its_whole_scan_would_be(held_out):

@@ -31,8 +31,8 @@ def test_a_bank_holds_what_kernels_and_lead_field_say(small):
     scaled = field.columns / np.abs(field.matrix).max()
     assert small.field[0, :64] == pytest.approx(scaled, abs=1e-3)
     covariance = small.colour[0] @ small.colour[0].T
-    wanted = np.pad(scaled @ scaled.T, ((0, 64), (0, 64)))
-    assert covariance == pytest.approx(wanted * 64 / np.trace(wanted), abs=1e-4)
+    expected = np.pad(scaled @ scaled.T, ((0, 64), (0, 64)))
+    assert covariance == pytest.approx(expected * 64 / np.trace(expected), abs=1e-4)
     assert small.spread.sum(-1) == pytest.approx(np.ones((2, grid.NUM_PLACES)), abs=1e-5)
 
 
@@ -42,8 +42,8 @@ def test_montages_are_well_spread_and_lose_channels():
         names = bank.scattered(count, draw)
         rows = [head_surfaces.electrode_names().index(name) for name in names]
         places = head_surfaces.head().electrodes_mm[rows]
-        apart = np.linalg.norm(places[:, None] - places[None], axis=-1) + 1e3 * np.eye(count)
-        assert len(set(names)) == count and apart.min() > 150 / np.sqrt(count) / 2
+        distances = np.linalg.norm(places[:, None] - places[None], axis=-1) + 1e3 * np.eye(count)
+        assert len(set(names)) == count and distances.min() > 150 / np.sqrt(count) / 2
     sizes = [len(bank._draw_names(draw, 0, 1)) for _ in range(30)]
     assert min(sizes) < 64 == max(sizes) and min(sizes) >= 58
     assert len(bank.montage_names("standard_1020")) == 19
@@ -104,11 +104,11 @@ def test_potentials_alone_are_spread_without_physics(small):
 @pytest.mark.slow
 def test_a_small_set_comes_back_and_cubes_are_for_training_alone(small):
     small_task = task.TASK.replace(batch_size=2, sample_arguments={"examples": 2, "target": "dilated", "sbl_steps": ()})
-    found = [np.asarray(y) for _, y in batches.synthetic(small_task, split="train", seed=0, stop=4)]
-    assert np.array_equal(found[0], found[2]) and np.array_equal(found[1], found[3])
-    assert not np.array_equal(found[0], found[1])
+    targets = [np.asarray(y) for _, y in batches.synthetic(small_task, split="train", seed=0, stop=4)]
+    assert np.array_equal(targets[0], targets[2]) and np.array_equal(targets[1], targets[3])
+    assert not np.array_equal(targets[0], targets[1])
     (validation,) = [np.asarray(y) for _, y in batches.synthetic(small_task, split="validation", seed=0, stop=1)]
-    levels = [len(np.unique(one[..., 0].round(7))) for one in (found[0], validation)]
+    levels = [len(np.unique(target[..., 0].round(7))) for target in (targets[0], validation)]
     assert levels[0] <= 40 < levels[1]  # cubes have few values, bumps many
 
 

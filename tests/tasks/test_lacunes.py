@@ -55,10 +55,10 @@ def test_every_term_of_the_page_is_there_and_gives_its_own_loss():
     for name, (function, options) in lacunes.TERMS.items():
         extra = {"bounds_voxels": (1.0, 5.0)} if name == "size" else {}
         extra |= {"weight": place} if name == "location" else {}
-        chosen = lacunes.loss(bounds_voxels=(1.0, 5.0), **{name: 2.0})
+        weighted = lacunes.loss(bounds_voxels=(1.0, 5.0), **{name: 2.0})
         target = tf.concat([y, place], -1) if name == "location" else y
         direct = function(y, logits, **{**options, **extra})
-        np.testing.assert_allclose(chosen(target, logits), 2.0 * np.ravel(direct)[0], rtol=1e-5)
+        np.testing.assert_allclose(weighted(target, logits), 2.0 * np.ravel(direct)[0], rtol=1e-5)
     assert {function for function, _ in lacunes.TERMS.values()} >= {
         losses.binary_cross_entropy, losses.two_class_dice, losses.size_penalty, losses.component_penalty,
         losses.location_penalty, losses.boundary, losses.blob, losses.focal, losses.tversky,
@@ -167,8 +167,8 @@ def test_test_scans_are_whole_and_serve_as_a_data_set(tmp_path):
 
 
 def test_the_card_says_one_logit_and_where_location_comes_from():
-    told = {"source": "synthetic", "seed": 0, "steps": 1}
-    card = model_card.describe(small(location_channels=True), told, {"seconds": 1.0})
+    settings = {"source": "synthetic", "seed": 0, "steps": 1}
+    card = model_card.describe(small(location_channels=True), settings, {"seconds": 1.0})
     assert card.arguments["num_classes"] == 1 and card.output.labels[0].name == "lacune"
     assert [channel.name for channel in card.input.channels][3:] == list(lacunes.LOCATION)
     assert "30 mm" in card.input.channels[-1].intensity

@@ -34,10 +34,10 @@ def test_labels_are_sided_freesurfers_and_every_tissue_is_brain():
 
 
 def test_one_network_a_structure_and_two_channels():
-    one = task.variant("resunet", labels=["hippocampus"])
-    assert one.model_name == "resunet.qsm_nuclei_hippocampus"
-    assert dict(one.data.labels) == {0: ("background", 0), 1: ("left_hippocampus", 17), 2: ("right_hippocampus", 53)}
-    assert task.class_table(dict(one.data.labels))[scheme.INDEX["left_cortex"]] == 0
+    single = task.variant("resunet", labels=["hippocampus"])
+    assert single.model_name == "resunet.qsm_nuclei_hippocampus"
+    assert dict(single.data.labels) == {0: ("background", 0), 1: ("left_hippocampus", 17), 2: ("right_hippocampus", 53)}
+    assert task.class_table(dict(single.data.labels))[scheme.INDEX["left_cortex"]] == 0
     two = task.variant(second=True)
     assert two.data.channels == ("Chimap", "T1w") and two.model_name == "unet3d.qsm_nuclei_t1w"
     only_mask = task.variant(labels=["brain"])
@@ -74,8 +74,8 @@ def test_samples_are_functions_of_their_seed(monkeypatch, second):
     monkeypatch.setattr(task, "brains", lambda: (brain[None], np.zeros((1, 3), np.float32)))
     monkeypatch.setattr(task, "ANYWHERE_MM", (2.0, 2.0, 2.0))
     monkeypatch.setattr(task, "JITTER_MM", (2.0, 2.0, 2.0))
-    chosen = task.variant(second=second).replace(patch=(16, 16, 16))
-    sample = task.synthesis(chosen, "train")
+    small = task.variant(second=second).replace(patch=(16, 16, 16))
+    sample = task.synthesis(small, "train")
     seeds = [np.array(seed) for seed in ([0, 1], [0, 1], [0, 2])]
     (image, classes), (again, _), (other, _) = (sample(seed) for seed in seeds)
     image = np.asarray(image)
@@ -83,7 +83,7 @@ def test_samples_are_functions_of_their_seed(monkeypatch, second):
     np.testing.assert_array_equal(image, again)
     assert np.abs(image - np.asarray(other)).max() > 0.01
     assert np.abs(image[..., 0]).max() <= 1
-    names = {chosen.data.labels[value][0] for value in np.unique(classes)}
+    names = {small.data.labels[value][0] for value in np.unique(classes)}
     assert names <= {"background", "brain", "left_putamen", "right_putamen", "left_red_nucleus", "right_red_nucleus"}
     if second:
         assert image[..., 1].min() == 0 and 0.1 < image[..., 1].max() <= 1

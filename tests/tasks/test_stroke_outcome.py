@@ -54,10 +54,10 @@ def test_the_loss_is_the_sources_by_hand_and_padding_does_not_count():
     logit = np.array([2.0, -1.0, 0.5, 7.0], np.float32)
     p = 1 / (1 + np.exp(-logit[:3]))
     y = np.array([1.0, 0.0, 1.0])
-    wanted = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)) - 2 * (y * p).sum() / (y.sum() + p.sum())
+    expected = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)) - 2 * (y * p).sum() / (y.sum() + p.sum())
     logits = np.stack([np.zeros(4), logit], -1).reshape(1, 4, 1, 1, 2).astype(np.float32)
     labels = np.array([[1, 1], [0, 1], [1, 1], [1, 0]], np.int32).reshape(1, 4, 1, 1, 2)
-    assert float(stroke.loss(epsilon=0.0)(labels, logits)) == pytest.approx(wanted, abs=1e-6)
+    assert float(stroke.loss(epsilon=0.0)(labels, logits)) == pytest.approx(expected, abs=1e-6)
     entropy = float(stroke.loss(dice=0.0)(labels, logits))
     assert entropy == pytest.approx(float(binary_cross_entropy(labels[:, :3, ..., :1], logits[:, :3])[0]), abs=1e-6)
 
@@ -129,7 +129,7 @@ def test_a_bad_table_names_the_case_and_the_value(native):
 
 def test_the_card_tells_the_tabular_inputs():
     card = model_card.describe(stroke.TASK, {"source": "synthetic", "seed": 0, "steps": 1}, {"seconds": 60.0})
-    assert [one.name for one in card.input.tabular] == ["time_to_reperfusion_h", "tici", "age", "nihss"]
+    assert [field.name for field in card.input.tabular] == ["time_to_reperfusion_h", "tici", "age", "nihss"]
     assert card.arguments["conditioning"] == 8 and card.input.spacing_mm is None and card.training.synthetic
     assert card.input.tabular[1].grades["2b"] == 0.7
 
@@ -152,7 +152,7 @@ def test_both_published_forms_build():
     narrow = {"filters": (2, 4, 8)}
     for form in (stroke.MONTEIRO, stroke.PAPER):
         model = network.build(stroke.TASK.replace(arguments={**form, **narrow}), 1)
-        assert [one.shape[-1] for one in model.inputs] == [6, 8]
+        assert [tensor.shape[-1] for tensor in model.inputs] == [6, 8]
 
 
 OPTIONS = fit.TrainOptions(steps=25, precision="float32")

@@ -87,8 +87,8 @@ def model_folder(tmp_path_factory):
         divisor=(4, 4, 2),
         preprocessing=(Step("z_score", {"mask": "nonzero"}),),
     )
-    given = dataclasses.replace(made.input, tabular=TABULAR)
-    made = dataclasses.replace(made, name=NAME, builder="vnet", arguments=arguments, input=given)
+    card_input = dataclasses.replace(made.input, tabular=TABULAR)
+    made = dataclasses.replace(made, name=NAME, builder="vnet", arguments=arguments, input=card_input)
     network = zoo.load("vnet", **arguments)
     draw = np.random.default_rng(1)
     for weight in network.weights:
@@ -103,16 +103,16 @@ def voxels(path):
 
 
 def maps(tree, number):
-    found = next(case for case in fitting(tree, CHANNELS) if case.id == f"training_{number}")
-    return dict(found.channels)
+    training_case = next(case for case in fitting(tree, CHANNELS) if case.id == f"training_{number}")
+    return dict(training_case.channels)
 
 
 def test_the_raw_series_is_left_out_and_every_case_has_six_maps(tree):
-    found = cases(tree)
-    assert [case.id for case in found] == IDS
-    assert all(len(case.channels) == 6 and "4DPWI" not in str(case.files) for case in found)
+    listed = cases(tree)
+    assert [case.id for case in listed] == IDS
+    assert all(len(case.channels) == 6 and "4DPWI" not in str(case.files) for case in listed)
     assert nibabel.load(next((tree / "training_1").glob("*4DPWI*/*.nii"))).shape == (*GRIDS[1], 1, 3)
-    assert found[0].tabular["time_to_reperfusion_h"] == 2.25 and "tici" not in found[3].tabular
+    assert listed[0].tabular["time_to_reperfusion_h"] == 2.25 and "tici" not in listed[3].tabular
 
 
 def test_a_cohort_comes_back_on_its_own_grids_under_its_own_values(tree, model_folder, tmp_path):
@@ -120,11 +120,11 @@ def test_a_cohort_comes_back_on_its_own_grids_under_its_own_values(tree, model_f
     report = predict_many(model_folder / NAME, fitting(tree, CHANNELS), tmp_path, settings=settings)
     assert list(report.done) == ["training_1", "training_2", "training_48"]
     assert re.search(r"There is no brain in .*ADC.*: no channel", str(report.failed["training_4"]))
-    given = {1: {"time_to_reperfusion_h": 2.25, "tici": "2b"}, 2: {"time_to_reperfusion_h": 4, "tici": "3"}, 48: {}}
-    for number, values in given.items():
-        found = nibabel.load(report.done[f"training_{number}"])
-        assert found.shape == (*GRIDS[number], 2)
-        np.testing.assert_allclose(found.affine, affine(number), atol=1e-5)
+    tabular = {1: {"time_to_reperfusion_h": 2.25, "tici": "2b"}, 2: {"time_to_reperfusion_h": 4, "tici": "3"}, 48: {}}
+    for number, values in tabular.items():
+        image = nibabel.load(report.done[f"training_{number}"])
+        assert image.shape == (*GRIDS[number], 2)
+        np.testing.assert_allclose(image.affine, affine(number), atol=1e-5)
         predicted = zoo.predict(model_folder / NAME, maps(tree, number), tabular=values, settings=settings)
         np.testing.assert_array_equal(voxels(report.done[f"training_{number}"]), np.asanyarray(predicted.dataobj))
     other = zoo.predict(model_folder / NAME, maps(tree, 1), settings=settings)
@@ -166,19 +166,19 @@ BAD = {
 @pytest.mark.parametrize("what", BAD)
 def test_bad_arguments_are_one_line_and_code_2(tree, zoo_command, what):
     places, tabular, *messages = BAD[what]
-    given = list(maps(tree, 1).items())
-    done = zoo_command("predict", NAME, *(f"{given[k][0]}={given[k][1]}" for k in places), "--tabular", tabular)
+    channels = list(maps(tree, 1).items())
+    done = zoo_command("predict", NAME, *(f"{channels[k][0]}={channels[k][1]}" for k in places), "--tabular", tabular)
     assert done.exit_code == 2 and done.stderr.count("\n") == 1
     assert all(message in done.stderr for message in messages), done.stderr
 
 
 def test_channels_on_two_grids_are_refused_with_the_difference(tree, zoo_command, tmp_path):
-    given = maps(tree, 1)
+    channels = maps(tree, 1)
     moved = affine(1)
     moved[0, 3] += 1.7
-    nibabel.save(nibabel.Nifti1Image(voxels(given["TTP"]), moved), tmp_path / "TTP.nii")
+    nibabel.save(nibabel.Nifti1Image(voxels(channels["TTP"]), moved), tmp_path / "TTP.nii")
     done = zoo_command(
-        "predict", NAME, *(f"{name}={path}" for name, path in {**given, "TTP": tmp_path / "TTP.nii"}.items())
+        "predict", NAME, *(f"{name}={path}" for name, path in {**channels, "TTP": tmp_path / "TTP.nii"}.items())
     )
     assert done.exit_code == 1 and done.stderr.count("\n") == 1
     assert "'TTP' and 'ADC' lie on different grids: the same voxel is up to 1.70 mm apart" in done.stderr
@@ -193,19 +193,19 @@ def test_evaluation_measures_the_good_cases_and_names_the_bad(tree, model_folder
         lesions=("infarct",),
         preprocessing=({"name": "z_score", "mask": "nonzero"},),
     )
-    found = zoo.evaluate(task, model_folder / NAME, tree, out=tmp_path, settings=Settings(overlap=0.0))
-    assert list(found.scores) == ["training_1", "training_48"]
+    evaluation = zoo.evaluate(task, model_folder / NAME, tree, out=tmp_path, settings=Settings(overlap=0.0))
+    assert list(evaluation.scores) == ["training_1", "training_48"]
     assert (
         "holds the value 255 beside 0 (700 voxels), and 1 is expected. Divide a mask of 0 and 255 by 255"
-        in found.failed["training_2"]
+        in evaluation.failed["training_2"]
     )
-    assert "There is no brain" in found.failed["training_4"]
+    assert "There is no brain" in evaluation.failed["training_4"]
     truth = voxels(next((tree / "training_48").glob("*.OT.*/*.nii")))
     predicted = voxels(tmp_path / "predictions" / "training_48.nii.gz")
     overlap = 2 * (truth * predicted).sum() / (truth.sum() + predicted.sum())
-    assert found.scores["training_48"][1]["dice"] == pytest.approx(overlap)
+    assert evaluation.scores["training_48"][1]["dice"] == pytest.approx(overlap)
     pieces, num_pieces = ndimage.label(predicted, np.ones((3, 3, 3)))
-    scores = found.scores["training_48"][1]
+    scores = evaluation.scores["training_48"][1]
     hits = np.unique(pieces[truth > 0])
     assert scores["lesion_lesions"] == 1 and scores["lesion_sensitivity"] == float(overlap > 0)
     assert scores["lesion_false_positives"] == num_pieces - (hits > 0).sum()

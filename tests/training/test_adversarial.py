@@ -80,16 +80,16 @@ def test_the_gradient_penalty_of_a_linear_critic_is_exact(length):
     weights *= length / np.linalg.norm(weights)
     real, fake = np.random.default_rng(1).normal(size=(2, 5, 2, 3, 4)).astype(np.float32)
     linear = lambda x: tf.matmul(tf.reshape(x, (5, 24)), weights)  # noqa: E731
-    found = gradient_penalty(linear, tf.constant(real), tf.constant(fake), np.full((5, 1, 1, 1), 0.3, np.float32))
-    assert float(found) == pytest.approx((length - 1) ** 2, abs=3e-6)
+    penalty = gradient_penalty(linear, tf.constant(real), tf.constant(fake), np.full((5, 1, 1, 1), 0.3, np.float32))
+    assert float(penalty) == pytest.approx((length - 1) ** 2, abs=3e-6)
 
 
 def test_the_gradient_penalty_looks_between_real_and_fake():
     real, fake = np.full((2, 3), 1.0, np.float32), np.full((2, 3), 3.0, np.float32)
     square = lambda x: tf.reduce_sum(x**2, axis=1, keepdims=True) / 2  # noqa: E731 - the slope is x itself
     mix = np.array([[0.0], [0.5]], np.float32)
-    found = gradient_penalty(square, tf.constant(real), tf.constant(fake), mix)
-    assert float(found) == pytest.approx(np.mean([(np.sqrt(3) - 1) ** 2, (2 * np.sqrt(3) - 1) ** 2]), rel=1e-5)
+    penalty = gradient_penalty(square, tf.constant(real), tf.constant(fake), mix)
+    assert float(penalty) == pytest.approx(np.mean([(np.sqrt(3) - 1) ** 2, (2 * np.sqrt(3) - 1) ** 2]), rel=1e-5)
 
 
 def test_a_penalty_needs_critics_in_float32():
@@ -123,7 +123,7 @@ def test_holes_have_their_size_and_some_patches_have_none():
     assert 0.25 < (sums == 0).mean() < 0.75
     first = {tuple(np.argwhere(mask[..., 0]).min(0)) for mask in masks[sums > 0]}
     last = [np.argwhere(mask[..., 0]).max(0) - np.argwhere(mask[..., 0]).min(0) for mask in masks[sums > 0]]
-    assert len(first) > 10 and all(tuple(one) == (3, 5, 7) for one in last)
+    assert len(first) > 10 and all(tuple(size) == (3, 5, 7) for size in last)
     with pytest.raises(ValueError, match=r"fit into the patch of \(8, 12, 16\), got \(9, 1, 1\)"):
         adversarial.ContextualGan(untrained(), adversarial.Setting(hole=(9, 1, 1)))
 
@@ -164,8 +164,8 @@ def test_a_patch_without_a_hole_is_shown_as_generated():
     patch, filled = np.zeros((2, 4, 4, 4, 1), np.float32), np.ones((2, 4, 4, 4, 1), np.float32)
     hole = np.zeros_like(patch)
     hole[0, :2] = 1
-    found = np.asarray(complete(patch, filled, hole))
-    assert found[0, :2].all() and not found[0, 2:].any() and found[1].all()
+    shown = np.asarray(complete(patch, filled, hole))
+    assert shown[0, :2].all() and not shown[0, 2:].any() and shown[1].all()
 
 
 def test_a_step_moves_every_part_and_each_loss_only_its_own():
@@ -196,8 +196,8 @@ def test_the_terms_of_the_loss_by_hand():
     hole[:, :4, :6, :8] = 1
     filled[hole > 0] = 0.5
     code = np.array([[3.0, 4.0], [4.0, -3.0]], np.float32)
-    found = model._terms(*map(tf.constant, (patch, filled, hole, code)))
-    assert {name: round(float(value), 5) for name, value in found.items()} == {
+    terms = model._terms(*map(tf.constant, (patch, filled, hole, code)))
+    assert {name: round(float(value), 5) for name, value in terms.items()} == {
         "masked": 0.5,
         "visible": 2.0,
         "cosine": 1.0,
@@ -217,8 +217,8 @@ def test_all_optimisers_and_the_average_are_kept_so_that_going_on_equals_never_h
     assert any("average" in key for key in keys if key.startswith("generator"))
     for each in (model, other):
         each.train_step(data)
-    for (key, one), two in zip(keys.items(), checkpoint.variables(other).values(), strict=True):
-        np.testing.assert_array_equal(np.array(one), np.array(two), err_msg=key)
+    for (key, variable), two in zip(keys.items(), checkpoint.variables(other).values(), strict=True):
+        np.testing.assert_array_equal(np.array(variable), np.array(two), err_msg=key)
 
 
 def test_noise_is_coarse_of_its_sd_and_on_tissue_alone():
@@ -232,8 +232,8 @@ def test_noise_is_coarse_of_its_sd_and_on_tissue_alone():
     model = adversarial.AutoEncoder(gans.network("f_anogan"), noise=0.5, cell=4, seed=1)
     images = gans.images()
     images[:, :3] = 0
-    found = np.asarray(model.add_noise(tf.constant(images)))
-    assert not found[:, :3].any() and (found[:, 3:] != images[:, 3:]).mean() > 0.99
+    noisy = np.asarray(model.add_noise(tf.constant(images)))
+    assert not noisy[:, :3].any() and (noisy[:, 3:] != images[:, 3:]).mean() > 0.99
 
 
 def test_an_auto_encoder_learns_and_tells_its_psnr():
@@ -243,10 +243,10 @@ def test_an_auto_encoder_learns_and_tells_its_psnr():
     images = tf.constant((smooth * np.array([1, 2, 3, 4.0])[:, None, None, None, None]).astype(np.float32))
     losses = [float(model.train_on_batch(images, images, return_dict=True)["loss"]) for _ in range(25)]
     assert losses[-1] < 0.75 * losses[0]  # both are means since the beginning
-    found = model.test_step((images, images))
+    metrics = model.test_step((images, images))
     error = np.mean((np.asarray(model.restore(images)) - images) ** 2)
     span = float(np.ptp(images))
-    assert float(found["psnr"]) == pytest.approx(10 * np.log10(span**2 / error), rel=1e-3)
+    assert float(metrics["psnr"]) == pytest.approx(10 * np.log10(span**2 / error), rel=1e-3)
 
 
 def test_fakes_that_are_all_alike_stop_the_training():

@@ -40,9 +40,9 @@ def wait_for_step(out, step, seconds=120):
 def test_two_synchronous_workers_equal_one_on_the_joined_batch(tmp_path):
     assert launch(tmp_path / "two", 1, workers=2) == 0
     subprocess.run([sys.executable, MEMBER, str(tmp_path / "one"), "2"], check=True, capture_output=True)
-    two, one = (weights(tmp_path / run / fit.LAST) for run in ("two", "one"))
-    for key in one:
-        np.testing.assert_allclose(two[key], one[key], atol=2e-5, err_msg=key)
+    two, single = (weights(tmp_path / run / fit.LAST) for run in ("two", "one"))
+    for key in single:
+        np.testing.assert_allclose(two[key], single[key], atol=2e-5, err_msg=key)
     assert (tmp_path / "two" / "unet3d.ball" / "card.json").exists()
 
 
@@ -100,9 +100,9 @@ def test_synchronous_workers_start_again_together_and_end_as_if_none_had_died(tm
     assert len(started) == 4  # both, twice
     assert run_folder.read_log(out / "log.csv")[-1]["step"] == 50
     subprocess.run([sys.executable, MEMBER, str(tmp_path / "one"), "2"], check=True, capture_output=True)
-    two, one = weights(out / fit.LAST), weights(tmp_path / "one" / fit.LAST)
-    for key in one:
-        np.testing.assert_allclose(two[key], one[key], atol=2e-5, err_msg=key)
+    two, single = weights(out / fit.LAST), weights(tmp_path / "one" / fit.LAST)
+    for key in single:
+        np.testing.assert_allclose(two[key], single[key], atol=2e-5, err_msg=key)
 
 
 SPEC = {"worker": ["a:1", "b:1"], "ps": ["c:1"], "chief": ["d:1"]}

@@ -62,9 +62,9 @@ def test_the_ensemble_is_the_mean_of_the_folds(validated, data):
     ensemble = cross_validation.Ensemble.of(out, TASK)
     scan = data / "sub-1" / "T1w.nii.gz"
     mean = np.mean([np.asanyarray(member(scan).dataobj) for member in ensemble.members], axis=0)
-    found = ensemble(scan)
-    np.testing.assert_array_equal(np.asanyarray(found.dataobj), 7 * (mean.argmax(-1) == 1))
-    np.testing.assert_array_equal(found.affine, nibabel.load(scan).affine)
+    averaged = ensemble(scan)
+    np.testing.assert_array_equal(np.asanyarray(averaged.dataobj), 7 * (mean.argmax(-1) == 1))
+    np.testing.assert_array_equal(averaged.affine, nibabel.load(scan).affine)
 
 
 def test_refusals(tmp_path):

@@ -44,8 +44,8 @@ def wait_for_step(out, step):
 
 
 def test_a_run_learns_and_tells_what_it_needs(trained_ball):
-    out, told = trained_ball
-    assert "60 steps of" in told and "GiB of memory" in told
+    out, printed = trained_ball
+    assert "60 steps of" in printed and "GiB of memory" in printed
     rows = run_folder.read_log(out / "log.csv")
     assert [row["step"] for row in rows] == [20, 40, 60]
     assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
@@ -60,8 +60,10 @@ def test_a_run_starts_from_the_weights_of_another(trained_ball, tmp_path):
     fit.train(task, "synthetic", start, steps=1, start_from=out)
     fresh = network.build(task, 1).get_weights()
     reached, trained = (zoo.load(run / "unet3d.ball").get_weights() for run in (start, out))
-    far, apart = (max(np.abs(a - b).max() for a, b in zip(some, trained, strict=True)) for some in (reached, fresh))
-    assert far < 0.3 * apart
+    far, change_from_fresh = (
+        max(np.abs(a - b).max() for a, b in zip(some, trained, strict=True)) for some in (reached, fresh)
+    )
+    assert far < 0.3 * change_from_fresh
     with pytest.raises(ValueError, match=r"start_from was .*run', now None"):
         fit.train(task, "synthetic", start, steps=1)
     with pytest.raises(ValueError, match="does not fit"):
@@ -75,8 +77,8 @@ def test_a_state_fits_whatever_else_the_process_has_built(trained_ball):
     for model in restored:
         assert checkpoint.restore(model, out / fit.LAST)["step"] == 60
         checkpoint.restore_weights(model, out / fit.BEST)
-    for one, other in zip(*(model.get_weights() for model in restored), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for first, other in zip(*(model.get_weights() for model in restored), strict=True):
+        np.testing.assert_array_equal(first, other)
     with pytest.raises(ValueError, match="another network or optimiser"):
         checkpoint.restore(network.build(BALL.replace(optimizer={"name": "sgd"}), 60), out / fit.LAST)
 
@@ -234,7 +236,7 @@ def test_a_segmentation_that_names_no_metric_has_the_dice_that_it_is_chosen_by()
     model = network.build(BALL.replace(metrics=list, monitor="dice"), 60)
     images = np.random.default_rng(0).random((1, 16, 24, 32, 1), np.float32)
     labels = (images > 0.5).astype(np.int32)
-    found = model.evaluate(images, labels, verbose=0, return_dict=True)
-    chosen, truth = model.predict(images, verbose=0).argmax(-1) == 1, labels[..., 0] == 1
-    assert found["dice"] == pytest.approx(2 * (chosen & truth).sum() / (chosen.sum() + truth.sum()), abs=1e-6)
+    metrics = model.evaluate(images, labels, verbose=0, return_dict=True)
+    predicted, truth = model.predict(images, verbose=0).argmax(-1) == 1, labels[..., 0] == 1
+    assert metrics["dice"] == pytest.approx(2 * (predicted & truth).sum() / (predicted.sum() + truth.sum()), abs=1e-6)
     assert "dice" not in network.build(BALL, 60).evaluate(images, labels, verbose=0, return_dict=True)

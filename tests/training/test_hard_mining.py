@@ -53,10 +53,10 @@ class Bright:
 
 def test_the_worst_samples_are_those_with_the_mimic():
     sample = synthesis(TASK, "train")
-    found = hard_mining.hard_numbers(
+    numbers = hard_mining.hard_numbers(
         Bright(), Mining(num=2), lambda number: sample(tf.constant([0, number])), list(range(8))
     )
-    assert len(found) == 2 and all(number % 3 == 0 for number in found)
+    assert len(numbers) == 2 and all(number % 3 == 0 for number in numbers)
 
 
 def test_a_share_of_the_numbers_comes_back_to_what_is_hard():
@@ -109,8 +109,8 @@ def test_a_run_that_goes_on_mines_what_a_run_in_one_piece_mines(tmp_path):
     train(tmp_path / "whole")
     written = sorted(path.name for path in (tmp_path / "whole" / "hard").iterdir())
     assert written == ["0000025.json", "0000050.json"]
-    found = json.loads((tmp_path / "whole" / "hard" / "0000025.json").read_text())
-    assert 0 < len(found) <= 4 and all(number < 25 for number in found)
+    mined = json.loads((tmp_path / "whole" / "hard" / "0000025.json").read_text())
+    assert 0 < len(mined) <= 4 and all(number < 25 for number in mined)
     with pytest.raises(Interrupted):
         train(tmp_path / "parts", [Stop(30)])
     train(tmp_path / "parts")
@@ -150,7 +150,7 @@ def test_real_cases_give_places_of_false_positives(tmp_path, monkeypatch):
     network = keras.Sequential([keras.Input((None, None, None, 3)), keras.layers.Conv3D(1, 1)])
     network.set_weights([np.full((1, 1, 1, 3, 1), 1.0), np.array([-7.0])])
     network = keras.Model(network.inputs, network.outputs)
-    found = hard_mining.hard_places(network, Mining(num=100), cache, (8, 8, 8))
-    (places,) = found.values()
+    mined = hard_mining.hard_places(network, Mining(num=100), cache, (8, 8, 8))
+    (places,) = mined.values()
     assert {tuple(place) for place in places} == {(x, y, z) for x in (8, 9) for y in (8, 9) for z in (8, 9)}
-    assert json.loads(json.dumps(found)) == found
+    assert json.loads(json.dumps(mined)) == mined

@@ -24,13 +24,13 @@ def network():
 
 
 def test_coarse_voxels_are_means_of_cubes_about_the_centre():
-    one = volume()
-    found = coarse_context.coarse(one, 2, (8, 12, 14))
+    fine = volume()
+    result = coarse_context.coarse(fine, 2, (8, 12, 14))
     padded = np.zeros((16, 24, 28, 1), np.float32)
-    padded[:, :23, 1:27] = one[2:18]
-    wanted = [[[padded[2 * i : 2 * i + 2, 2 * j : 2 * j + 2, 2 * k : 2 * k + 2, 0].mean() for k in range(14)]
+    padded[:, :23, 1:27] = fine[2:18]
+    expected = [[[padded[2 * i : 2 * i + 2, 2 * j : 2 * j + 2, 2 * k : 2 * k + 2, 0].mean() for k in range(14)]
                for j in range(12)] for i in range(8)]  # fmt: skip
-    np.testing.assert_allclose(found[..., 0], wanted, atol=1e-6)
+    np.testing.assert_allclose(result[..., 0], expected, atol=1e-6)
 
 
 def test_a_patch_pasted_where_it_was_cut_changes_nothing_on_a_ramp():
@@ -60,8 +60,8 @@ def test_batches_are_cut_where_they_say_and_neighbours_share_a_place():
         box = tuple(slice(first, first + size) for first, size in zip(start, gans.PATCH, strict=True))
         person = [number for number in range(3) if np.array_equal(images[number][box].astype(np.float32), patch[n])]
         assert len(person) == 1
-        wanted = coarse_context.coarse(images[person[0]], 2, gans.CONTEXT)
-        np.testing.assert_allclose(context[n], wanted, atol=2e-3)
+        expected = coarse_context.coarse(images[person[0]], 2, gans.CONTEXT)
+        np.testing.assert_allclose(context[n], expected, atol=2e-3)
     np.testing.assert_array_equal(position[0::2], position[1::2])
     assert all((patch[n] != patch[n + 1]).any() for n in (0, 2, 4))
     with pytest.raises(ValueError, match="its size is even .* got 3 patches of 3 people"):
@@ -76,67 +76,67 @@ def test_batches_are_the_same_when_compiled():
     sample = coarse_context.sampler(
         images, np.ones(VOLUME, bool), size=4, patch=gans.PATCH, ratio=2, shape=gans.CONTEXT
     )
-    eager, compiled = (one(tf.constant([0, 3])) for one in (sample, tf.function(sample, jit_compile=True)))
+    eager, compiled = (draw(tf.constant([0, 3])) for draw in (sample, tf.function(sample, jit_compile=True)))
     keras.tree.map_structure(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), eager, compiled)
 
 
 @pytest.mark.parametrize("sight", [Visibility(), Visibility(context=False)])
 def test_codes_are_those_of_single_patches(network, sight):
-    reader, one = Reader(network, (4, 6, 8), sight=sight, batch_size=4), volume(1)
+    reader, image = Reader(network, (4, 6, 8), sight=sight, batch_size=4), volume(1)
     places = np.array([[10, 11, 12], [0, 0, 0], [19, 22, 25], [4, 6, 8], [5, 6, 8]])
     seen = []
-    found = reader.codes(one, places, progress=lambda done, every: seen.append((done, every)))
-    padded = np.pad(one, [(16, 16)] * 3 + [(0, 0)])
-    context = coarse_context.coarse(one, 2, gans.CONTEXT)[None] * sight.context
-    for place, code in zip(places, found, strict=True):
+    codes = reader.codes(image, places, progress=lambda done, every: seen.append((done, every)))
+    padded = np.pad(image, [(16, 16)] * 3 + [(0, 0)])
+    context = coarse_context.coarse(image, 2, gans.CONTEXT)[None] * sight.context
+    for place, code in zip(places, codes, strict=True):
         box = tuple(slice(p + 16 - n // 2, p + 16 - n // 2 + n) for p, n in zip(place, gans.PATCH, strict=True))
-        given = np.concatenate([padded[box], np.zeros((*gans.PATCH, 1), np.float32)], axis=-1)[None]
-        np.testing.assert_allclose(network.get_layer("encoder")([given, context])[0], code, atol=1e-5)
+        inputs = np.concatenate([padded[box], np.zeros((*gans.PATCH, 1), np.float32)], axis=-1)[None]
+        np.testing.assert_allclose(network.get_layer("encoder")([inputs, context])[0], code, atol=1e-5)
     assert seen == [(4, 5), (5, 5)]
     region = np.zeros(VOLUME, bool)
     region[9, 12, 3] = region[9, 12, 4] = True
-    grid = reader.on_grid(one, region, 3)
+    grid = reader.on_grid(image, region, 3)
     assert grid.shape == (7, 8, 9, gans.CODE)
     assert np.argwhere(np.any(grid != 0, axis=-1)).tolist() == [[3, 4, 1]]
-    np.testing.assert_allclose(grid[3, 4, 1], reader.codes(one, np.array([[9, 12, 3]]))[0], atol=1e-6)
+    np.testing.assert_allclose(grid[3, 4, 1], reader.codes(image, np.array([[9, 12, 3]]))[0], atol=1e-6)
 
 
 def test_residuals_of_one_hole_are_those_of_its_patch(network):
-    reader, one = Reader(network, (4, 6, 8), batch_size=2), volume(2)
+    reader, image = Reader(network, (4, 6, 8), batch_size=2), volume(2)
     inside = np.zeros(VOLUME, bool)
     inside[9, 7, 9] = True  # in the hole that begins at (8, 6, 8)
     corner = np.array([8, 6, 8]) - [2, 3, 4]
-    patch = one[6:14, 3:15, 4:20][None]
-    context = coarse_context.coarse(one, 2, gans.CONTEXT)[None]
+    patch = image[6:14, 3:15, 4:20][None]
+    context = coarse_context.coarse(image, 2, gans.CONTEXT)[None]
     position = coarse_context.positions(corner, gans.PATCH, VOLUME, 2, gans.CONTEXT)[None].astype(np.float32)
     hole = np.zeros((1, *gans.PATCH, 1), np.float32)
     hole[:, 2:6, 3:9, 4:12] = 1
     around = tf.constant(context), tf.constant(position)
     filled, _ = fill(network, tf.constant(patch), around, tf.constant(hole))
     done = complete(tf.constant(patch), filled, tf.constant(hole))
-    apart = []
+    distances = []
     for name, real, fake in (
         ("critic_local", patch, done),
         ("critic_global", *(network.get_layer("paste")([each, *around]) for each in (tf.constant(patch), done))),
     ):
         critic = network.get_layer(name)
         features = keras.Model(critic.input, critic.get_layer(f"{name}_features").output)
-        apart.append(np.abs(np.asarray(features(real)) - np.asarray(features(fake))).mean())
-    wanted = np.abs(patch - filled)[0, 3, 4, 5, 0] + 2.0 * np.mean(apart)
-    found = reader.residuals(one, inside, shifts=1, kappa=2.0)
-    assert found[9, 7, 9] == pytest.approx(wanted, rel=1e-4) and (found != 0).sum() == 1
+        distances.append(np.abs(np.asarray(features(real)) - np.asarray(features(fake))).mean())
+    expected = np.abs(patch - filled)[0, 3, 4, 5, 0] + 2.0 * np.mean(distances)
+    residuals = reader.residuals(image, inside, shifts=1, kappa=2.0)
+    assert residuals[9, 7, 9] == pytest.approx(expected, rel=1e-4) and (residuals != 0).sum() == 1
 
 
 def test_every_voxel_gets_a_score_from_every_grid_and_a_spot_stands_out(network):
-    reader, one = Reader(network, (4, 6, 8), batch_size=16), 0.1 * volume(3)
-    one[9:11, 10:13, 11:14] += 9.0
+    reader, image = Reader(network, (4, 6, 8), batch_size=16), 0.1 * volume(3)
+    image[9:11, 10:13, 11:14] += 9.0
     inside = np.ones(VOLUME, bool)
-    found = reader.residuals(one, inside, shifts=8, kappa=0.0)
-    assert (found > 0).mean() > 0.99
-    assert found[9:11, 10:13, 11:14].mean() > 5 * np.median(found)
+    residuals = reader.residuals(image, inside, shifts=8, kappa=0.0)
+    assert (residuals > 0).mean() > 0.99
+    assert residuals[9:11, 10:13, 11:14].mean() > 5 * np.median(residuals)
     np.testing.assert_array_equal(grid_shifts(8, (4, 6, 8))[[0, 1, 7]], [[0, 0, 0], [0, 0, 4], [2, 3, 4]])
     assert len({tuple(shift) for shift in grid_shifts(30, (16, 16, 16))}) == 30
     with pytest.raises(ValueError, match="a voxel inside and a shift, got 0 and 8"):
-        reader.residuals(one, np.zeros(VOLUME, bool))
+        reader.residuals(image, np.zeros(VOLUME, bool))
     with pytest.raises(ValueError, match=r"in the middle of the patch of \(8, 12, 16\).* got \(3, 6, 8\)"):
         Reader(network, (3, 6, 8))

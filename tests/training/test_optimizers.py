@@ -21,16 +21,16 @@ def test_warmup_rises_linearly():
 
 
 def test_nnunet_is_nesterov_sgd():
-    chosen = optimizers.optimizer({"name": "nnunet"}, steps=100)
-    assert isinstance(chosen, keras.optimizers.SGD)
-    assert chosen.nesterov and chosen.momentum == 0.99 and chosen.global_clipnorm == 12.0
+    sgd = optimizers.optimizer({"name": "nnunet"}, steps=100)
+    assert isinstance(sgd, keras.optimizers.SGD)
+    assert sgd.nesterov and sgd.momentum == 0.99 and sgd.global_clipnorm == 12.0
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "Adadelta", "RMSprop", "SGD"])
 def test_every_optimizer_by_name(name):
-    chosen = optimizers.optimizer({"name": name.lower(), "learning_rate": 0.1}, steps=1)
-    assert type(chosen) is getattr(keras.optimizers, name)
-    assert float(chosen.learning_rate) == pytest.approx(0.1)
+    built = optimizers.optimizer({"name": name.lower(), "learning_rate": 0.1}, steps=1)
+    assert type(built) is getattr(keras.optimizers, name)
+    assert float(built.learning_rate) == pytest.approx(0.1)
 
 
 def test_unknown_choices_name_the_nearest():

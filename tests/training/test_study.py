@@ -108,17 +108,17 @@ def test_equal_seeds_train_equal_networks_and_averaging_changes_them(samples):
         study.train_on(SMALL, samples, seed=3, precision="float32", averaged=averaged).get_weights()
         for averaged in (False, False, True)
     )
-    for one, two in zip(first, again, strict=True):
-        np.testing.assert_array_equal(one, two)
-    assert any(np.any(one != two) for one, two in zip(first, averaged, strict=True))
+    for weight, two in zip(first, again, strict=True):
+        np.testing.assert_array_equal(weight, two)
+    assert any(np.any(weight != two) for weight, two in zip(first, averaged, strict=True))
 
 
 def test_a_network_goes_on_from_another(samples):
     task = SMALL.replace(optimizer={"name": "sgd", "learning_rate": 0.0})
     first = study.train_on(task, samples[:1], seed=0, precision="float32", averaged=False)
     second = study.train_on(task, samples[:1], seed=9, precision="float32", start=first, averaged=False)
-    for one, two in zip(first.trainable_variables, second.trainable_variables, strict=True):
-        np.testing.assert_array_equal(one, two)
+    for variable, two in zip(first.trainable_variables, second.trainable_variables, strict=True):
+        np.testing.assert_array_equal(variable, two)
     share = np.mean([labels for _, labels in samples[:1]])
     bias = np.asarray(first.get_layer("logits").bias)
     assert bias[1] - bias[0] == pytest.approx(np.log(share / (1 - share)), abs=1e-5)

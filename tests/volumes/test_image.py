@@ -121,15 +121,15 @@ def test_one_form_alone_gives_the_affine_and_is_kept(tmp_path, form):
     assert_same_geometry(nibabel.load(tmp_path / "in.nii"), nibabel.load(tmp_path / "out.nii"))
 
 
-def assert_same_geometry(one, other):
-    assert np.array_equal(one.affine, other.affine)
+def assert_same_geometry(first, other):
+    assert np.array_equal(first.affine, other.affine)
     for form in ("get_sform", "get_qform"):
-        (a, code), (b, other_code) = getattr(one, form)(coded=True), getattr(other, form)(coded=True)
+        (a, code), (b, other_code) = getattr(first, form)(coded=True), getattr(other, form)(coded=True)
         assert code == other_code
         assert (a is None and b is None) or np.array_equal(a, b)
-    assert one.header.get_zooms()[:3] == other.header.get_zooms()[:3]
-    assert one.header["xyzt_units"] == other.header["xyzt_units"]
-    assert one.header["pixdim"][0] == other.header["pixdim"][0]
+    assert first.header.get_zooms()[:3] == other.header.get_zooms()[:3]
+    assert first.header["xyzt_units"] == other.header["xyzt_units"]
+    assert first.header["pixdim"][0] == other.header["pixdim"][0]
 
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
@@ -174,13 +174,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
 def test_the_same_image_gives_the_same_bytes(tmp_path):
     like = nibabel.Nifti1Image(values_of(), affine_of())
-    one = images.write(tmp_path / "one.nii.gz", values_of(), like)
+    first = images.write(tmp_path / "one.nii.gz", values_of(), like)
     two = images.write(tmp_path / "two.nii.gz", values_of(), like)
-    assert one.read_bytes() == two.read_bytes()
+    assert first.read_bytes() == two.read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("given_dtype", "asked", "stored"),
+    ("given_dtype", "dtype", "stored"),
     [
         (bool, None, np.uint8),
         (np.float16, None, np.float32),
@@ -190,10 +190,10 @@ def test_the_same_image_gives_the_same_bytes(tmp_path):
         (np.float32, "uint8", np.uint8),
     ],
 )
-def test_stored_types(tmp_path, given_dtype, asked, stored):
+def test_stored_types(tmp_path, given_dtype, dtype, stored):
     values = (np.arange(np.prod(SHAPE)) % 2).reshape(SHAPE).astype(given_dtype)
     like = nibabel.Nifti1Image(values_of(), affine_of())
-    written = nibabel.load(images.write(tmp_path / "a.nii.gz", values, like, dtype=asked))
+    written = nibabel.load(images.write(tmp_path / "a.nii.gz", values, like, dtype=dtype))
     assert written.get_data_dtype() == stored
     assert np.array_equal(written.get_fdata(), values)
 
@@ -221,9 +221,9 @@ def test_writing_refuses(tmp_path):
 
 
 def test_four_dimensions(tmp_path):
-    one = saved(tmp_path / "one.nii", values_of((*SHAPE, 1)))
-    assert images.read(one).shape == SHAPE
-    assert np.array_equal(images.array(images.read(one)), values_of((*SHAPE, 1))[..., 0])
+    single = saved(tmp_path / "one.nii", values_of((*SHAPE, 1)))
+    assert images.read(single).shape == SHAPE
+    assert np.array_equal(images.array(images.read(single)), values_of((*SHAPE, 1))[..., 0])
     assert images.read(saved(tmp_path / "three.nii"), ndim=4).shape == (*SHAPE, 1)
     assert images.read(saved(tmp_path / "vector.nii", values_of((*SHAPE, 1, 3))[..., :1])).shape == SHAPE
     many = saved(tmp_path / "many.nii", values_of((4, 6, 8, 3)))

@@ -69,8 +69,8 @@ def test_the_maximum_step_is_that_of_the_head_without_spikes_and_from_its_own_ai
     np.testing.assert_allclose(usual, clean / clean.max(), rtol=1e-6)
     hot = clean.copy()
     hot[1, 2, 3] = hot[9, 9, 9] = 1e6
-    apart = np.abs(measure(hot, [{"name": "maximum"}]).apply(hot) * 1.5 - usual)
-    assert np.sort(apart.ravel())[-3] < 0.01  # a factor of 1.5, wherever the spikes are
+    difference = np.abs(measure(hot, [{"name": "maximum"}]).apply(hot) * 1.5 - usual)
+    assert np.sort(difference.ravel())[-3] < 0.01  # a factor of 1.5, wherever the spikes are
     low = np.where(clean == 0, -1000.0, clean)
     shifted = measure(low, [{"name": "maximum"}]).apply(low)
     np.testing.assert_allclose(shifted, (low + 1000) / (low.max() + 1000), rtol=1e-6)

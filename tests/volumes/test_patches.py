@@ -113,8 +113,8 @@ def test_padding_is_undone_by_its_slices(shape, divisor, least, channels):
     padded, inside = pad_to(volume, divisor, min_shape=least, value=-7)
     assert np.array_equal(padded[inside], volume)
     assert padded.dtype == np.float32
-    for n, m, d, wanted in zip(shape, padded.shape, divisor, least, strict=False):
-        assert m % d == 0 and m >= wanted and m < max(n, wanted) + d
+    for n, m, d, smallest in zip(shape, padded.shape, divisor, least, strict=False):
+        assert m % d == 0 and m >= smallest and m < max(n, smallest) + d
     assert np.isclose((padded == -7).sum(), padded.size - volume.size)
 
 

@@ -65,21 +65,21 @@ def test_a_mask_lies_on_its_scan_with_its_origin_beside_it(run, root, out, model
     assert done.exit_code == 0, done.stderr
     assert done.stdout == f"3 done, 0 kept, 0 failed: {out}/logs/{LABEL}_shard-1of1.tsv\n"
     result = out / "sub-02" / "anat" / f"sub-02_{LABEL}_mask.nii.gz"
-    wanted = zoo.predict(LESION_MODEL, root / "sub-02/anat/sub-02_T1w.nii.gz")
-    found = nibabel.load(result)
-    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(wanted.dataobj) == 7)
-    np.testing.assert_array_equal(found.affine, np.diag([1.0, 1.5, 2.0, 1.0]))
-    told = json.loads(result.with_name(f"sub-02_{LABEL}_mask.json").read_text())
-    assert told["Type"] == "Lesion" and told["SpacingMm"] == [1, 1.5, 2]
-    assert told["Sources"] == ["bids:raw:sub-02/anat/sub-02_T1w.nii.gz"]
+    expected = zoo.predict(LESION_MODEL, root / "sub-02/anat/sub-02_T1w.nii.gz")
+    image = nibabel.load(result)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), np.asarray(expected.dataobj) == 7)
+    np.testing.assert_array_equal(image.affine, np.diag([1.0, 1.5, 2.0, 1.0]))
+    record = json.loads(result.with_name(f"sub-02_{LABEL}_mask.json").read_text())
+    assert record["Type"] == "Lesion" and record["SpacingMm"] == [1, 1.5, 2]
+    assert record["Sources"] == ["bids:raw:sub-02/anat/sub-02_T1w.nii.gz"]
     weights = zoo.card(LESION_MODEL).weights.sha256
-    assert list(told["Model"].values())[:3] == [LESION_MODEL, "1.0.0", weights]
-    (scan,) = told["Inputs"].values()
+    assert list(record["Model"].values())[:3] == [LESION_MODEL, "1.0.0", weights]
+    (scan,) = record["Inputs"].values()
     content = (root / "sub-02/anat/sub-02_T1w.nii.gz").read_bytes()
-    assert (scan["File"], scan["Bytes"]) == (told["Sources"][0], len(content))
-    assert scan["Sha256"] == hashlib.sha256(content).hexdigest() and told["Warnings"] == []
+    assert (scan["File"], scan["Bytes"]) == (record["Sources"][0], len(content))
+    assert scan["Sha256"] == hashlib.sha256(content).hexdigest() and record["Warnings"] == []
     (row,) = rows_of(result.parent / f"sub-02_{LABEL}_volumes.tsv")
-    voxels = int((np.asarray(wanted.dataobj) == 7).sum())
+    voxels = int((np.asarray(expected.dataobj) == 7).sum())
     assert (row["structure"], int(row["num_voxels"]), row["asymmetry_percent"]) == ("lesion", voxels, "n/a")
     assert float(row["volume_ml"]) == pytest.approx(voxels * 0.003, abs=1e-4)
     about = json.loads((out / "dataset_description.json").read_text())
@@ -137,8 +137,8 @@ def test_the_warnings_of_a_case_are_on_stderr_in_its_json_file_and_in_the_log(ru
         assert [line.split(": ")[1:3] for line in lines] == [["warning", "sub-01"], ["warning", "sub-02"]]
         assert all("which side is left is a guess" in line for line in lines)
         for subject, row in zip(("01", "02"), json.loads(done.stdout), strict=True):
-            told = json.loads((out / f"sub-{subject}/anat/sub-{subject}_{LABEL}_mask.json").read_text())
-            assert told["Warnings"] == row["warnings"] and len(row["warnings"]) == 1
+            record = json.loads((out / f"sub-{subject}/anat/sub-{subject}_{LABEL}_mask.json").read_text())
+            assert record["Warnings"] == row["warnings"] and len(row["warnings"]) == 1
         assert ["left is a guess" in row["warnings"] for row in log(out)] == [True, True]
 
 
@@ -168,13 +168,13 @@ def test_label_maps_have_a_table_of_names_and_models_share_a_folder(run, root, o
     labels = np.unique(np.asarray(nibabel.load(out / f"sub-02/anat/sub-02_{named}_dseg.nii.gz").dataobj))
     assert set(labels) <= {0, 17, 53}
     assert nibabel.load(out / f"sub-01/anat/sub-01_{named}_probseg.nii.gz").shape == (12, 14, 16, 3)
-    told = json.loads((out / f"sub-01/anat/sub-01_{named}_probseg.json").read_text())
-    assert told["LabelMap"] == ["background", "left", "right"]
+    record = json.loads((out / f"sub-01/anat/sub-01_{named}_probseg.json").read_text())
+    assert record["LabelMap"] == ["background", "left", "right"]
     assert (out / f"sub-01/anat/sub-01_{LABEL}_mask.nii.gz").is_file()
     assert not (out / "sub-03").exists()
     makers = json.loads((out / "dataset_description.json").read_text())["GeneratedBy"]
     assert [maker["Description"] for maker in makers] == [
-        f"zoo bids --model {one}" for one in (LESION_MODEL, STRUCTURE_MODEL)
+        f"zoo bids --model {model}" for model in (LESION_MODEL, STRUCTURE_MODEL)
     ]
     assert [line.split("\t")[0] for line in (out / "participants.tsv").read_text().splitlines()[1:]] == [
         "sub-01",
@@ -190,9 +190,9 @@ def test_several_channels_and_an_age_from_the_table(run, root, out):
     (root / "participants.tsv").write_text(rows)
     assert statuses(run("--json", model=PAIR_MODEL)) == {"sub-01": "done", "sub-02": "done", "sub-03": "failed"}
     files = {"T1": root / "sub-01/anat/sub-01_T1w.nii.gz", "FLAIR": root / "sub-01/anat/sub-01_acq-x_FLAIR.nii.gz"}
-    wanted = zoo.predict(PAIR_MODEL, files, tabular={"age": 51})
-    found = nibabel.load(out / "sub-01/anat/sub-01_desc-zooUnet3dToyPair_mask.nii.gz")
-    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(wanted.dataobj) == 7)
+    expected = zoo.predict(PAIR_MODEL, files, tabular={"age": 51})
+    image = nibabel.load(out / "sub-01/anat/sub-01_desc-zooUnet3dToyPair_mask.nii.gz")
+    np.testing.assert_array_equal(np.asarray(image.dataobj), np.asarray(expected.dataobj) == 7)
     sides = [json.loads(next(out.glob(f"sub-0{n}/anat/*_mask.json")).read_text())["Tabular"] for n in (1, 2)]
     assert sides == [{"age": 51}, {}]
     (root / "participants.tsv").write_text(rows.replace("51", "59"))
@@ -200,7 +200,7 @@ def test_several_channels_and_an_age_from_the_table(run, root, out):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--shard", "3"], "--shard is K/N, as 2/8; got '3'."),
         (["--shard", "3/2"], "got 3/2"),
@@ -208,19 +208,19 @@ def test_several_channels_and_an_age_from_the_table(run, root, out):
         (["--pattern", "T1w"], "--pattern is CHANNEL=NAME"),
     ],
 )
-def test_bad_arguments_are_told_in_one_line(run, out, words, told):
+def test_bad_arguments_are_told_in_one_line(run, out, words, message):
     done = run(*words)
-    assert done.exit_code == 2 and told in done.stderr and done.stderr.count("\n") == 1
+    assert done.exit_code == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not out.exists()
 
 
 def test_another_level_and_no_bids_data_set_are_refused(zoo_command, root, tmp_path):
-    for words, told in (
+    for words, message in (
         ([root, tmp_path / "o", "group"], "no level of analysis 'group'"),
         ([tmp_path, tmp_path / "o", "participant"], "is no BIDS data set"),
     ):
         done = zoo_command("bids", *words, "--model", LESION_MODEL)
-        assert done.exit_code == 2 and told in done.stderr
+        assert done.exit_code == 2 and message in done.stderr
 
 
 @pytest.mark.slow
@@ -232,14 +232,14 @@ def test_the_validator_accepts_what_is_written(run, root, out):
     for place in (out, root):
         if place == root:
             shutil.move(out, root / "derivatives" / "zoo")
-        told = subprocess.run([VALIDATOR, place, "--format", "json"], capture_output=True, text=True, check=False)
-        issues = json.loads(told.stdout)["issues"]["issues"]
-        told = {(issue["severity"], issue["code"], issue["location"].split("/")[-1]) for issue in issues}
+        outcome = subprocess.run([VALIDATOR, place, "--format", "json"], capture_output=True, text=True, check=False)
+        issues = json.loads(outcome.stdout)["issues"]["issues"]
+        outcome = {(issue["severity"], issue["code"], issue["location"].split("/")[-1]) for issue in issues}
         if place == out:
             advice = {("TOO_FEW_AUTHORS", "dataset_description.json"), ("SIDECAR_KEY_RECOMMENDED", "participants.tsv")}
             advice |= {("SIDECAR_KEY_RECOMMENDED", "desc-zooUnet3dToyParts_dseg.tsv")}
-            assert {issue[1:] for issue in told} == advice
-        assert "error" not in {severity for severity, _, _ in told}
+            assert {issue[1:] for issue in outcome} == advice
+        assert "error" not in {severity for severity, _, _ in outcome}
 
 
 def command(model_folder, root, out, *words):
@@ -322,10 +322,10 @@ def test_a_worker_that_is_killed_costs_its_own_case_only(model_folder, root, out
                     os.kill(child, signal.SIGKILL)
         time.sleep(1)
     printed, _ = process.communicate()
-    found = {row["case"]: (row["status"], row["error"]) for row in json.loads(printed)}
+    outcomes = {row["case"]: (row["status"], row["error"]) for row in json.loads(printed)}
     assert process.returncode == 1
-    assert [found[case][0] for case in sorted(found)] == ["done", "failed", "done"]
-    assert found["sub-02"][1].startswith("Its process was killed")
+    assert [outcomes[case][0] for case in sorted(outcomes)] == ["done", "failed", "done"]
+    assert outcomes["sub-02"][1].startswith("Its process was killed")
 
 
 def test_a_cluster_without_ray_is_told_what_to_install(run, monkeypatch):
@@ -341,8 +341,8 @@ def test_a_local_ray_cluster_does_the_same(model_folder, root, out, tmp_path):
     process = command(model_folder, root, out, "--address", "local", "--jobs", "2", "--json")
     printed, errors = process.communicate(timeout=280)
     assert process.returncode == 1, errors
-    found = {row["case"]: row["status"] for row in json.loads(printed)}
-    assert found == {"sub-01": "done", "sub-02": "failed", "sub-03": "done"}
+    outcomes = {row["case"]: row["status"] for row in json.loads(printed)}
+    assert outcomes == {"sub-01": "done", "sub-02": "failed", "sub-03": "done"}
     here = command(model_folder, root, tmp_path / "here", "--json")
     here.communicate(timeout=120)
     for name in (f"sub-{subject}/anat/sub-{subject}_{LABEL}_mask.nii.gz" for subject in ("01", "03")):

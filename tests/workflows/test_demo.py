@@ -26,26 +26,26 @@ def ran(tmp_path_factory):
 
 
 def test_the_mask_lies_on_the_grid_of_the_head(ran):
-    folder, told = ran
-    mask, head = nibabel.load(folder / told["mask"]), nibabel.load(zoo.sample("colin27"))
+    folder, printed = ran
+    mask, head = nibabel.load(folder / printed["mask"]), nibabel.load(zoo.sample("colin27"))
     assert mask.shape == head.shape
     np.testing.assert_array_equal(mask.affine, head.affine)
     assert set(np.unique(mask.dataobj)) == {0, 1}
 
 
 def test_volume_and_dice_are_counted_right(ran):
-    folder, told = ran
-    mask = np.asarray(nibabel.load(folder / told["mask"]).dataobj) > 0
+    folder, printed = ran
+    mask = np.asarray(nibabel.load(folder / printed["mask"]).dataobj) > 0
     truth = np.asarray(nibabel.load(zoo.sample("colin27_mask")).dataobj) > 0
-    assert told["volume_ml"] == pytest.approx(mask.sum() * 0.008)  # voxels of 2 x 2 x 2 mm
-    assert told["reference_ml"] == pytest.approx(truth.sum() * 0.008)
-    assert told["dice"] == pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
-    assert told["dice"] > 0.92
+    assert printed["volume_ml"] == pytest.approx(mask.sum() * 0.008)  # voxels of 2 x 2 x 2 mm
+    assert printed["reference_ml"] == pytest.approx(truth.sum() * 0.008)
+    assert printed["dice"] == pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
+    assert printed["dice"] > 0.92
 
 
 def test_the_picture_shows_three_planes(ran):
-    folder, told = ran
-    decoded = matplotlib.image.imread(folder / told["picture"])
+    folder, printed = ran
+    decoded = matplotlib.image.imread(folder / printed["picture"])
     assert decoded.shape[1] > 1200 and 1.5 < decoded.shape[1] / decoded.shape[0] < 4
     cyan = (decoded[..., 2] > 0.7) & (decoded[..., 0] < 0.2)
     yellow = (decoded[..., 0] > 0.9) & (decoded[..., 2] < 0.45)
@@ -54,13 +54,13 @@ def test_the_picture_shows_three_planes(ran):
 
 
 def test_structures_have_sides_and_a_picture_of_their_own(ran):
-    folder, told = ran
-    labels = np.asarray(nibabel.load(folder / told["labels"]).dataobj)
-    left, right, asymmetry = told["structures"]["thalamus"]
+    folder, printed = ran
+    labels = np.asarray(nibabel.load(folder / printed["labels"]).dataobj)
+    left, right, asymmetry = printed["structures"]["thalamus"]
     assert (left, right) == pytest.approx(((labels == 10).sum() * 0.008, (labels == 49).sum() * 0.008))
     assert asymmetry == pytest.approx(200 * (left - right) / (left + right))
-    assert len((folder / told["volumes"]).read_text().splitlines()) > 24
-    assert matplotlib.image.imread(folder / told["labels_picture"]).shape[1] > 1200
+    assert len((folder / printed["volumes"]).read_text().splitlines()) > 24
+    assert matplotlib.image.imread(folder / printed["labels_picture"]).shape[1] > 1200
 
 
 def test_without_matplotlib_all_but_the_picture_is_made(tmp_path, monkeypatch):

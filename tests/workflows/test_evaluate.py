@@ -64,43 +64,43 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(run, data):
+def evaluation(run, data):
     return zoo.evaluate(TASK, run, data)
 
 
-def test_a_right_network_scores_one_on_every_grid(found):
-    assert {case: scores[7]["dice"] for case, scores in found.scores.items()} == {"sub-00": 1.0, "sub-01": 1.0}
-    assert found.scores["sub-01"][7]["volume_ml"] == pytest.approx(0.25)
+def test_a_right_network_scores_one_on_every_grid(evaluation):
+    assert {case: scores[7]["dice"] for case, scores in evaluation.scores.items()} == {"sub-00": 1.0, "sub-01": 1.0}
+    assert evaluation.scores["sub-01"][7]["volume_ml"] == pytest.approx(0.25)
 
 
-def test_a_bad_case_is_named_and_the_rest_finish(found):
-    assert list(found.failed) == ["sub-02"] and "mm" in found.failed["sub-02"]
-    rows = list(csv.DictReader((found.folder / "cases.csv").read_text().splitlines()))
+def test_a_bad_case_is_named_and_the_rest_finish(evaluation):
+    assert list(evaluation.failed) == ["sub-02"] and "mm" in evaluation.failed["sub-02"]
+    rows = list(csv.DictReader((evaluation.folder / "cases.csv").read_text().splitlines()))
     assert [row["case"] for row in rows] == ["sub-00", "sub-01", "sub-02"] and rows[2]["error"]
-    summary = json.loads((found.folder / "summary.json").read_text())
+    summary = json.loads((evaluation.folder / "summary.json").read_text())
     assert summary["cases"] == 2 and "sub-02" in summary["failed"]
 
 
-def test_the_report_holds_everything(found):
-    page = (found.folder / "report.html").read_text()
+def test_the_report_holds_everything(evaluation):
+    page = (evaluation.folder / "report.html").read_text()
     for heading in ("Summary", "Distributions", "Calibration", "Every case and structure", "Left out", "Runtime"):
         assert f"<h2>{heading}</h2>" in page
     assert page.count("data:image/png;base64,") >= 3
 
 
-def test_an_interrupted_evaluation_goes_on(found, run, data, monkeypatch):
+def test_an_interrupted_evaluation_goes_on(evaluation, run, data, monkeypatch):
     def only_the_bad_one(_, case, path, lesions):
         assert case.id == "sub-02", f"{case.id} was measured again"
         raise ValueError("still bad")
 
     monkeypatch.setattr(evaluate, "_measure", only_the_bad_one)
     again = zoo.evaluate(TASK, run, data)
-    assert again.scores == found.scores
+    assert again.scores == evaluation.scores
 
 
-def test_scores_of_other_settings_or_files_are_measured_again(found, run, data, tmp_path, monkeypatch, capsys):
+def test_scores_of_other_settings_or_files_are_measured_again(evaluation, run, data, tmp_path, monkeypatch, capsys):
     out, own, measured = tmp_path / "evaluation", tmp_path / "data", []
-    shutil.copytree(found.folder, out)
+    shutil.copytree(evaluation.folder, out)
     shutil.copytree(data, own)
     shutil.rmtree(own / "sub-02")
 

@@ -83,8 +83,8 @@ def test_regions_on_another_grid_by_a_table_beside_them(tmp_path):
     affine[:3, 3] = at[:3] - 30  # the compact lesion lies in voxel 10
     places[10, 10, 10] = 2
     nibabel.save(nibabel.Nifti1Image(places, affine), tmp_path / "places.nii.gz")
-    found = zoo.lesions(threshold(), scan(), card=lesion_card(), regions=tmp_path / "places.nii.gz")
-    assert [row["region"] for row in found] == ["left_white", "outside"]
+    lesions = zoo.lesions(threshold(), scan(), card=lesion_card(), regions=tmp_path / "places.nii.gz")
+    assert [row["region"] for row in lesions] == ["left_white", "outside"]
     (tmp_path / "places.tsv").write_text("index\tname\n2\tthalamus\n")
     assert read_regions(tmp_path / "places.nii.gz").name_at(at[:3]) == "thalamus"
     assert read_regions(tmp_path / "places.nii.gz").name_at([1e4, 0, 0]) == "outside"
@@ -111,11 +111,11 @@ def test_a_cohort_goes_on_where_a_map_or_its_table_is_missing(tmp_path):
         scan(tmp_path / "scans" / f"{name}.nii.gz")
     (tmp_path / "scans" / "d.nii.gz").write_bytes(b"no scan")
     writer = LesionWriter(None, None)
-    given = {"card": lesion_card(), "writer": writer}
-    first = predict_many(threshold(), tmp_path / "scans", tmp_path / "out", **given)
+    options = {"card": lesion_card(), "writer": writer}
+    first = predict_many(threshold(), tmp_path / "scans", tmp_path / "out", **options)
     assert list(first.done) == ["a", "b", "c"] and list(first.failed) == ["d"]
     table_of(tmp_path / "out" / "b_test.nii.gz").unlink()
-    again = predict_many(threshold(), tmp_path / "scans", tmp_path / "out", **given)
+    again = predict_many(threshold(), tmp_path / "scans", tmp_path / "out", **options)
     assert list(again.done) == ["b"] and list(again.kept) == ["a", "c"]
     rows = read_lesions(table_of(tmp_path / "out" / "b_test.nii.gz"))
     assert [row["case"] for row in rows] == ["b_test", "b_test"] and float(rows[0]["volume_mm3"]) == BALL * 3
@@ -140,14 +140,14 @@ def test_the_command_writes_one_table_of_all_scans(zoo_command, tmp_path):
     beside = [read_lesions(tmp_path / "out" / f"{name}_tiny_lacunes_lesions.csv") for name in ("a", "b")]
     assert [row["case"] for row in rows] == ["a"] * len(beside[0]) + ["b"] * len(beside[1])
     assert [row["x_mm"] for row in rows] == [row["x_mm"] for part in beside for row in part]
-    one = zoo_command(
+    outcome = zoo_command(
         "predict", "unet3d.tiny_lacunes", paths[0], "--out", tmp_path / "x.nii.gz", "--lesions", tmp_path / "x.csv"
     )
-    assert one.exit_code == 0 and (tmp_path / "x.csv").read_text().startswith("case,lesion,label,x_mm")
+    assert outcome.exit_code == 0 and (tmp_path / "x.csv").read_text().startswith("case,lesion,label,x_mm")
 
 
 @pytest.mark.parametrize(
-    ("model", "words", "told"),
+    ("model", "words", "message"),
     [
         ("unet3d.tiny_lacunes", ["--regions", "x.nii"], "add --lesions"),
         ("unet3d.tiny_lacunes", ["--lesions", "x.csv", "--regions", "nowhere.nii"], "nowhere.nii"),
@@ -155,6 +155,6 @@ def test_the_command_writes_one_table_of_all_scans(zoo_command, tmp_path):
         ("unet3d.tiny_structures", ["--lesions", "x.csv"], "finds no lesions"),
     ],
 )
-def test_bad_arguments_are_named_with_code_2(zoo_command, tmp_path, model, words, told):
+def test_bad_arguments_are_named_with_code_2(zoo_command, tmp_path, model, words, message):
     done = zoo_command("predict", model, scan(tmp_path / "a.nii.gz"), "--out", tmp_path / "out", *words)
-    assert done.exit_code == 2 and told in done.output
+    assert done.exit_code == 2 and message in done.output

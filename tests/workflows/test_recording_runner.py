@@ -36,9 +36,9 @@ def calls(monkeypatch):
     """Stands in for the network: notes its arguments and finds one source, or none in the condition "noise"."""
     received = []
 
-    def locate_sources(recording, **given):
-        received.append({"recording": recording, **given})
-        return located(0 if given["condition"] == "noise" else 1)
+    def locate_sources(recording, **options):
+        received.append({"recording": recording, **options})
+        return located(0 if options["condition"] == "noise" else 1)
 
     monkeypatch.setattr(locate, "locate_sources", locate_sources)
     monkeypatch.setattr(recording_runner.card_file, "read", lambda folder: None)
@@ -62,9 +62,9 @@ def test_each_condition_is_located_by_itself_and_none_above_noise_is_a_result(ca
         "signal",
         "noise",
     ]
-    found, none = (result.as_dict() for result in results)
-    assert found["status"] == "located" and found["count"] == 1 and found["sources"][0]["strength_nam"] == 10.0
-    assert found["electrode_rms_mm"] == 5.5 and found["repairs"] == ["repaired."] and found["notes"] == ["noted."]
+    answer, none = (result.as_dict() for result in results)
+    assert answer["status"] == "located" and answer["count"] == 1 and answer["sources"][0]["strength_nam"] == 10.0
+    assert answer["electrode_rms_mm"] == 5.5 and answer["repairs"] == ["repaired."] and answer["notes"] == ["noted."]
     assert none["status"] == "no source above noise" and none["count"] == 0 and none["sources"] == []
     assert none["counts"] == [1, 0, 0, 0, 0, 0]
     assert sorted(file.name for file in (tmp_path / "out").glob("*.csv")) == [
@@ -120,7 +120,7 @@ def test_options_are_parsed():
 
 
 @pytest.mark.parametrize(
-    ("kind", "given", "message"),
+    ("kind", "options", "message"),
     [
         ("segmentation", {"count": 2}, "are for models that locate sources of EEG; unet3d.x gives segmentation"),
         ("segmentation", {"time": 0.0}, "are for models that locate sources"),
@@ -130,6 +130,6 @@ def test_options_are_parsed():
         ("sources", {"noise_cov": Path("none-cov.fif")}, "--noise-cov: there is no file 'none-cov.fif'"),
     ],
 )
-def test_options_that_cannot_be_are_refused(kind, given, message):
+def test_options_that_cannot_be_are_refused(kind, options, message):
     with pytest.raises(UsageError, match=message):
-        recording_options.parse_choices(card(kind), **NOTHING | given)
+        recording_options.parse_choices(card(kind), **NOTHING | options)

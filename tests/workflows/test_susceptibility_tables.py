@@ -74,11 +74,11 @@ def test_a_map_without_mask_is_refused_and_the_magnitude_gives_one(monkeypatch):
         maps.to_ppm(image)
     brain = np.zeros(chi.shape, np.uint8)
     brain[2:-2, 2:-2] = 1
-    asked = []
+    requests = []
 
     class Masker:
         def __init__(self, name):
-            asked.append(name)
+            requests.append(name)
 
         def __call__(self, magnitude):
             assert np.asanyarray(magnitude.dataobj).min() == 5
@@ -86,9 +86,9 @@ def test_a_map_without_mask_is_refused_and_the_magnitude_gives_one(monkeypatch):
 
     monkeypatch.setattr(maps, "Predictor", Masker)
     magnitude = nib.nifti1.Nifti1Image(np.full(chi.shape, 5, np.float32) + np.eye(10, 8, dtype=np.float32), np.eye(4))
-    found = np.asanyarray(maps.to_ppm(image, magnitude=magnitude).dataobj)
-    np.testing.assert_array_equal(found, chi * brain)
-    assert asked == ["unet3d.brain_mask"]
+    masked = np.asanyarray(maps.to_ppm(image, magnitude=magnitude).dataobj)
+    np.testing.assert_array_equal(masked, chi * brain)
+    assert requests == ["unet3d.brain_mask"]
     moved = nib.nifti1.Nifti1Image(np.asanyarray(magnitude.dataobj), np.diag([1, 1, 2, 1]))
     with pytest.raises(ValueError, match="magnitude"):
         maps.to_ppm(image, magnitude=moved)
@@ -111,11 +111,11 @@ def test_bids_maps_with_masks_among_the_derivatives(tmp_path):
         derived = tmp_path / "derivatives" / "nuclei" / f"sub-{subject}" / "anat"
         save(derived / f"sub-{subject}_space-orig_dseg.nii.gz", np.full((16, 18, 14), 11, np.int16))
         save(derived / f"sub-{subject}_desc-brain_mask.nii.gz", np.ones((16, 18, 14), np.uint8))
-    found = fitting(tmp_path, qsm_nuclei.TASK.data.channels, reader=qsm_nuclei.TASK.data.reader)
-    assert [case.id for case in found] == ["sub-01", "sub-02"]
-    assert [list(case.channels) for case in found] == [["Chimap"], ["Chimap"]]
-    assert found[0].channels["Chimap"].name == "sub-01_Chimap.nii.gz"
-    assert found[1].labels.name == "sub-02_space-orig_dseg.nii.gz"
+    cases = fitting(tmp_path, qsm_nuclei.TASK.data.channels, reader=qsm_nuclei.TASK.data.reader)
+    assert [case.id for case in cases] == ["sub-01", "sub-02"]
+    assert [list(case.channels) for case in cases] == [["Chimap"], ["Chimap"]]
+    assert cases[0].channels["Chimap"].name == "sub-01_Chimap.nii.gz"
+    assert cases[1].labels.name == "sub-02_space-orig_dseg.nii.gz"
 
 
 def test_maps_among_the_derivatives_and_folders_by_pattern(tmp_path):
@@ -126,8 +126,8 @@ def test_maps_among_the_derivatives_and_folders_by_pattern(tmp_path):
         save(tmp_path / "plain" / f"{number}_QSM.nii", a_map())
         save(tmp_path / "plain" / f"{number}_ROI.nii", np.zeros((16, 18, 14), np.uint8))
     patterns = {"Chimap": "{id}_QSM.nii", "labels": "{id}_ROI.nii"}
-    found = fitting(tmp_path / "plain", ("Chimap",), reader="folder", patterns=patterns)
-    assert [(case.id, case.labels.name) for case in found] == [(n, f"{n}_ROI.nii") for n in "123"]
+    cases = fitting(tmp_path / "plain", ("Chimap",), reader="folder", patterns=patterns)
+    assert [(case.id, case.labels.name) for case in cases] == [(n, f"{n}_ROI.nii") for n in "123"]
 
 
 def the_card():

@@ -60,22 +60,22 @@ def expected(hours, grade):
 
 def test_volumes_by_hand(tmp_path):
     grades = ("0", "2a", "2b", "3")
-    found = whatif(model(), tmax(), {"time_to_reperfusion_h": range(0, 13, 3), "tici": grades}, card=conditioned())
-    assert found.volumes_ml().shape == (5, 4)
+    sweep = whatif(model(), tmax(), {"time_to_reperfusion_h": range(0, 13, 3), "tici": grades}, card=conditioned())
+    assert sweep.volumes_ml().shape == (5, 4)
     by_hand = [[expected(hours, grade) for grade in range(4)] for hours in range(0, 13, 3)]
-    np.testing.assert_allclose(found.volumes_ml("lesion"), by_hand, rtol=1e-9)
-    assert found.rows[1] == {
+    np.testing.assert_allclose(sweep.volumes_ml("lesion"), by_hand, rtol=1e-9)
+    assert sweep.rows[1] == {
         "time_to_reperfusion_h": 0, "tici": "2a", "structure": "lesion", "num_voxels": 304, "volume_ml": expected(0, 1)
     }  # fmt: skip
 
 
 def test_files(tmp_path):
     sweep = {"tici": ["3", "0"], "time_to_reperfusion_h": [0, 6.5, None]}
-    found = whatif(model(), tmax(), sweep, tabular={"age": 71}, card=conditioned(), out=tmp_path / "new" / "out")
+    answer = whatif(model(), tmax(), sweep, tabular={"age": 71}, card=conditioned(), out=tmp_path / "new" / "out")
     rows = list(csv.DictReader((tmp_path / "new" / "out" / "whatif.csv").read_text().splitlines()))
     assert list(rows[0]) == ["tici", "time_to_reperfusion_h", "structure", "num_voxels", "volume_ml"]
     assert [row["time_to_reperfusion_h"] for row in rows] == ["0", "6.5", ""] * 2
-    assert float(rows[4]["volume_ml"]) == pytest.approx(expected(6.5, 0)) and found.fixed == {"age": 71}
+    assert float(rows[4]["volume_ml"]) == pytest.approx(expected(6.5, 0)) and answer.fixed == {"age": 71}
     picture = (tmp_path / "new" / "out" / "whatif.png").read_bytes()
     assert picture[:8] == b"\x89PNG\r\n\x1a\n" and len(picture) > 10_000
     assert len(list((tmp_path / "new" / "out").iterdir())) == 2
