@@ -42,10 +42,10 @@ def setting() -> tuple[classical.Problem, generator.Truth]:
     return classical.problem(lead_field().montage(names), head_surfaces.head()), generator.truth()
 
 
-def peaks(one: np.ndarray, num: int) -> np.ndarray:
+def peaks(source_map: np.ndarray, num: int) -> np.ndarray:
     """The largest places of a map, 25 mm apart; fewer where the map is zero elsewhere."""
-    chosen, mass = decode.peaks(one, num, ball_mm=0.0)
-    return grid.grid()[0][chosen[mass > 0]]
+    places, mass = decode.peaks(source_map, num, ball_mm=0.0)
+    return grid.grid()[0][places[mass > 0]]
 
 
 def of_topographies(problem: classical.Problem, cases: generator.TestSet) -> dict[str, Callable[[], np.ndarray]]:
@@ -58,31 +58,35 @@ def of_topographies(problem: classical.Problem, cases: generator.TestSet) -> dic
         return grid.from_box(maps).astype(float) ** 2
 
     def each(solve: Callable) -> np.ndarray:
-        return np.stack([solve(one, sd) for one, sd in pairs])
+        return np.stack([solve(topography, sd) for topography, sd in pairs])
 
-    found: dict[str, Callable[[], np.ndarray]] = {
+    methods: dict[str, Callable[[], np.ndarray]] = {
         name: functools.partial(classical.linear, problem, cases.topographies, name) for name in classical.LINEAR
     }
-    found["sLORETA, 3x3 blocks"] = sloreta
+    methods["sLORETA, 3x3 blocks"] = sloreta
     for name in classical.SPARSE:
-        found[name] = functools.partial(each, lambda one, sd, name=name: classical.sparse(problem, one, sd, name))
-    found["SBL, 40 steps"] = functools.partial(each, lambda one, sd: classical.sparse_bayes(field, one, sd))
-    return found
+        methods[name] = functools.partial(
+            each, lambda topography, sd, name=name: classical.sparse(problem, topography, sd, name)
+        )
+    methods["SBL, 40 steps"] = functools.partial(
+        each, lambda topography, sd: classical.sparse_bayes(field, topography, sd)
+    )
+    return methods
 
 
 def of_segments(problem: classical.Problem, cases: generator.TestSet) -> dict[str, Callable[[], list[np.ndarray]]]:
     """Method -> positions a case, for segments of uncorrelated sources."""
     parts = list(zip(cases.topographies, cases.noise_sd.tolist(), cases.num_sources.tolist(), strict=True))
     return {
-        "LCMV, 50 samples": lambda: [peaks(classical.lcmv(problem, one, sd), num) for one, sd, num in parts],
-        "RAP-MUSIC, 50 samples": lambda: [classical.rap_music(problem, one, sd, num) for one, sd, num in parts],
+        "LCMV, 50 samples": lambda: [peaks(classical.lcmv(problem, segment, sd), num) for segment, sd, num in parts],
+        "RAP-MUSIC, 50 samples": lambda: [classical.rap_music(problem, segment, sd, num) for segment, sd, num in parts],
     }
 
 
 def groups(cases: generator.TestSet) -> dict[str, np.ndarray]:
     """Name -> which cases."""
     depth, number = np.nanmean(cases.depth_mm, 1), cases.num_sources
-    found = {
+    members = {
         "all": np.ones(len(number), bool),
         "5 to 10 dB": cases.snr_db < 10,
         "10 to 15 dB": (cases.snr_db >= 10) & (cases.snr_db < 15),
@@ -91,17 +95,17 @@ def groups(cases: generator.TestSet) -> dict[str, np.ndarray]:
         "mean depth 30 mm or more": depth >= 30,
     }
     if len(np.unique(number)) > 1:
-        found |= {f"{num} sources": number == num for num in np.unique(number)}
-    return {name: chosen for name, chosen in found.items() if chosen.any()}
+        members |= {f"{num} sources": number == num for num in np.unique(number)}
+    return {name: inside for name, inside in members.items() if inside.any()}
 
 
-def row(cases: generator.TestSet, chosen: np.ndarray, found: list[np.ndarray], maps: np.ndarray | None) -> dict:
+def row(cases: generator.TestSet, inside: np.ndarray, sources: list[np.ndarray], maps: np.ndarray | None) -> dict:
     """The numbers of some cases."""
-    which = np.flatnonzero(chosen)
+    which = np.flatnonzero(inside)
     maps = None if maps is None or not maps[which].any(1).all() else maps[which]
     places = None if maps is None else grid.grid()[0].astype(float)
     got = source_localisation.summarise(
-        [found[k] for k in which], [cases.sources_mm[k] for k in which], maps=maps, places_mm=places
+        [sources[k] for k in which], [cases.sources_mm[k] for k in which], maps=maps, places_mm=places
     )
     tp, fp, fn = got.counts["one_to_one", 20.0]
     numbers = {
@@ -119,13 +123,15 @@ def measure(name: str, size: int) -> list[dict[str, Any]]:
     make = functools.partial(generator.make_set, name, truth, problem.field.names, seed=SEED, size=size)
     cases, rows = make(), []
 
-    def add(method: str, found: list[np.ndarray], maps: np.ndarray | None, of: generator.TestSet, begin: float) -> None:
-        seconds = round((time.perf_counter() - begin) / len(found), 3)
-        for group, chosen in groups(of).items():
+    def add(
+        method: str, sources: list[np.ndarray], maps: np.ndarray | None, of: generator.TestSet, begin: float
+    ) -> None:
+        seconds = round((time.perf_counter() - begin) / len(sources), 3)
+        for group, inside in groups(of).items():
             rows.append(
-                {"set": name, "group": group, "method": method, **row(of, chosen, found, maps), "seconds": seconds}
+                {"set": name, "group": group, "method": method, **row(of, inside, sources, maps), "seconds": seconds}
             )
-        print(json.dumps(next(one for one in reversed(rows) if one["group"] == "all")), flush=True)
+        print(json.dumps(next(line for line in reversed(rows) if line["group"] == "all")), flush=True)
 
     begin, draw = time.perf_counter(), np.random.default_rng(SEED)
     add(
@@ -136,15 +142,15 @@ def measure(name: str, size: int) -> list[dict[str, Any]]:
         begin,
     )
     begin = time.perf_counter()
-    chosen = [
-        grid.grid()[0][classical.alternating_projections(problem.field, one, int(k))]
-        for one, k in zip(cases.topographies, cases.num_sources, strict=True)
+    inside = [
+        grid.grid()[0][classical.alternating_projections(problem.field, line, int(k))]
+        for line, k in zip(cases.topographies, cases.num_sources, strict=True)
     ]
-    add("dipole scan" if name == "D1" else "alternating projections", chosen, None, cases, begin)
+    add("dipole scan" if name == "D1" else "alternating projections", inside, None, cases, begin)
     for method, solve in of_topographies(problem, cases).items():
         begin = time.perf_counter()
         maps = solve()
-        add(method, [peaks(one, int(k)) for one, k in zip(maps, cases.num_sources, strict=True)], maps, cases, begin)
+        add(method, [peaks(line, int(k)) for line, k in zip(maps, cases.num_sources, strict=True)], maps, cases, begin)
     segments = make(samples=SAMPLES)
     for method, locate in of_segments(problem, segments).items():
         begin = time.perf_counter()
@@ -163,10 +169,10 @@ def write(rows: list[dict[str, Any]], settings: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     content = {"what": "eeg_classical", "date": datetime.date.today().isoformat(), "settings": settings, "rows": rows}
     (RESULTS / "eeg_classical.json").write_text(json.dumps(content, indent=1) + "\n")
-    told = "; ".join(f"{key} {value}" for key, value in settings.items())
-    lines = ["# Classical EEG inverses", "", __doc__.split("\n\n")[1], "", f"Settings: {told}.", ""]
+    conditions = "; ".join(f"{key} {value}" for key, value in settings.items())
+    lines = ["# Classical EEG inverses", "", __doc__.split("\n\n")[1], "", f"Settings: {conditions}.", ""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(str(one.get(key, "")) for key in COLUMNS) + " |" for one in rows]
+    lines += ["| " + " | ".join(str(line.get(key, "")) for key in COLUMNS) + " |" for line in rows]
     (RESULTS / "eeg_classical.md").write_text("\n".join(lines) + "\n")
 
 
@@ -176,13 +182,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=40, help="cases a set")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--sets", nargs="+", default=list(generator.SETS), choices=list(generator.SETS))
-    asked = parser.parse_args()
+    options = parser.parse_args()
     setting()
-    with concurrent.futures.ProcessPoolExecutor(asked.processes) as pool:
-        parts = list(pool.map(measure, asked.sets, [asked.size] * len(asked.sets)))
-    rows = [one for part in parts for one in part]
-    rows.sort(key=lambda one: (one["group"] != "all", list(generator.SETS).index(one["set"]), one["group"]))
-    write(rows, {"cases a set": asked.size, "seed": SEED, "montage": MONTAGE, "noise": "white", "samples": SAMPLES})
+    with concurrent.futures.ProcessPoolExecutor(options.processes) as pool:
+        parts = list(pool.map(measure, options.sets, [options.size] * len(options.sets)))
+    rows = [line for part in parts for line in part]
+    rows.sort(key=lambda line: (line["group"] != "all", list(generator.SETS).index(line["set"]), line["group"]))
+    write(rows, {"cases a set": options.size, "seed": SEED, "montage": MONTAGE, "noise": "white", "samples": SAMPLES})
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ SHORT = {
 def searched(task: object, work: pathlib.Path) -> list[dict[str, str]]:
     """The trials of one network, the best first; the picture of importances goes to `docs`."""
     linear = {"channels": CHANNELS, "sample_arguments": {"sbl_steps": ()}, "preprocessing": ()}
-    chosen = task.replace(monitor="hit", batch_size=BATCH, validation_batches=8, **linear)
+    settings = task.replace(monitor="hit", batch_size=BATCH, validation_batches=8, **linear)
     out = work / f"search_{task.network.builder}"
-    search(chosen, "synthetic", out, space=eeg_sources.SEARCH, trials=TRIALS, options=TrainOptions(steps=STEPS))
+    search(settings, "synthetic", out, space=eeg_sources.SEARCH, trials=TRIALS, options=TrainOptions(steps=STEPS))
     if (out / IMPORTANCE).exists():
         shutil.copyfile(out / IMPORTANCE, DOCS / f"eeg_search_{task.network.builder}.png")
     with open(out / TABLE, newline="") as file:

@@ -50,7 +50,7 @@ SOURCE_STEPS = 150
 
 
 @dataclasses.dataclass
-class Found:
+class Answer:
     """What one method made of a set: places a case, and maps where it has them."""
 
     places: list[np.ndarray]
@@ -58,76 +58,85 @@ class Found:
     seconds: float = 0.0
 
 
-def of_maps(maps: np.ndarray, counts: np.ndarray) -> Found:
+def of_maps(maps: np.ndarray, counts: np.ndarray) -> Answer:
     """The largest places of a map, 25 mm apart."""
     positions = grid.grid()[0]
-    return Found([positions[decode.peaks(one, k, ball_mm=0.0)[0]] for one, k in zip(maps, counts, strict=True)], maps)
+    return Answer(
+        [positions[decode.peaks(source_map, k, ball_mm=0.0)[0]] for source_map, k in zip(maps, counts, strict=True)],
+        maps,
+    )
 
 
-def classical_methods(field: LeadField, head: head_surfaces.Head) -> dict[str, Callable[[generator.TestSet], Found]]:
+def classical_methods(field: LeadField, head: head_surfaces.Head) -> dict[str, Callable[[generator.TestSet], Answer]]:
     """Name -> method; each takes a set and is told the numbers of sources."""
     problem = functools.cache(lambda: classical.problem(field, head))
     own = kernels(field)
 
-    def linear(method: str, cases: generator.TestSet) -> Found:
+    def linear(method: str, cases: generator.TestSet) -> Answer:
         return of_maps(classical.linear(problem(), cases.topographies, method), cases.num_sources)
 
-    def blocks(cases: generator.TestSet) -> Found:
+    def blocks(cases: generator.TestSet) -> Answer:
         smooth = own.apply(cases.topographies)[..., CHANNELS.index("sloreta_smooth")]
         return of_maps(grid.from_box(smooth) ** 2, cases.num_sources)
 
-    def each(solve: Callable, cases: generator.TestSet) -> Found:
+    def each(solve: Callable, cases: generator.TestSet) -> Answer:
         pairs = zip(cases.topographies, cases.noise_sd, strict=True)
-        return of_maps(np.stack([solve(one, float(sd)) for one, sd in pairs]), cases.num_sources)
+        return of_maps(np.stack([solve(topography, float(sd)) for topography, sd in pairs]), cases.num_sources)
 
-    def projections(cases: generator.TestSet) -> Found:
+    def projections(cases: generator.TestSet) -> Answer:
         pairs = zip(cases.topographies, cases.num_sources, strict=True)
         positions = field.positions_mm
-        return Found([positions[classical.alternating_projections(field, one, int(k))] for one, k in pairs])
+        return Answer(
+            [positions[classical.alternating_projections(field, topography, int(k))] for topography, k in pairs]
+        )
 
     return {
         **{name: functools.partial(linear, name) for name in ("MNE", "dSPM", "sLORETA", "eLORETA")},
         "sLORETA, 3x3 blocks": blocks,
-        "irMxNE": functools.partial(each, lambda one, sd: classical.sparse(problem(), one, sd, "irMxNE")),
-        "gamma-MAP": functools.partial(each, lambda one, sd: classical.sparse(problem(), one, sd, "gamma-MAP")),
-        "SBL, 40 steps": functools.partial(each, lambda one, sd: classical.sparse_bayes(field, one, sd)),
+        "irMxNE": functools.partial(each, lambda topography, sd: classical.sparse(problem(), topography, sd, "irMxNE")),
+        "gamma-MAP": functools.partial(
+            each, lambda topography, sd: classical.sparse(problem(), topography, sd, "gamma-MAP")
+        ),
+        "SBL, 40 steps": functools.partial(each, lambda topography, sd: classical.sparse_bayes(field, topography, sd)),
         "alternating projections": projections,
     }
 
 
-def random_dots(cases: generator.TestSet) -> Found:
+def random_dots(cases: generator.TestSet) -> Answer:
     """As many dots as there are sources, anywhere."""
     draw = np.random.default_rng(SEED)
-    return Found([source_localisation.draw_dots(int(k), grid.grid()[0], draw) for k in cases.num_sources])
+    return Answer([source_localisation.draw_dots(int(k), grid.grid()[0], draw) for k in cases.num_sources])
 
 
-def network(locator: Locator, cases: generator.TestSet, *, refine: bool, known: bool = True) -> Found:
+def network(locator: Locator, cases: generator.TestSet, *, refine: bool, known: bool = True) -> Answer:
     """Ours: peaks of the posterior, with or without the dipoles fitted near them."""
     maps, numbers = locator(cases.topographies)
     counts = cases.num_sources
     if not known:
-        told = zip(cases.topographies, maps, numbers, strict=True)
-        counts = np.array([locator.count(*one)[1:].argmax() + 1 for one in told])
+        samples = zip(cases.topographies, maps, numbers, strict=True)
+        counts = np.array([locator.count(*sample)[1:].argmax() + 1 for sample in samples])
     places = []
-    for one, topography, k in zip(maps, cases.topographies, counts, strict=True):
-        fit = locator.decode(topography, one, int(k))[0].places if refine else decode.peaks(one, int(k))[0]
+    for sample, topography, k in zip(maps, cases.topographies, counts, strict=True):
+        fit = locator.decode(topography, sample, int(k))[0].places if refine else decode.peaks(sample, int(k))[0]
         places.append(locator.field.positions_mm[fit])
-    return Found(places, maps)
+    return Answer(places, maps)
 
 
-def sharpened(locator: Locator, cases: generator.TestSet) -> Found:
+def sharpened(locator: Locator, cases: generator.TestSet) -> Answer:
     """What the last map of sparse Bayes finds alone, decoded as ours is: what a network must add to."""
     maps = lengths(grid.from_box(locator.kernels.apply(cases.topographies)[..., -1]))
     maps /= maps.sum(-1, keepdims=True)
     positions, cells = locator.field.positions_mm, zip(maps, cases.topographies, cases.num_sources, strict=True)
-    return Found([positions[locator.decode(data, one, int(k))[0].places] for one, data, k in cells], maps)
+    return Answer(
+        [positions[locator.decode(data, source_map, int(k))[0].places] for source_map, data, k in cells], maps
+    )
 
 
-def measured(found: Found, cases: generator.TestSet, *, with_maps: bool) -> dict[str, float]:
+def measured(answer: Answer, cases: generator.TestSet, *, with_maps: bool) -> dict[str, float]:
     """Numbers of the table."""
-    maps = found.maps if with_maps else None
+    maps = answer.maps if with_maps else None
     got = source_localisation.summarise(
-        found.places, cases.sources_mm, maps=maps, places_mm=None if maps is None else _places(cases)
+        answer.places, cases.sources_mm, maps=maps, places_mm=None if maps is None else _places(cases)
     )
     tp, fp, fn = got.counts["one_to_one", 20.0]
     literal = got.counts["literal", 20.0]
@@ -147,7 +156,7 @@ def measured(found: Found, cases: generator.TestSet, *, with_maps: bool) -> dict
         "dispersion_mm": got.dispersion_mm,
         "auc": got.auc,
         "earth_movers_mm": got.earth_movers_mm,
-        "seconds": found.seconds,
+        "seconds": answer.seconds,
     }
     return {key: round(float(value), 4) if key != "n" else value for key, value in row.items() if np.isfinite(value)}
 
@@ -162,10 +171,10 @@ def first(cases: generator.TestSet, count: int) -> generator.TestSet:
     return dataclasses.replace(cases, **parts | {"names": cases.names})
 
 
-def timed(method: Callable[[generator.TestSet], Found], cases: generator.TestSet) -> Found:
+def timed(method: Callable[[generator.TestSet], Answer], cases: generator.TestSet) -> Answer:
     begin = time.perf_counter()
-    found = method(cases)
-    return dataclasses.replace(found, seconds=(time.perf_counter() - begin) / len(cases.topographies))
+    answer = method(cases)
+    return dataclasses.replace(answer, seconds=(time.perf_counter() - begin) / len(cases.topographies))
 
 
 def one_set(name: str, locators: Mapping[str, Locator], size: int) -> dict[str, dict[str, float]]:
@@ -183,10 +192,10 @@ def one_set(name: str, locators: Mapping[str, Locator], size: int) -> dict[str, 
     every = cases
     for method, function in methods.items():
         cases = first(every, FIRST) if method in SLOW else every
-        found = timed(function, cases)
-        row = measured(found, cases, with_maps=found.maps is not None and "dipoles" not in method)
+        answer = timed(function, cases)
+        row = measured(answer, cases, with_maps=answer.maps is not None and "dipoles" not in method)
         if method == "gamma-MAP":
-            row["f1_unknown_20"] = measured(_present(found), cases, with_maps=False)["f1_20"]
+            row["f1_unknown_20"] = measured(_present(answer), cases, with_maps=False)["f1_20"]
         if method.endswith("+ dipoles"):
             open_ = network(locators[method.split(" ")[0]], cases, refine=True, known=False)
             row["f1_unknown_20"] = measured(open_, cases, with_maps=False)["f1_20"]
@@ -195,13 +204,13 @@ def one_set(name: str, locators: Mapping[str, Locator], size: int) -> dict[str, 
     return table
 
 
-def _present(found: Found) -> Found:
+def _present(answer: Answer) -> Answer:
     """A sparse map's own number of sources: peaks above a tenth of the largest."""
     positions, places = grid.grid()[0], []
-    for one in found.maps if found.maps is not None else []:
-        chosen, values = decode.peaks(one, decode.MAX_SOURCES, ball_mm=0.0)
-        places.append(positions[chosen[values >= PRESENT * max(values[0], 1e-300)]])
-    return Found(places)
+    for source_map in answer.maps if answer.maps is not None else []:
+        kept, values = decode.peaks(source_map, decode.MAX_SOURCES, ball_mm=0.0)
+        places.append(positions[kept[values >= PRESENT * max(values[0], 1e-300)]])
+    return Answer(places)
 
 
 def unseen(locator_of: Callable[[LeadField], Locator], size: int) -> dict[str, dict[str, dict[str, float]]]:
@@ -225,7 +234,7 @@ def _pair(
     cases = generator.make_set("D2", truth, field.names, seed=SEED, size=size)
     current = grid.from_box(np.moveaxis(kernels(field).apply(cases.topographies)[..., :3], -1, 1))
     elor = of_maps(np.square(current).sum(1), cases.num_sources)
-    elor.places = [field.positions_mm[decode.peaks(one, 2, ball_mm=0.0)[0]] for one in elor.maps]
+    elor.places = [field.positions_mm[decode.peaks(source_map, 2, ball_mm=0.0)[0]] for source_map in elor.maps]
     return {
         "eLORETA": measured(elor, cases, with_maps=False),
         "ours": measured(network(locator_of(field), cases, refine=True), cases, with_maps=False),
@@ -240,8 +249,8 @@ def by_group(locator: Locator, size: int) -> list[dict[str, Any]]:
     for name in ("D2", "D3"):
         cases = generator.make_set(name, truth, names, seed=SEED, size=size)
         methods = classical_methods(field, head_surfaces.head())
-        found = {key: methods[key](cases).places for key in ("eLORETA", "alternating projections")}
-        found["ours"] = network(locator, cases, refine=True).places
+        sources = {key: methods[key](cases).places for key in ("eLORETA", "alternating projections")}
+        sources["ours"] = network(locator, cases, refine=True).places
         depth = np.nanmean(cases.depth_mm, 1)
         groups = {
             "SNR 5 to 10 dB": cases.snr_db < 10,
@@ -250,12 +259,12 @@ def by_group(locator: Locator, size: int) -> list[dict[str, Any]]:
             "mean depth below 30 mm": depth < 30,
             "mean depth 30 mm or more": depth >= 30,
         }
-        for group, chosen in groups.items():
-            row: dict[str, Any] = {"set": name, "group": group, "n": int(chosen.sum())}
-            for method, places in found.items():
+        for group, inside in groups.items():
+            row: dict[str, Any] = {"set": name, "group": group, "n": int(inside.sum())}
+            for method, places in sources.items():
                 errors = [
                     source_localisation.localisation_errors(places[case], cases.sources_mm[case])
-                    for case in np.flatnonzero(chosen)
+                    for case in np.flatnonzero(inside)
                 ]
                 row[method] = round(float(np.concatenate(errors).mean()), 2) if errors else None
             rows.append(row)
@@ -289,8 +298,8 @@ def of_the_source(steps: int, size: int) -> dict[str, Any]:
     volumes = electrode_volume(padded, weights, fixed, eeg_sources.space())
     logits = np.concatenate([np.asarray(model(volumes[i : i + 8])) for i in range(0, size, 8)])
     values = grid.from_box(logits[..., 0])
-    found = of_maps(1 / (1 + np.exp(-values.astype(float))), cases.num_sources)
-    row = measured(found, cases, with_maps=False)
+    answer = of_maps(1 / (1 + np.exp(-values.astype(float))), cases.num_sources)
+    row = measured(answer, cases, with_maps=False)
     return {"steps": steps, "share_called_source": round(float((values > 0).mean()), 4), **row}
 
 
@@ -316,10 +325,10 @@ def rows_of(table: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
 
 def card_rows(table: Mapping[str, Mapping[str, Mapping[str, float]]], model: str) -> list[dict[str, Any]]:
     """What goes on the card of a network."""
-    wanted = ("n", "le_mean_mm", "le_median_mm", "recall_20", "f1_unknown_20")
+    columns = ("n", "le_mean_mm", "le_median_mm", "recall_20", "f1_unknown_20")
     return [
         {"model": f"{model}.eeg_sources", "data": f"simulated {name}, fsaverage, BioSemi-64, 5 to 20 dB"}
-        | {key: rows[f"{model} + dipoles"][key] for key in wanted}
+        | {key: rows[f"{model} + dipoles"][key] for key in columns}
         for name, rows in table.items()
     ]
 
@@ -345,12 +354,12 @@ def run(seeds: int, work: Path) -> StudyResult:
     other = load_or_measure(work / "unseen.json", lambda: unseen(lambda own: Locator(models[first], own), SIZE))
     groups = load_or_measure(work / "groups.json", lambda: by_group(locators[first], SIZE))
     source = load_or_measure(work / "source.json", lambda: of_the_source(SOURCE_STEPS, SIZE))
-    found = [gate for name in models for gate in gates(table, name)]
+    criteria = [gate for name in models for gate in gates(table, name)]
     for name, pair in other.items():
         gain = pair["eLORETA"]["le_mean_mm"] - pair["ours"]["le_mean_mm"]
-        found.append(_gate(f"{first}: {name}, D2, mm better than eLORETA", gain, 8.0, False))
+        criteria.append(_gate(f"{first}: {name}, D2, mm better than eLORETA", gain, 8.0, False))
     failing = source["le_mean_mm"] - table["D2"][f"{first} + dipoles"]["le_mean_mm"]
-    found.append(_gate("the source's own settings, D2, mm worse than ours", failing, 5.0, False))
+    criteria.append(_gate("the source's own settings, D2, mm worse than ours", failing, 5.0, False))
     tables = {f"{name}, {SIZE} cases, number of sources told": rows_of(rows) for name, rows in table.items()}
     tables |= {f"D2, {name}": rows_of(rows) for name, rows in other.items()}
     tables |= {"Mean error in mm by SNR and depth": groups, "The source's own settings on D2": [source]}
@@ -362,7 +371,7 @@ def run(seeds: int, work: Path) -> StudyResult:
         "noise": "white",
         "steps of the source's settings": SOURCE_STEPS,
     }
-    return StudyResult(found, tables, settings)
+    return StudyResult(criteria, tables, settings)
 
 
 def _trained(builder: str, runs: Path) -> Path | None:

@@ -31,20 +31,20 @@ PUBLISHED = {
 Scores = dict[str, dict[str, float]]
 
 
-def scores(found: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float], labels: Mapping[int, Any]) -> Scores:
+def scores(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float], labels: Mapping[int, Any]) -> Scores:
     """Structure -> metrics, sides averaged, and the mask: whatever is not background."""
     from zoo.evaluation.surfaces import segmentation_metrics
 
     values = {value: name for name, value in labels.values() if name not in ("background", "brain")}
-    each = segmentation_metrics(found, truth, spacing_mm, labels=list(values))
+    each = segmentation_metrics(prediction, truth, spacing_mm, labels=list(values))
     table: dict[str, list[dict[str, float]]] = {}
     for value, metrics in each.items():
         table.setdefault(values[value].partition("_")[2], []).append(metrics)
     if any(name == "brain" for name, _ in labels.values()):
-        pair = ((one != 0).astype(np.uint8) for one in (found, truth))
+        pair = ((label_map != 0).astype(np.uint8) for label_map in (prediction, truth))
         table["mask"] = [segmentation_metrics(*pair, spacing_mm, labels=[1])[1]]
     return {
-        name: {key: float(np.nanmean([one[key] for one in many])) for key in ("dice", "hd_mm", "hd95_mm")}
+        name: {key: float(np.nanmean([label_map[key] for label_map in many])) for key in ("dice", "hd_mm", "hd95_mm")}
         for name, many in table.items()
     }
 
@@ -60,9 +60,9 @@ def measured(model: Any, task: Any, cases: Sequence[Any]) -> list[Scores]:
     rows = []
     for case in cases:
         labels = nibabel.nifti1.load(case.labels)
-        found = np.asanyarray(predict(select_images(case, predict.card)).dataobj)
+        prediction = np.asanyarray(predict(select_images(case, predict.card)).dataobj)
         truth = np.asanyarray(labels.dataobj)
-        rows.append(scores(found, truth, labels.header.get_zooms()[:3], dict(task.data.labels)))
+        rows.append(scores(prediction, truth, labels.header.get_zooms()[:3], dict(task.data.labels)))
     return rows
 
 
@@ -83,13 +83,13 @@ def channels(seed: int, work: pathlib.Path) -> dict[str, list[Scores]]:
     import zoo
     from zoo.tasks import qsm_nuclei as task
 
-    found = {}
+    scores_by_input = {}
     for second in (False, True):
-        chosen = task.variant(second=second).replace(validation_batches=2)
-        run = zoo.train(chosen, "synthetic", work / f"{chosen.name}_{seed}", seed=seed, steps=STEPS)
+        variant = task.variant(second=second).replace(validation_batches=2)
+        run = zoo.train(variant, "synthetic", work / f"{variant.name}_{seed}", seed=seed, steps=STEPS)
         cases = task.test_cases(work / "cases", draws=(2 * seed, 2 * seed + 1))
-        found["map and T1w" if second else "map alone"] = measured(run / chosen.model_name, chosen, cases)
-    return found
+        scores_by_input["map and T1w" if second else "map alone"] = measured(run / variant.model_name, variant, cases)
+    return scores_by_input
 
 
 def grids(seed: int) -> dict[str, Scores]:
@@ -107,14 +107,16 @@ def grids(seed: int) -> dict[str, Scores]:
     values = np.array([value for _, value in task.TASK.data.labels.values()])[
         task.class_table(dict(task.TASK.data.labels))
     ]
-    found = {}
+    scores_by_grid = {}
     for step in (1, 2):
         labels = brain[::step, ::step, ::step]
         chi, _ = task.scanned(labels, float(step), 100 + seed)
         image = nibabel.nifti1.Nifti1Image(chi, np.diag([step, step, step, 1.0]))
         predicted = np.asanyarray(predict(image).dataobj)
-        found[f"{labels.shape[0]}^3"] = scores(predicted, values[labels], (step,) * 3, dict(task.TASK.data.labels))
-    return found
+        scores_by_grid[f"{labels.shape[0]}^3"] = scores(
+            predicted, values[labels], (step,) * 3, dict(task.TASK.data.labels)
+        )
+    return scores_by_grid
 
 
 def windows() -> dict[str, float]:
@@ -153,11 +155,17 @@ def run(seeds: int, work: pathlib.Path) -> StudyResult:
         "The source's table beside ours (test Dice / HD mm)": comparison(pairs),
         "A published network (Dice)": published(pairs),
         "A T1 channel (Dice, short trainings)": [
-            {"structure": name, **{key: format_spread([mean(one[key], name) for one in second]) for key in second[0]}}
+            {
+                "structure": name,
+                **{key: format_spread([mean(of_seed[key], name) for of_seed in second]) for key in second[0]},
+            }
             for name in GOALS
         ],
         "128^3 against 256^3 of one anatomy (Dice)": [
-            {"structure": name, **{key: format_spread([one[key][name]["dice"] for one in sizes]) for key in sizes[0]}}
+            {
+                "structure": name,
+                **{key: format_spread([of_seed[key][name]["dice"] for of_seed in sizes]) for key in sizes[0]},
+            }
             for name in GOALS
         ],
     }
@@ -167,34 +175,39 @@ def run(seeds: int, work: pathlib.Path) -> StudyResult:
 
 def structure_gates(network: str, pairs: Sequence[Mapping[str, Sequence[Scores]]]) -> list[Criterion]:
     """Dice of each structure, and HD95 of all."""
-    found = []
+    criteria = []
     for name, goal in GOALS.items():
-        dice = [mean(one[network], name) for one in pairs]
-        found.append(
+        dice = [mean(of_seed[network], name) for of_seed in pairs]
+        criteria.append(
             Criterion(f"{network}: Dice of {name}", f">= {goal}", format_spread(dice), float(np.mean(dice)) >= goal)
         )
-    far = {name: [mean(one[network], name, "hd95_mm") for one in pairs] for name in GOALS}
+    far = {name: [mean(of_seed[network], name, "hd95_mm") for of_seed in pairs] for name in GOALS}
     worst = max(far, key=lambda name: float(np.mean(far[name])))
     passed = float(np.mean(far[worst])) <= MOST_HD95_MM
-    found.append(
+    criteria.append(
         Criterion(f"{network}: HD95", f"<= {MOST_HD95_MM:g} mm", f"{format_spread(far[worst])} mm ({worst})", passed)
     )
-    return found
+    return criteria
 
 
 def matched_gate(pairs: Sequence[Mapping[str, Sequence[Scores]]]) -> Criterion:
     """ResUNet against U-Net, mean over structures but the template shapes."""
     names = [name for name in GOALS if name != "mask"]
-    apart = [np.mean([mean(one["resunet"], n) - mean(one["unet3d"], n) for n in names]) for one in pairs]
-    within = abs(float(np.mean(apart))) <= MOST_DIFFERENCE
+    differences = [
+        np.mean([mean(of_seed["resunet"], n) - mean(of_seed["unet3d"], n) for n in names]) for of_seed in pairs
+    ]
+    within = abs(float(np.mean(differences))) <= MOST_DIFFERENCE
     return Criterion(
-        "ResUNet minus U-Net, mean Dice", f"within {MOST_DIFFERENCE}", format_spread([float(a) for a in apart]), within
+        "ResUNet minus U-Net, mean Dice",
+        f"within {MOST_DIFFERENCE}",
+        format_spread([float(a) for a in differences]),
+        within,
     )
 
 
 def channel_gate(second: Sequence[Mapping[str, Sequence[Scores]]]) -> Criterion:
     """What the T1 channel does for the amygdala."""
-    gain = [mean(one["map and T1w"], "amygdala") - mean(one["map alone"], "amygdala") for one in second]
+    gain = [mean(of_seed["map and T1w"], "amygdala") - mean(of_seed["map alone"], "amygdala") for of_seed in second]
     remark = "In the synthetic T1 the amygdala is grey matter: it differs from white matter and fluid alone."
     return Criterion(
         "T1 channel: gain in Dice of amygdala",
@@ -210,8 +223,8 @@ def comparison(pairs: Sequence[Mapping[str, Sequence[Scores]]]) -> list[dict[str
     rows = []
     for name, (dice, far) in SOURCE.items():
         ours = {
-            network: f"{np.mean([mean(one[network], name) for one in pairs]):.2f} / "
-            f"{np.mean([mean(one[network], name, 'hd_mm') for one in pairs]):.2f}"
+            network: f"{np.mean([mean(of_seed[network], name) for of_seed in pairs]):.2f} / "
+            f"{np.mean([mean(of_seed[network], name, 'hd_mm') for of_seed in pairs]):.2f}"
             for network in ("unet3d", "resunet")
         }
         rows.append({"structure": name, "source (measured maps)": f"{dice:.2f} / {far:.2f}", **ours})
@@ -223,7 +236,9 @@ def published(pairs: Sequence[Mapping[str, Sequence[Scores]]]) -> list[dict[str,
     rows = []
     for name, (alone, with_t1) in PUBLISHED.items():
         ours = {
-            network: f"{np.mean([mean(one[network], name) for one in pairs]):.3f}" if name != "dentate" else "none"
+            network: f"{np.mean([mean(of_seed[network], name) for of_seed in pairs]):.3f}"
+            if name != "dentate"
+            else "none"
             for network in ("unet3d", "resunet")
         }
         shown = f"{name} (template shapes)" if name in TEMPLATES else name

@@ -61,17 +61,17 @@ def settings() -> dict[str, Callable[[], Any]]:
         "strides": small_task().network.arguments["strides"],
     }
     nnunet = {"builder": "unet3d", "arguments": peer, "optimizer": NNUNET, "loss_arguments": {}}
-    found = {name: functools.partial(small_task, loss_arguments=weights) for name, weights in alone.items()}
-    found["CE + Dice, image alone"] = functools.partial(small_task, tabular=())
-    found["nnU-Net's recipe"] = functools.partial(
+    tasks = {name: functools.partial(small_task, loss_arguments=weights) for name, weights in alone.items()}
+    tasks["CE + Dice, image alone"] = functools.partial(small_task, tabular=())
+    tasks["nnU-Net's recipe"] = functools.partial(
         small_task, **nnunet, loss=lambda: Combined([(1.0, dice_cross_entropy)], maps=("mask",))
     )
     for name, weights in alone.items():
         own = {"optimizer": SOURCES_OWN, "tabular": ()}
-        found[f"{AS_SOURCE}{name}"] = functools.partial(small_task, loss_arguments={**weights, "epsilon": 0.0}, **own)
+        tasks[f"{AS_SOURCE}{name}"] = functools.partial(small_task, loss_arguments={**weights, "epsilon": 0.0}, **own)
     for name in ("CE + Dice", "CE + Dice, image alone"):
-        found[f"{EARLY}{name}"] = found[name]
-    return found
+        tasks[f"{EARLY}{name}"] = tasks[name]
+    return tasks
 
 
 def drawn_from(name: str) -> str:
@@ -133,8 +133,8 @@ def draw_held_out(population: str = "") -> list[tuple[np.ndarray, np.ndarray, np
 
 def lesion(model: Any, image: np.ndarray, vector: np.ndarray) -> np.ndarray:
     """(x, y, z) bool."""
-    given = (image[None], vector[None]) if len(model.inputs) > 1 else image[None]
-    logits = np.asarray(model(given, training=False), np.float32)[0]
+    inputs = (image[None], vector[None]) if len(model.inputs) > 1 else image[None]
+    logits = np.asarray(model(inputs, training=False), np.float32)[0]
     return logits[..., 1] > logits[..., 0]
 
 
@@ -142,9 +142,9 @@ def mean_dice(model: Any, population: str) -> float:
     """Mean Dice over the held-out patches that hold a lesion."""
     dice = []
     for image, vector, labels in draw_held_out(population):
-        truth, found = labels[..., 0] > 0, lesion(model, image, vector)
+        truth, predicted = labels[..., 0] > 0, lesion(model, image, vector)
         if truth.any():
-            dice.append(2 * (truth & found).sum() / (truth.sum() + found.sum()))
+            dice.append(2 * (truth & predicted).sum() / (truth.sum() + predicted.sum()))
     return float(np.mean(dice))
 
 
@@ -157,11 +157,11 @@ def ranks(model: Any) -> dict[str, float]:
     times = [encode(stroke.TABULAR, known | {"tici": "2b", "time_to_reperfusion_h": hour}) for hour in HOURS]
     grades = [encode(stroke.TABULAR, known | {"tici": grade, "time_to_reperfusion_h": 4.0}) for grade in stroke.TICI]
     sweeps = {"time": (times, HOURS), "tici": (grades, list(stroke.TICI.values()))}
-    found: dict[str, list[float]] = {name: [] for name in sweeps}
+    correlations: dict[str, list[float]] = {name: [] for name in sweeps}
     for image, _, _ in draw_held_out()[:SWEPT]:
         for name, (vectors, values) in sweeps.items():
-            found[name].append(rank(values, [int(lesion(model, image, vector).sum()) for vector in vectors]))
-    return {name: float(np.mean(each)) for name, each in found.items()}
+            correlations[name].append(rank(values, [int(lesion(model, image, vector).sum()) for vector in vectors]))
+    return {name: float(np.mean(each)) for name, each in correlations.items()}
 
 
 def rank(values: Sequence[float], volumes: Sequence[int]) -> float:
@@ -202,13 +202,13 @@ def round_trip(grid: Any, number: int) -> dict[str, float]:
     inputs = keras.Input((None, None, None, 1))
     oracle = keras.Model(inputs, keras.layers.Conv3D(2, 1, name="logits")(inputs))
     oracle.set_weights([np.array([0.0, 1.0], np.float32).reshape(1, 1, 1, 1, 2), np.array([0.0, -1.5], np.float32)])
-    told = {"source": "synthetic", "seed": 0, "steps": 1}
+    config = {"source": "synthetic", "seed": 0, "steps": 1}
     result = {}
     for name, native in (("native, as shipped", True), ("resampled to 1.2 x 1.2 x 6 mm", False)):
-        one = stroke.TASK.replace(
+        task = stroke.TASK.replace(
             channels=("labels",), intensities={}, tabular=(), native_grid=native, arguments={}, preprocessing=()
         )
-        card = model_card.describe(one, told, {"seconds": 1.0})
+        card = model_card.describe(task, config, {"seconds": 1.0})
         predict = Predictor(oracle, card=card if isinstance(card, cards.Card) else None)
         back = np.asanyarray(predict(nib.nifti1.Nifti1Image(shown, turn @ affine)).dataobj) > 0
         right = shown > 1.5
@@ -268,8 +268,8 @@ def _dice(rows: Sequence[Mapping[str, float]]) -> list[float]:
     return [row["dice"] for row in rows]
 
 
-def _differences(one: Sequence[float], other: Sequence[float]) -> list[float]:
-    return [first - second for first, second in zip(one, other, strict=True)]
+def _differences(numbers: Sequence[float], other: Sequence[float]) -> list[float]:
+    return [first - second for first, second in zip(numbers, other, strict=True)]
 
 
 def _criteria(
@@ -321,8 +321,8 @@ def _criteria(
 
 def _tables(rows: Mapping[str, Sequence[Mapping[str, float]]], trips: list) -> dict[str, list[dict[str, Any]]]:
     dice = [
-        {"setting": name, "Dice, held-out brains": format_spread(_dice(found)), "seeds": len(found)}
-        for name, found in rows.items()
+        {"setting": name, "Dice, held-out brains": format_spread(_dice(of_setting)), "seeds": len(of_setting)}
+        for name, of_setting in rows.items()
     ]
     there = [
         {"grid": str(grid)} | {k: f"{v:.4f}" for k, v in trip.items()}

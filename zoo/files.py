@@ -152,11 +152,11 @@ def _rename_to_free(new: Path, path: Path) -> None:
         raise
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def _exchange(first: Path, other: Path) -> bool:
     """Exchanges two names at once where system and file system can; returns whether it did."""
     import ctypes
 
-    names = os.fsencode(one), os.fsencode(other)
+    names = os.fsencode(first), os.fsencode(other)
     library: Any = ctypes.CDLL(None) if os.name == "posix" else None
     if sys.platform == "linux" and hasattr(library, "renameat2"):
         at, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE

@@ -99,19 +99,19 @@ def measured(command: list[str]) -> dict:
     return {**json.loads(line), "peak_mb": watch.peak_mb}
 
 
-def serve(given: argparse.Namespace, folder: pathlib.Path) -> dict[str, list[dict]]:
+def serve(arguments: argparse.Namespace, folder: pathlib.Path) -> dict[str, list[dict]]:
     """All rounds of all sides."""
-    options = ["--folder", str(folder), "--patch", str(given.patch), "--warm", str(given.warm)]
-    found: dict[str, list[dict]] = {side: [] for side in (*OURS, *PEERS)}
-    for number in range(given.rounds):
-        for side in list(found)[:: 1 if number % 2 == 0 else -1]:
-            python = sys.executable if side in OURS else given.torch
-            found[side].append(measured([python, str(WORKER), "--side", side, *options]))
-            print(side, {key: value for key, value in found[side][-1].items() if key != "version"}, file=sys.stderr)
-    return found
+    options = ["--folder", str(folder), "--patch", str(arguments.patch), "--warm", str(arguments.warm)]
+    runs: dict[str, list[dict]] = {side: [] for side in (*OURS, *PEERS)}
+    for number in range(arguments.rounds):
+        for side in list(runs)[:: 1 if number % 2 == 0 else -1]:
+            python = sys.executable if side in OURS else arguments.torch
+            runs[side].append(measured([python, str(WORKER), "--side", side, *options]))
+            print(side, {key: value for key, value in runs[side][-1].items() if key != "version"}, file=sys.stderr)
+    return runs
 
 
-def medians(found: dict[str, list[dict]]) -> list[dict]:
+def medians(runs_of_side: dict[str, list[dict]]) -> list[dict]:
     """One row a side."""
     return [
         {
@@ -121,11 +121,11 @@ def medians(found: dict[str, list[dict]]) -> list[dict]:
             "peak MB": statistics.median(run["peak_mb"] for run in runs),
             "version": " ".join(f"{name} {text}" for name, text in runs[0]["version"].items()),
         }
-        for side, runs in found.items()
+        for side, runs in runs_of_side.items()
     ]
 
 
-def headline(rows: list[dict], given: argparse.Namespace) -> list[dict]:
+def headline(rows: list[dict], options: argparse.Namespace) -> list[dict]:
     """What the README shows: ours beside the quickest peer of the same kind."""
     by_side = {row["side"]: row for row in rows}
     kinds = (
@@ -133,26 +133,26 @@ def headline(rows: list[dict], given: argparse.Namespace) -> list[dict]:
         ("cached in memory", "zoo_memory", [side for side in PEERS if side != "monai_persistent"], "cached patches/s"),
         ("cached on disk", "zoo_disk", ["monai_persistent"], "cached patches/s"),
     )
-    told = []
+    lines = []
     for kind, ours, peers, key in kinds:
         best = max((by_side[side] for side in peers), key=lambda row: row[key])
         mine = by_side[ours]
-        told.append(
+        lines.append(
             {
-                "what": f"patches/s of {given.patch}^3 from {given.cases} x {given.size}^3 NIfTI, {kind}",
+                "what": f"patches/s of {options.patch}^3 from {options.cases} x {options.size}^3 NIfTI, {kind}",
                 "zoo": f"{mine[key]:.3g} (peak {mine['peak MB']:.0f} MB)",
                 "peer": f"{best[key]:.3g} ({best['side']}, peak {best['peak MB']:.0f} MB)",
                 "ratio": mine[key] / best[key],
                 "goal": ">= 2",
             }
         )
-    return told
+    return lines
 
 
-def fed_step(given: argparse.Namespace, folder: pathlib.Path) -> dict:
+def fed_step(options: argparse.Namespace, folder: pathlib.Path) -> dict:
     """The training step on the pipeline's batches beside the same step on one constant batch."""
-    command = [sys.executable, str(STEP), "--folder", str(folder), "--steps", str(given.steps)]
-    runs = [json.loads(subprocess.check_output(command, text=True).splitlines()[-1]) for _ in range(given.rounds)]
+    command = [sys.executable, str(STEP), "--folder", str(folder), "--steps", str(options.steps)]
+    runs = [json.loads(subprocess.check_output(command, text=True).splitlines()[-1]) for _ in range(options.rounds)]
     fed, constant = (statistics.median(run[key] for run in runs) for key in ("fed_s", "constant_s"))
     return {
         "what": f"training step fed by the pipeline against one constant batch, {runs[0]['batch']}",
@@ -170,15 +170,19 @@ def main() -> None:
     settings = {"cases": 20, "size": 256, "patch": 96, "warm": 400, "rounds": 3, "steps": 12}
     for name, default in settings.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    given = parser.parse_args()
+    options = parser.parse_args()
     load = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
-        write_files(pathlib.Path(folder), given.cases, given.size)
-        found = serve(given, pathlib.Path(folder))
-        step = fed_step(given, pathlib.Path(folder))
-    rows = medians(found)
-    told = {name: getattr(given, name) for name in settings} | {"load before": load}
-    print(timing.write("data", predicted=PREDICTED, settings=told, rows=rows, headline=[*headline(rows, given), step]))
+        write_files(pathlib.Path(folder), options.cases, options.size)
+        runs = serve(options, pathlib.Path(folder))
+        step = fed_step(options, pathlib.Path(folder))
+    rows = medians(runs)
+    conditions = {name: getattr(options, name) for name in settings} | {"load before": load}
+    print(
+        timing.write(
+            "data", predicted=PREDICTED, settings=conditions, rows=rows, headline=[*headline(rows, options), step]
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -59,11 +59,11 @@ def located_ms(model: str, rounds: int) -> float:
 
     field = lead_field().montage(bank.montage_names("biosemi64"))
     locator = Locator(model, field)
-    one = np.random.default_rng(0).standard_normal((1, len(field.names)))
+    topography = np.random.default_rng(0).standard_normal((1, len(field.names)))
 
     def locate() -> None:
-        posterior, _ = locator(one)
-        locator.decode(one[0], posterior[0], 2)
+        posterior, _ = locator(topography)
+        locator.decode(topography[0], posterior[0], 2)
 
     locate()
     return 1000 * seconds(locate, rounds)
@@ -83,19 +83,19 @@ def main() -> pathlib.Path:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="unet3d.eeg_sources")
     parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
-    found = {
+    options = parser.parse_args()
+    results = {
         "lead_field_s": lead_field_s(),
-        "kernels_s": kernels_s(given.rounds),
-        "located_ms": located_ms(given.model, 5 * given.rounds),
-        "samples_per_s": samples_per_s(given.rounds),
+        "kernels_s": kernels_s(options.rounds),
+        "located_ms": located_ms(options.model, 5 * options.rounds),
+        "samples_per_s": samples_per_s(options.rounds),
     }
     versions = [f"{name}-{importlib.import_module(name).__version__}" for name in ("mne", "tensorflow")]
-    rows = [{"what": key, "measured": round(value, 3), "goal": GOALS[key]} for key, value in found.items()]
+    rows = [{"what": key, "measured": round(value, 3), "goal": GOALS[key]} for key, value in results.items()]
     return timing.write(
         "eeg_speed",
         predicted=PREDICTED,
-        settings={"montage": "biosemi64", "rounds": given.rounds, "model": given.model},
+        settings={"montage": "biosemi64", "rounds": options.rounds, "model": options.model},
         rows=[{"version": " ".join(versions)}, *rows],
         headline=[],  # no peer runs beside it
     )

@@ -50,10 +50,10 @@ def measure(model: str, folder: pathlib.Path, threads: int) -> dict[str, float]:
     import zoo
 
     begin = time.monotonic()
-    found = zoo.predict(model, [folder / f"{name}.nii.gz" for name in ("T1", "T2", "FLAIR")], out=folder / "out.nii.gz")
+    mask = zoo.predict(model, [folder / f"{name}.nii.gz" for name in ("T1", "T2", "FLAIR")], out=folder / "out.nii.gz")
     seconds = time.monotonic() - begin
-    if found.shape != SHAPE:
-        raise ValueError(f"The result has {found.shape} voxels, and {SHAPE} are right.")
+    if mask.shape != SHAPE:
+        raise ValueError(f"The result has {mask.shape} voxels, and {SHAPE} are right.")
     return {"predict_s": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
@@ -74,23 +74,23 @@ def main() -> None:
     parser.add_argument("--model", default="", help="a trained model; left out: random weights of the task's size")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--inside", type=pathlib.Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.inside:
-        row = measure(given.model, given.inside, given.threads)
+    options = parser.parse_args()
+    if options.inside:
+        row = measure(options.model, options.inside, options.threads)
         print(f"{row['predict_s']} {row['peak_mib']}")
         return
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         write_scan(folder)
-        model = given.model or stand_in(folder)
-        command = [sys.executable, __file__, "--inside", name, "--model", model, "--threads", str(given.threads)]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
-    seconds, peak = map(float, told)
+        model = options.model or stand_in(folder)
+        command = [sys.executable, __file__, "--inside", name, "--model", model, "--threads", str(options.threads)]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
+    seconds, peak = map(float, printed)
     row = {
-        "model": given.model or "random weights", "predict_s": seconds, "goal_s": GOAL_S,
+        "model": options.model or "random weights", "predict_s": seconds, "goal_s": GOAL_S,
         "peak_mib": peak, "goal_mib": GOAL_MIB,
     }  # fmt: skip
-    settings = {"shape": SHAPE, "spacing_mm": SPACING_MM, "threads": given.threads, "model": row["model"]}
+    settings = {"shape": SHAPE, "spacing_mm": SPACING_MM, "threads": options.threads, "model": row["model"]}
     print(timing.write("lacunes_inference", predicted=PREDICTED, settings=settings, rows=[row], headline=[]))
 
 

@@ -95,12 +95,12 @@ class Worker:
 def agreement(answers):
     """Largest relative difference of each number to zoo's."""
     ours = answers["zoo"][-1]["numbers"]
-    found = {}
+    differences = {}
     for library in set(answers) - {"zoo"}:
         for metric, theirs in answers[library][-1]["numbers"].items():
             difference = np.abs(np.array(theirs) - ours[metric]) / np.maximum(np.abs(ours[metric]), 1e-9)
-            found[f"{library} {metric}"] = float(difference.max())
-    return found
+            differences[f"{library} {metric}"] = float(difference.max())
+    return differences
 
 
 def main():
@@ -133,8 +133,8 @@ UNITS = ("wall_s", "cpu_s", "hd95_only_wall_s", "hd95_only_cpu_s", "peak_mb")
 def write(answers, versions):
     """Medians of every library and their ratios, into the result file."""
     medians = {
-        library: {unit: timing.median(answer[unit] for answer in found) for unit in UNITS}
-        for library, found in answers.items()
+        library: {unit: timing.median(answer[unit] for answer in numbers) for unit in UNITS}
+        for library, numbers in answers.items()
     }
     rows = [
         {"side": library, "rounds": len(answers[library]), **values, "version": told(versions[library])}

@@ -41,19 +41,28 @@ def prepare(folder: pathlib.Path, filters: list[int], volume: pathlib.Path) -> N
     np.savez(folder / "weights.npz", **weights)
 
 
-def commands(given: argparse.Namespace, precision: str, folder: str) -> dict[str, list[str]]:
+def commands(options: argparse.Namespace, precision: str, folder: str) -> dict[str, list[str]]:
     """Side -> command line, for one precision."""
-    same = ["--precision", precision, "--patch", given.patch, "--threads", given.threads, "--filters", *given.filters]
-    found = {"zoo": [sys.executable, HERE / "peers" / "predict_zoo.py", folder, "--batch", 1, *same]}
-    for side, (layout, batch) in (MONAI | (MONAI_MORE if given.all else {})).items():
-        peer = [given.torch, HERE / "peers" / "predict_monai.py", folder]
-        found[f"monai {side}"] = [*peer, "--layout", layout, "--batch", batch, *same]
-    return {side: [str(word) for word in words] for side, words in found.items()}
+    same = [
+        "--precision",
+        precision,
+        "--patch",
+        options.patch,
+        "--threads",
+        options.threads,
+        "--filters",
+        *options.filters,
+    ]
+    lines = {"zoo": [sys.executable, HERE / "peers" / "predict_zoo.py", folder, "--batch", 1, *same]}
+    for side, (layout, batch) in (MONAI | (MONAI_MORE if options.all else {})).items():
+        peer = [options.torch, HERE / "peers" / "predict_monai.py", folder]
+        lines[f"monai {side}"] = [*peer, "--layout", layout, "--batch", batch, *same]
+    return {side: [str(word) for word in words] for side, words in lines.items()}
 
 
-def compare(given: argparse.Namespace, precision: str, folder: str) -> tuple[list[dict], list[dict]]:
+def compare(options: argparse.Namespace, precision: str, folder: str) -> tuple[list[dict], list[dict]]:
     """Rows of one precision, and their headline."""
-    runs = timing.alternate(commands(given, precision, folder), rounds=given.rounds)
+    runs = timing.alternate(commands(options, precision, folder), rounds=options.rounds)
     rows = [
         {"side": side, "precision": precision} | {key: timing.median(run[key] for run in results) for key in results[0]}
         for side, results in runs.items()
@@ -62,13 +71,13 @@ def compare(given: argparse.Namespace, precision: str, folder: str) -> tuple[lis
     if len(rows) < 2 or rows[0]["side"] != "zoo" or len({row["parameters"] for row in rows}) != 1:
         raise ValueError(f"Nothing to compare: {rows}. Both sides must run, with as many parameters.")
     ours, peer = rows[0], min(rows[1:], key=lambda row: row["predict_s"])
-    where = f"{precision}, 181 x 217 x 181, windows of {given.patch}^3"
-    told = {"zoo": f"{ours['predict_s']:.3g} s", "peer": f"{peer['predict_s']:.3g} s ({peer['side']})"}
+    where = f"{precision}, 181 x 217 x 181, windows of {options.patch}^3"
+    summary = {"zoo": f"{ours['predict_s']:.3g} s", "peer": f"{peer['predict_s']:.3g} s ({peer['side']})"}
     ratio = peer["predict_s"] / ours["predict_s"]
-    times = {"what": f"times as fast as MONAI, {where}", **told, "ratio": ratio, "goal": f">= {GOALS[precision]}"}
-    told = {"zoo": f"{ours['peak_mib']:.0f} MiB", "peer": f"{peer['peak_mib']:.0f} MiB ({peer['side']})"}
+    times = {"what": f"times as fast as MONAI, {where}", **summary, "ratio": ratio, "goal": f">= {GOALS[precision]}"}
+    summary = {"zoo": f"{ours['peak_mib']:.0f} MiB", "peer": f"{peer['peak_mib']:.0f} MiB ({peer['side']})"}
     ratio = ours["peak_mib"] / peer["peak_mib"]
-    return rows, [times, {"what": f"peak memory, {where}", **told, "ratio": ratio, "goal": f"<= {GOALS['memory']}"}]
+    return rows, [times, {"what": f"peak memory, {where}", **summary, "ratio": ratio, "goal": f"<= {GOALS['memory']}"}]
 
 
 def agreement(folder: pathlib.Path) -> dict[str, float]:
@@ -77,12 +86,12 @@ def agreement(folder: pathlib.Path) -> dict[str, float]:
     In one window the sides compute the same. Over the volume they blend otherwise: MONAI floors its weight at
     1e-3 of the centre's, which gives the rims of windows a say; the zoo spaces windows evenly and floors at 1e-6.
     """
-    found = {path.stem: np.load(path) for path in folder.glob("*_*_*.npy")}
+    maps = {path.stem: np.load(path) for path in folder.glob("*_*_*.npy")}
     differences = {}
-    for name, each in sorted(found.items()):
+    for name, each in sorted(maps.items()):
         kind = name.split("_")[0]
-        apart = np.abs(each - found[f"{kind}_zoo_float32"])
-        differences[name] = float(apart.max() if kind == "window" else apart.mean())
+        difference = np.abs(each - maps[f"{kind}_zoo_float32"])
+        differences[name] = float(difference.max() if kind == "window" else difference.mean())
     return differences
 
 
@@ -95,15 +104,15 @@ def main() -> None:
     for name, default in {"patch": 96, "threads": 2, "rounds": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--filters", type=int, nargs="+", default=[16, 32, 64, 128])
-    given = parser.parse_args()
+    options = parser.parse_args()
     rows, headline = [], []
     with tempfile.TemporaryDirectory() as folder:
-        prepare(pathlib.Path(folder), given.filters, given.volume or colin27())
+        prepare(pathlib.Path(folder), options.filters, options.volume or colin27())
         for precision in ("float32", "bfloat16"):
-            more, told = compare(given, precision, folder)
-            rows, headline = rows + more, headline + told
+            more, summary = compare(options, precision, folder)
+            rows, headline = rows + more, headline + summary
         differences = agreement(pathlib.Path(folder))
-    settings = {key: value for key, value in vars(given).items() if key not in ("torch", "volume")}
+    settings = {key: value for key, value in vars(options).items() if key not in ("torch", "volume")}
     settings |= {"overlap": 0.5, "differences_of_probabilities": differences}
     print(timing.write("predict", predicted=PREDICTED, settings=settings, rows=rows, headline=headline))
 

@@ -46,10 +46,10 @@ def worker(model: str, runtime: str, cores: int) -> dict[str, Any]:
     """One process: seconds of a window and of a scan, memory, distance from Keras, all after one warming run."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # all runtimes size their thread pools by this
     window, scan = _runs(model, runtime)
-    found = {"model": model, "side": runtime, "version": _version(runtime)}
+    row = {"model": model, "side": runtime, "version": _version(runtime)}
     if window is not None:
-        found |= _seconds(window, "window")
-    return found | _seconds(scan, "scan") | {"peak_mib": timing.peak_mib()}
+        row |= _seconds(window, "window")
+    return row | _seconds(scan, "scan") | {"peak_mib": timing.peak_mib()}
 
 
 def _runs(model: str, runtime: str) -> tuple[Callable[[], Any] | None, Callable[[], Any]]:
@@ -86,8 +86,8 @@ def _served(folder: Path, head: Any) -> Callable[[], Any]:
 
     loaded = tf.saved_model.load(str(folder))  # held: a signature alone does not keep its variables
     volume = tf.constant(np.asarray(head.dataobj, np.float32)[..., None])
-    given = {"volume": volume, "affine": tf.constant(head.affine, tf.float32), "spacing_mm": tf.zeros(3)}
-    return lambda: loaded.signatures["labels"](**given)["labels"].numpy()
+    inputs = {"volume": volume, "affine": tf.constant(head.affine, tf.float32), "spacing_mm": tf.zeros(3)}
+    return lambda: loaded.signatures["labels"](**inputs)["labels"].numpy()
 
 
 def _seconds(run: Callable[[], Any], what: str) -> dict[str, float]:
@@ -115,14 +115,14 @@ def apart(model: str) -> dict[str, float]:
     """How far each exported network is from the Keras one, as it was measured when it was written."""
     from zoo.exporters import export
 
-    found = {}
+    differences = {}
     for runtime in RUNTIMES:
         if runtime in ("keras", "saved_model"):
             continue
         path = export.runtime_file(model, runtime)
         record = next((path if path.is_dir() else path.parent).rglob(export.RECORD))
-        found[runtime] = json.loads(record.read_text())["difference"]
-    return found
+        differences[runtime] = json.loads(record.read_text())["difference"]
+    return differences
 
 
 def kept(path: Path, make: Callable[[], Any] | None) -> Any:
@@ -130,10 +130,10 @@ def kept(path: Path, make: Callable[[], Any] | None) -> Any:
     if not path.exists():
         if make is None:
             return None
-        found = make()
+        content = make()
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(found))
+        part.write_text(json.dumps(content))
         part.replace(path)
     return json.loads(path.read_text())
 
@@ -151,14 +151,14 @@ def timed(model: str, rounds: int, cores: int, work: Path, *, measure: bool = Tr
 
 
 def _medians(each: list[dict[str, Any]]) -> dict[str, Any]:
-    return {key: timing.median(one[key] for one in each) for key in each[0]}
+    return {key: timing.median(row[key] for row in each) for key in each[0]}
 
 
 def _row(each: list[dict[str, Any]], keras: dict[str, Any], difference: float) -> dict[str, Any]:
     row = _medians(each) | {"difference": difference}
     for what in ("window", "scan"):
         if f"{what}_cpu_s" in row:
-            row[f"{what}_cpu_s_each"] = [one[f"{what}_cpu_s"] for one in each]
+            row[f"{what}_cpu_s_each"] = [timing_row[f"{what}_cpu_s"] for timing_row in each]
             row[f"{what}_ratio"] = keras[f"{what}_cpu_s"] / row[f"{what}_cpu_s"]
     return row
 
@@ -170,10 +170,10 @@ def narrowed(model: str, dtype: str) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as home:
         folder = zoo.export(model, Path(home) / dtype, weights=dtype)
-        told = json.loads((folder / "assets.extra" / export.RECORD).read_text())
+        record = json.loads((folder / "assets.extra" / export.RECORD).read_text())
         dice = comparison.dice_with(folder, model, zoo.sample())
     worst = min(dice, key=lambda name: dice[name])
-    row = {"model": model, "weights": dtype, "bytes": told["bytes"], "difference": told["difference"]}
+    row = {"model": model, "weights": dtype, "bytes": record["bytes"], "difference": record["difference"]}
     return row | {"dice_mean": statistics.mean(dice.values()), "dice_least": dice[worst], "least": worst}
 
 
@@ -188,22 +188,22 @@ def main() -> None:
     )
     parser.add_argument("--kept", action="store_true", help="measure nothing: write what a stopped run had measured")
     parser.add_argument("--worker", choices=RUNTIMES, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.worker:
-        print(json.dumps(worker(given.models[0], given.worker, given.cores)))
+    options = parser.parse_args()
+    if options.worker:
+        print(json.dumps(worker(options.models[0], options.worker, options.cores)))
         return
     rows = []
-    for model in given.models:
-        rows += timed(model, given.rounds, given.cores, given.work, measure=not given.kept)
+    for model in options.models:
+        rows += timed(model, options.rounds, options.cores, options.work, measure=not options.kept)
         for dtype in WEIGHTS:
-            run = None if given.kept else functools.partial(narrowed, model, dtype)
-            row = kept(given.work / f"{model}-{dtype}.json", run)
+            run = None if options.kept else functools.partial(narrowed, model, dtype)
+            row = kept(options.work / f"{model}-{dtype}.json", run)
             rows += [] if row is None else [row]
     settings = {
-        "models": given.models,
-        "rounds": given.rounds,
+        "models": options.models,
+        "rounds": options.rounds,
         "repeats": REPEATS,
-        "cores": given.cores,
+        "cores": options.cores,
         "scan": "colin27, 2 mm",
     }
     print(timing.write("runtimes", predicted=PREDICTED, settings=settings, rows=rows, headline=[]))

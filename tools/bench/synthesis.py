@@ -107,7 +107,7 @@ def cpu_s():
     """CPU seconds of this process and of its workers, user and system."""
     processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
     fields = [pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in processes]
-    return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
+    return sum(int(field[11]) + int(field[12]) for field in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def run_side(side, labels_path, count):

@@ -27,7 +27,7 @@ def alternate(commands: Mapping[str, Sequence[str]], *, rounds: int) -> dict[str
     Returns:
         Side -> what it printed, one dict a round; empty for a side that fails, and its error goes to stderr.
     """
-    found: dict[str, list[dict[str, Any]]] = {side: [] for side in commands}
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in commands}
     for number in range(rounds):
         for side in list(commands)[:: -1 if number % 2 else 1]:
             ran = subprocess.run(commands[side], capture_output=True, text=True)
@@ -35,9 +35,9 @@ def alternate(commands: Mapping[str, Sequence[str]], *, rounds: int) -> dict[str
             if ran.returncode or not lines:
                 print(f"{side} failed: {ran.stderr[-2000:]}", file=sys.stderr)
                 continue
-            found[side].append(json.loads(lines[-1]))
+            runs[side].append(json.loads(lines[-1]))
             print(side, lines[-1], file=sys.stderr, flush=True)
-    return found
+    return runs
 
 
 def median(values: Iterable[Any]) -> Any:

@@ -17,11 +17,11 @@ PREDICTED = {"float32": 0.85, "bfloat16": 1.3, "memory": 1.2}
 GOALS = {"float32": 0.85, "bfloat16": 1.0, "memory": 1.0}
 
 
-def commands(given: argparse.Namespace, precision: str) -> dict[str, list[str]]:
+def commands(options: argparse.Namespace, precision: str) -> dict[str, list[str]]:
     """Side -> command line, for one precision."""
-    size = ["--steps", given.steps, "--batch", given.batch, "--patch", given.patch, "--threads", given.threads]
-    same = [str(word) for word in ["--precision", precision, *size, "--filters", *given.filters]]
-    torch = [given.torch, str(HERE / "peers" / "train_torch.py"), *same]
+    size = ["--steps", options.steps, "--batch", options.batch, "--patch", options.patch, "--threads", options.threads]
+    same = [str(word) for word in ["--precision", precision, *size, "--filters", *options.filters]]
+    torch = [options.torch, str(HERE / "peers" / "train_torch.py"), *same]
     return {
         "zoo": [sys.executable, str(HERE / "peers" / "train_zoo.py"), *same],
         "torch eager": [*torch, "--mode", "eager"],
@@ -29,9 +29,9 @@ def commands(given: argparse.Namespace, precision: str) -> dict[str, list[str]]:
     }
 
 
-def compare(given: argparse.Namespace, precision: str) -> tuple[list[dict], list[dict]]:
+def compare(options: argparse.Namespace, precision: str) -> tuple[list[dict], list[dict]]:
     """Rows of one precision, and their headline."""
-    runs = timing.alternate(commands(given, precision), rounds=given.rounds)
+    runs = timing.alternate(commands(options, precision), rounds=options.rounds)
     rows = [
         {"side": side, "precision": precision} | {key: timing.median(run[key] for run in results) for key in results[0]}
         for side, results in runs.items()
@@ -44,9 +44,9 @@ def compare(given: argparse.Namespace, precision: str) -> tuple[list[dict], list
     headline = []
     for what, key, goal in (("step", "step_s", GOALS[precision]), ("peak memory", "peak_mib", GOALS["memory"])):
         unit = "s" if key == "step_s" else "MiB"
-        told = {"zoo": f"{ours[key]:.3g} {unit}", "peer": f"{peer[key]:.3g} {unit} ({peer['side']})"}
-        what = f"training {what}, {precision}, {given.batch} x {given.patch}^3"
-        headline.append({"what": what, **told, "ratio": ours[key] / peer[key], "goal": f"<= {goal}"})
+        summary = {"zoo": f"{ours[key]:.3g} {unit}", "peer": f"{peer[key]:.3g} {unit} ({peer['side']})"}
+        what = f"training {what}, {precision}, {options.batch} x {options.patch}^3"
+        headline.append({"what": what, **summary, "ratio": ours[key] / peer[key], "goal": f"<= {goal}"})
     return rows, headline
 
 
@@ -57,12 +57,12 @@ def main() -> None:
     for name, default in {"steps": 7, "batch": 2, "patch": 64, "threads": 2, "rounds": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--filters", type=int, nargs="+", default=[16, 32, 64, 128])
-    given = parser.parse_args()
+    options = parser.parse_args()
     rows, headline = [], []
     for precision in ("float32", "bfloat16"):
-        more, told = compare(given, precision)
-        rows, headline = rows + more, headline + told
-    settings = {key: value for key, value in vars(given).items() if key != "torch"}
+        more, summary = compare(options, precision)
+        rows, headline = rows + more, headline + summary
+    settings = {key: value for key, value in vars(options).items() if key != "torch"}
     print(timing.write("train", predicted=PREDICTED, settings=settings, rows=rows, headline=headline))
 
 

@@ -237,12 +237,12 @@ def word_unknown(explained: Explained, values: Values, name: str) -> str:
     known = ", ".join(map(str, expected[:SHOWN])) + (f" and {len(expected) - SHOWN} more" * (len(expected) > SHOWN))
     lone = next(iter(unknown)) if len(unknown) == 1 and not any(value for value in explained.becomes) else None
     if lone is not None:
-        found = f"the value {lone} beside 0 ({unknown[lone]:,} voxels)"
+        faults = f"the value {lone} beside 0 ({unknown[lone]:,} voxels)"
         advice = f" Divide a mask of 0 and {lone} by {lone}."
     else:
-        found, advice = f"values that are no label: {list_values(unknown)}", ""
+        faults, advice = f"values that are no label: {list_values(unknown)}", ""
     return (
-        f"{name} holds {found}, and {known or 0} is expected.{advice} Or say what each value becomes in a table with "
+        f"{name} holds {faults}, and {known or 0} is expected.{advice} Or say what each value becomes in a table with "
         "the columns value,becomes (0 for background; a row *,0 for all others): --label-map FILE.csv."
     )
 

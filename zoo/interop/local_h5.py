@@ -49,10 +49,10 @@ def get_group(group: Any, name: str) -> Any:
     """
     import h5py
 
-    found = _follow(group, name)
-    if not isinstance(found, h5py.Group):
+    node = _follow(group, name)
+    if not isinstance(node, h5py.Group):
         raise ValueError(f"{group.file.filename} has no group {name!r} in {group.name}. Save the model anew.")
-    return found
+    return node
 
 
 def read_text(file: Any, name: str) -> str | bytes:
@@ -115,15 +115,15 @@ def _follow(group: Any, name: str) -> Any:
     """Follows a name by hard links alone: soft and external links lead anywhere."""
     import h5py
 
-    found = group
+    node = group
     for part in str(name).split("/"):
-        link = found.get(part, getlink=True) if isinstance(found, h5py.Group) and part not in ("", ".", "..") else None
+        link = node.get(part, getlink=True) if isinstance(node, h5py.Group) and part not in ("", ".", "..") else None
         if link is None:
             return None
         if not isinstance(link, h5py.HardLink):
             raise ValueError(
-                f"{group.file.filename}: {found.name.rstrip('/')}/{part} is a {type(link).__name__}, which may lead to "
+                f"{group.file.filename}: {node.name.rstrip('/')}/{part} is a {type(link).__name__}, which may lead to "
                 "another file and is not followed. Save the model whole, in one file."
             )
-        found = found[part]
-    return found
+        node = node[part]
+    return node

@@ -18,11 +18,11 @@ from zoo.pipeline import dataset, prepare
 parser = argparse.ArgumentParser()
 parser.add_argument("--folder", type=pathlib.Path, required=True)
 parser.add_argument("--steps", type=int, required=True)
-given = parser.parse_args()
+options = parser.parse_args()
 
 PATCH, BATCH = (64, 64, 64), 2
 patterns = {"channels": {"image": "image{id}.nii.gz"}, "labels": "label{id}.nii.gz"}
-listed = cases.cases(given.folder, reader="folder", **patterns)
+listed = cases.cases(options.folder, reader="folder", **patterns)
 fed = iter(dataset.dataset(listed, patch=PATCH, batch_size=BATCH, reading=prepare.Reading()))
 constant = iter(tf.data.Dataset.from_tensors(next(fed)).cache().repeat())
 model = zoo.load("unet3d", input_shape=(None, None, None, 1), num_classes=2, filters=(16, 32, 64))
@@ -38,6 +38,6 @@ def timed(batches):
 
 for batches in (fed, constant) * 2:
     timed(batches)
-pairs = [(timed(fed), timed(constant)) for _ in range(given.steps)]
+pairs = [(timed(fed), timed(constant)) for _ in range(options.steps)]
 fed_s, constant_s = (statistics.median(side) for side in zip(*pairs, strict=True))
 print(json.dumps({"fed_s": fed_s, "constant_s": constant_s, "batch": f"{BATCH} x {PATCH[0]}^3"}))

@@ -15,12 +15,12 @@ parser.add_argument("--side", required=True)
 parser.add_argument("--folder", type=pathlib.Path, required=True)
 parser.add_argument("--patch", type=int, required=True)
 parser.add_argument("--warm", type=int, required=True, help="patches of the cached measurement")
-given = parser.parse_args()
+options = parser.parse_args()
 
 BATCH = 4
 WORKERS = 2
 FILES = [
-    {"image": str(path), "label": str(path).replace("image", "label")} for path in given.folder.glob("image*.nii.gz")
+    {"image": str(path), "label": str(path).replace("image", "label")} for path in options.folder.glob("image*.nii.gz")
 ]
 
 
@@ -33,11 +33,11 @@ def zoo(where):
     tf.config.threading.set_intra_op_parallelism_threads(WORKERS)
     patterns = {"channels": {"image": "image{id}.nii.gz"}, "labels": "label{id}.nii.gz"}
     yield {"tensorflow": tf.__version__}
-    listed = cases.cases(given.folder, reader="folder", **patterns)
+    listed = cases.cases(options.folder, reader="folder", **patterns)
     built = cache.build(listed, prepare.Reading(), where)
     sampling = sampler.Sampling(positive_fraction=1 / 3)
     while True:
-        batches = dataset.dataset(built, patch=(given.patch,) * 3, batch_size=BATCH, sampling=sampling)
+        batches = dataset.dataset(built, patch=(options.patch,) * 3, batch_size=BATCH, sampling=sampling)
         for image, _ in batches:
             yield image.shape[0]
 
@@ -66,7 +66,7 @@ def monai(make, indices):
     if indices:
         kept.append(t.FgBgToIndicesd("label", fg_postfix="_fg", bg_postfix="_bg"))
         places = {"fg_indices_key": "label_fg", "bg_indices_key": "label_bg"}
-    size = (given.patch,) * 3
+    size = (options.patch,) * 3
     crop = t.RandCropByPosNegLabeld(keys, "label", spatial_size=size, pos=1, neg=2, num_samples=BATCH, **places)
     yield {"monai": monai.__version__}
     data = make(FILES, t.Compose([*kept, crop]))
@@ -102,7 +102,7 @@ def torchio(loaded):
     import torchio as tio
 
     steps = tio.Compose([tio.ToCanonical(), tio.ZNormalization()])
-    sampler = tio.LabelSampler(given.patch, "label", {0: 2, 1: 1})
+    sampler = tio.LabelSampler(options.patch, "label", {0: 2, 1: 1})
     yield {"torchio": tio.__version__}
     subjects = [tio.Subject(image=tio.ScalarImage(f["image"]), label=tio.LabelMap(f["label"])) for f in FILES]
     if loaded:
@@ -132,12 +132,12 @@ def served(patches, num):
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir=given.folder) as scratch:
-        patches = globals()[given.side](scratch)
+    with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
+        patches = globals()[options.side](scratch)
         version = next(patches)
         print("ready", flush=True)
         sys.stdin.readline()
         cold = served(patches, BATCH * len(FILES))
         served(patches, BATCH * len(FILES))
-        print(json.dumps({"cold_s": cold, "cached_s": served(patches, given.warm), "version": version}), flush=True)
+        print(json.dumps({"cold_s": cold, "cached_s": served(patches, options.warm), "version": version}), flush=True)
         sys.stdin.readline()

@@ -18,16 +18,18 @@ def zoo(prediction, reference):
     from zoo.evaluation import surfaces
 
     def everything():
-        found = surfaces.segmentation_metrics(prediction, reference, SPACING)
-        return {metric: [found[label][metric] for label in LABELS] for metric in ("dice", "hd95_mm", "assd_mm", "nsd")}
+        metrics = surfaces.segmentation_metrics(prediction, reference, SPACING)
+        return {
+            metric: [metrics[label][metric] for label in LABELS] for metric in ("dice", "hd95_mm", "assd_mm", "nsd")
+        }
 
     def hd95_only():
         boxes = [(prediction == label, reference == label) for label in LABELS]
         return [surfaces.hausdorff_95(*pair, SPACING) for pair in boxes]
 
     def pooled():
-        found = surfaces.segmentation_metrics(prediction, reference, SPACING, hd95="pooled")
-        return {"hd95_pooled_mm": [found[label]["hd95_mm"] for label in LABELS]}
+        metrics = surfaces.segmentation_metrics(prediction, reference, SPACING, hd95="pooled")
+        return {"hd95_pooled_mm": [metrics[label]["hd95_mm"] for label in LABELS]}
 
     return everything, hd95_only, pooled
 

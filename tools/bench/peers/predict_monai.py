@@ -23,7 +23,7 @@ parser.add_argument("--batch", type=int, required=True)
 parser.add_argument("--patch", type=int, required=True)
 parser.add_argument("--threads", type=int, required=True)
 parser.add_argument("--filters", type=int, nargs="+", required=True)
-given = parser.parse_args()
+options = parser.parse_args()
 
 
 def network(filters, weights):
@@ -58,25 +58,25 @@ def carry_norm(layer, weights, name):
         getattr(layer, own).data = torch.from_numpy(weights[f"{name}.{theirs}"])
 
 
-torch.set_num_threads(given.threads)
-volume = torch.from_numpy(np.load(given.folder / "volume.npy"))[None, None]
-layout = torch.channels_last_3d if given.layout == "channels_last" else torch.contiguous_format
-model = network(given.filters, np.load(given.folder / "weights.npz")).to(memory_format=layout)
+torch.set_num_threads(options.threads)
+volume = torch.from_numpy(np.load(options.folder / "volume.npy"))[None, None]
+layout = torch.channels_last_3d if options.layout == "channels_last" else torch.contiguous_format
+model = network(options.filters, np.load(options.folder / "weights.npz")).to(memory_format=layout)
 idle = timing.resident_mib(reset=True)
 begin = time.perf_counter()
-with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=given.precision == "bfloat16"):
-    model(torch.zeros(given.batch, 1, *[given.patch] * 3).to(memory_format=layout))
+with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
+    model(torch.zeros(options.batch, 1, *[options.patch] * 3).to(memory_format=layout))
     ready, busy = time.perf_counter(), time.process_time()
     logits = sliding_window_inference(
-        volume, (given.patch,) * 3, given.batch, lambda x: model(x.to(memory_format=layout)),
+        volume, (options.patch,) * 3, options.batch, lambda x: model(x.to(memory_format=layout)),
         overlap=0.5, mode="gaussian", sigma_scale=0.125,
     )  # fmt: skip
     result = torch.softmax(logits.float(), 1)
     end, used = time.perf_counter(), time.process_time() - busy
     peak = timing.peak_mib()
-    window = model(volume[..., : given.patch, : given.patch, : given.patch].to(memory_format=layout))
-np.save(given.folder / f"window_monai_{given.precision}.npy", torch.softmax(window.float(), 1)[0, 1].numpy())
-np.save(given.folder / f"volume_monai_{given.precision}.npy", result[0, 1].numpy())
+    window = model(volume[..., : options.patch, : options.patch, : options.patch].to(memory_format=layout))
+np.save(options.folder / f"window_monai_{options.precision}.npy", torch.softmax(window.float(), 1)[0, 1].numpy())
+np.save(options.folder / f"volume_monai_{options.precision}.npy", result[0, 1].numpy())
 answer = {
     "predict_s": end - ready,
     "cpu_s": used,

@@ -25,27 +25,27 @@ parser.add_argument("--batch", type=int, required=True)
 parser.add_argument("--patch", type=int, required=True)
 parser.add_argument("--threads", type=int, required=True)
 parser.add_argument("--filters", type=int, nargs="+", required=True)
-given = parser.parse_args()
+options = parser.parse_args()
 
-tf.config.threading.set_intra_op_parallelism_threads(given.threads)
-volume = np.load(given.folder / "volume.npy")
-filters = tuple(given.filters)
+tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+volume = np.load(options.folder / "volume.npy")
+filters = tuple(options.filters)
 model = zoo.load("unet3d", num_classes=2, filters=filters, up_filters=filters[:-1])
-weights = np.load(given.folder / "weights.npz")
+weights = np.load(options.folder / "weights.npz")
 for variable in model.weights:
     variable.assign(weights[variable.path.replace("/", ".")])
 idle = timing.resident_mib(reset=True)
 begin = time.perf_counter()
-forward = prepare(model, precision=given.precision)
-forward(np.zeros((given.batch, *[given.patch] * 3, 1), np.float32))
+forward = prepare(model, precision=options.precision)
+forward(np.zeros((options.batch, *[options.patch] * 3, 1), np.float32))
 ready, busy = time.perf_counter(), time.process_time()
-result = sliding_window(forward, volume, patch=given.patch, overlap=0.5, batch_size=given.batch)
+result = sliding_window(forward, volume, patch=options.patch, overlap=0.5, batch_size=options.batch)
 end, used = time.perf_counter(), time.process_time() - busy
 peak = timing.peak_mib()
-np.save(given.folder / f"volume_zoo_{given.precision}.npy", result[..., 1])
-corner = volume[None, : given.patch, : given.patch, : given.patch, None]
-window = forward(np.repeat(corner, given.batch, 0))[0]
-np.save(given.folder / f"window_zoo_{given.precision}.npy", keras.activations.softmax(window)[..., 1])
+np.save(options.folder / f"volume_zoo_{options.precision}.npy", result[..., 1])
+corner = volume[None, : options.patch, : options.patch, : options.patch, None]
+window = forward(np.repeat(corner, options.batch, 0))[0]
+np.save(options.folder / f"window_zoo_{options.precision}.npy", keras.activations.softmax(window)[..., 1])
 answer = {
     "predict_s": end - ready,
     "cpu_s": used,

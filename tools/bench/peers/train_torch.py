@@ -16,26 +16,26 @@ parser.add_argument("--batch", type=int, required=True)
 parser.add_argument("--patch", type=int, required=True)
 parser.add_argument("--filters", type=int, nargs="+", required=True)
 parser.add_argument("--threads", type=int, required=True)
-given = parser.parse_args()
+options = parser.parse_args()
 
-torch.set_num_threads(given.threads)
+torch.set_num_threads(options.threads)
 torch.manual_seed(0)
-network = UNet(1, 2, given.filters).to(memory_format=torch.channels_last_3d)
-model = torch.compile(network) if given.mode == "compile" else network
+network = UNet(1, 2, options.filters).to(memory_format=torch.channels_last_3d)
+model = torch.compile(network) if options.mode == "compile" else network
 optimizer = torch.optim.Adam(network.parameters(), 1e-3)
 idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-x = torch.rand(given.batch, 1, *[given.patch] * 3).to(memory_format=torch.channels_last_3d)
+x = torch.rand(options.batch, 1, *[options.patch] * 3).to(memory_format=torch.channels_last_3d)
 y = (x[:, 0] > 0.5).long()
 times = []
-for _ in range(given.steps + 2):
+for _ in range(options.steps + 2):
     begin = time.perf_counter()
     optimizer.zero_grad(set_to_none=True)
-    with torch.autocast("cpu", torch.bfloat16, enabled=given.precision == "bfloat16"):
+    with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
         logits = model(x)
     loss = torch.nn.functional.cross_entropy(logits.float(), y)
     loss.backward()
     optimizer.step()
     times.append(time.perf_counter() - begin)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-result = {"compile_s": times[0], "step_s": sorted(times[2:])[given.steps // 2], "peak_mib": (peak - idle) / 1024}
+result = {"compile_s": times[0], "step_s": sorted(times[2:])[options.steps // 2], "peak_mib": (peak - idle) / 1024}
 print(json.dumps(result | {"parameters": count(network), "version": torch.__version__}))

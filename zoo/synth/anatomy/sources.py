@@ -148,11 +148,11 @@ def source_of(name: str) -> Source:
     return Source(person.folder, person.file, "person", person.split)
 
 
-def stack(chosen: Sequence[str], *, heads_each: int = 0, allow_test: bool = False) -> np.ndarray:
+def stack(anatomies: Sequence[str], *, heads_each: int = 0, allow_test: bool = False) -> np.ndarray:
     """Stacks several anatomies in one array, for a graph that picks one by number.
 
     Args:
-        chosen: names of anatomies.
+        anatomies: names of anatomies.
         heads_each: how many different heads to grow around each; 0 leaves the brains bare.
         allow_test: lets held-out anatomies through.
 
@@ -160,7 +160,7 @@ def stack(chosen: Sequence[str], *, heads_each: int = 0, allow_test: bool = Fals
         (anatomies x heads, x, y, z) uint8, each centred in the grid of the largest.
     """
     seeds_of_heads: list[int] | list[None] = list(range(heads_each)) or [None]
-    maps = [anatomy(name, head=head, allow_test=allow_test).labels for name in chosen for head in seeds_of_heads]
+    maps = [anatomy(name, head=head, allow_test=allow_test).labels for name in anatomies for head in seeds_of_heads]
     shape = np.max([labels.shape for labels in maps], axis=0)
     result = np.zeros((len(maps), *shape), np.uint8)
     for place, labels in zip(result, maps, strict=True):
@@ -169,12 +169,12 @@ def stack(chosen: Sequence[str], *, heads_each: int = 0, allow_test: bool = Fals
     return result
 
 
-def contact_sheet(path: str | pathlib.Path, chosen: Sequence[str] = tuple(SOURCES)) -> pathlib.Path:
+def contact_sheet(path: str | pathlib.Path, anatomies: Sequence[str] = tuple(SOURCES)) -> pathlib.Path:
     """Draws anatomies in three planes, one column each, with their split.
 
     Args:
         path: of the PNG.
-        chosen: names of anatomies.
+        anatomies: names of anatomies.
 
     Returns:
         The path.
@@ -186,10 +186,10 @@ def contact_sheet(path: str | pathlib.Path, chosen: Sequence[str] = tuple(SOURCE
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.2 * len(chosen), 7.2), facecolor="black", layout="constrained")
+    figure = Figure(figsize=(2.2 * len(anatomies), 7.2), facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(3, len(chosen), squeeze=False)
-    for column, name in zip(axes.T, chosen, strict=True):
+    axes = figure.subplots(3, len(anatomies), squeeze=False)
+    for column, name in zip(axes.T, anatomies, strict=True):
         labels = anatomy(name, allow_test=True).labels
         middle = [int(np.median(places)) for places in np.nonzero(np.isin(labels, BRAIN))]
         column[0].set_title(f"{name}\n{source_of(name).split}", color="white", fontsize=10)

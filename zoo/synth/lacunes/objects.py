@@ -11,7 +11,9 @@ from zoo.synth.lacunes.placement import KINDS, Brain
 Tensor = Any
 
 
-def axis_of(middle: Tensor, where: Sequence[Tensor], brain: Brain, turn: Tensor, one: Mapping[str, Tensor]) -> Tensor:
+def axis_of(
+    middle: Tensor, where: Sequence[Tensor], brain: Brain, turn: Tensor, lesion: Mapping[str, Tensor]
+) -> Tensor:
     """Returns the direction of an object's axis: outwards from the middle of the brain for tubes, else as drawn.
 
     Args:
@@ -19,7 +21,7 @@ def axis_of(middle: Tensor, where: Sequence[Tensor], brain: Brain, turn: Tensor,
         where: place of each voxel in the anatomy, three of (x, y, z) float32.
         brain: the anatomy.
         turn: (3, 3), from the patch to the anatomy.
-        one: the object's entries of what `zoo.synth.lacunes.scan.draw` returned.
+        lesion: the object's entries of what `zoo.synth.lacunes.scan.draw` returned.
 
     Returns:
         (3,) float32 of length 1.
@@ -28,18 +30,18 @@ def axis_of(middle: Tensor, where: Sequence[Tensor], brain: Brain, turn: Tensor,
     flat = (middle[0] * y + middle[1]) * z + middle[2]
     source = ops.stack([ops.take(ops.reshape(axis, (-1,)), flat, axis=0) for axis in where])
     outwards = ops.sum(turn * (source - brain.middle)[:, None], axis=0)  # the inverse of a turn is its transpose
-    outwards = outwards / ops.sqrt(ops.sum(ops.square(outwards)) + 1e-6) + 0.3 * one["direction"]
-    along = ops.where(one["kind"] == KINDS.index("perivascular"), outwards, one["direction"])
+    outwards = outwards / ops.sqrt(ops.sum(ops.square(outwards)) + 1e-6) + 0.3 * lesion["direction"]
+    along = ops.where(lesion["kind"] == KINDS.index("perivascular"), outwards, lesion["direction"])
     return along / ops.sqrt(ops.sum(ops.square(along)) + 1e-6)
 
 
-def depth(axes: Sequence[Tensor], middle: Tensor, one: Mapping[str, Tensor], direction: Tensor) -> Tensor:
+def depth(axes: Sequence[Tensor], middle: Tensor, lesion: Mapping[str, Tensor], direction: Tensor) -> Tensor:
     """Returns the depth of each voxel under the surface of an object, a rod with ellipsoidal ends.
 
     Args:
         axes: number of each voxel along x, y and z.
         middle: (3,) float32, voxel of its centre.
-        one: the object's entries of what `zoo.synth.lacunes.scan.draw` returned.
+        lesion: the object's entries of what `zoo.synth.lacunes.scan.draw` returned.
         direction: (3,) of its axis.
 
     Returns:
@@ -52,8 +54,8 @@ def depth(axes: Sequence[Tensor], middle: Tensor, one: Mapping[str, Tensor], dir
     x, y, z = (axis - middle[number] for number, axis in enumerate(axes))
     x, y, z = x[:, None, None], y[None, :, None], z[None, None, :]
     along, second, third = (frame[0, k] * x + frame[1, k] * y + frame[2, k] * z for k in range(3))
-    along = ops.maximum(ops.abs(along) - one["half_mm"], 0.0)
-    radii = one["axes_mm"]
+    along = ops.maximum(ops.abs(along) - lesion["half_mm"], 0.0)
+    radii = lesion["axes_mm"]
     far = ops.sqrt(ops.square(along / radii[0]) + ops.square(second / radii[1]) + ops.square(third / radii[2]) + 1e-9)
     steep = ops.sqrt(
         ops.square(along / radii[0] ** 2)

@@ -160,7 +160,7 @@ class ContextualGan(Learner):
         everywhere = hole + ops.zeros_like(patch[..., :1])
         filled, _ = self.fill(patch, around, everywhere)
         error = average(ops.mean(ops.square(filled - patch), axis=-1, keepdims=True), everywhere)
-        return self.log_test(error, patch, complete(patch, filled, everywhere), apart=2)
+        return self.log_test(error, patch, complete(patch, filled, everywhere), distance=2)
 
     def middle(self) -> Tensor:
         """Returns the mask of a hole in the middle of the patch, (1, x, y, z, 1)."""

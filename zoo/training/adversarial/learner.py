@@ -84,18 +84,18 @@ class Learner(keras.Model):
             mean.update_state(value)
         return {mean.name: mean.result() for mean in means}
 
-    def log_test(self, error: Tensor, real: Tensor, fake: Tensor, apart: int = 1) -> dict[str, Tensor]:
+    def log_test(self, error: Tensor, real: Tensor, fake: Tensor, distance: int = 1) -> dict[str, Tensor]:
         """Returns the logs of a test step.
 
         Args:
             error: () mean square of what was to be restored.
             real: images (batch, x, y, z, channels).
             fake: images of the same shape.
-            apart: distance of the two images of a pair in the batch.
+            distance: of the two images of a pair in the batch.
         """
         span = ops.maximum(ops.max(real) - ops.min(real), 1e-3)
         psnr = 10.0 / ops.log(10.0) * ops.log(ops.square(span) / ops.maximum(error, 1e-12))
-        among = (ops.mean(ms_ssim(ops.roll(images, apart, axis=0), images, span=span)) for images in (real, fake))
+        among = (ops.mean(ms_ssim(ops.roll(images, distance, axis=0), images, span=span)) for images in (real, fake))
         return self.add_to_means(self.test_means, psnr, *among)
 
 

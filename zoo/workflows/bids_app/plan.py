@@ -79,24 +79,24 @@ def _check_known(kind: str, labels: Sequence[str], prefix: str, known: set[str])
     return requested or known
 
 
-def choose_patterns(survey: Survey, card: Card, given: Mapping[str, str]) -> dict[str, str]:
-    """Returns channel name -> entities and suffix: as given, or the channel's own name.
+def choose_patterns(survey: Survey, card: Card, overrides: Mapping[str, str]) -> dict[str, str]:
+    """Returns channel name -> entities and suffix: as overridden, or the channel's own name.
 
     Args:
         survey: of the data set.
         card: of the model.
-        given: channel name -> entities and suffix, for some channels or all.
+        overrides: channel name -> entities and suffix, for some channels or all.
 
     Raises:
         ValueError: a channel that the model does not have; or a model of any contrast, and not exactly one contrast
             in the data set.
     """
     names = [channel.name for channel in card.input.channels]
-    for name in given:
+    for name in overrides:
         if name not in names:
             raise unknown_choice(f"channel of {card.name}", name, names)
-    patterns = {name: given.get(name, name) for name in names}
-    if len(names) > 1 or given or any(name.fits(names[0]) for name in survey.raw + survey.derived):
+    patterns = {name: overrides.get(name, name) for name in names}
+    if len(names) > 1 or overrides or any(name.fits(names[0]) for name in survey.raw + survey.derived):
         return patterns
     suffixes = sorted({name.suffix for name in survey.raw if not name.is_complex_part} - NOT_IMAGES)
     if len(suffixes) == 1:
