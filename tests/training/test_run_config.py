@@ -144,9 +144,9 @@ def test_differences_name_the_path_of_a_setting():
     assert differences(config(), now) == ["optimizer.learning_rate was 0.003, now 1.0"]
 
 
-def test_a_run_goes_on_when_only_the_bounds_of_plausible_results_changed(out):
+def test_a_run_goes_on_when_only_prediction_and_its_checks_changed(out):
     bounds = Plausible(extent_mm=(60.0, 700.0))
-    assert run_folder.open_run(out, config(TASK.replace(plausible=bounds))) == out
+    assert run_folder.open_run(out, config(TASK.replace(plausible=bounds, centred=True))) == out
 
 
 def test_a_state_without_its_settings_is_refused(tmp_path):

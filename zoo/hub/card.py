@@ -47,6 +47,8 @@ class Input:
         tabular: values beside the images that condition the network, in order; two numbers each (`zoo.hub.tabular`).
         context: how many times as wide the surroundings are that the network sees beside a window, as further channels
             (`zoo.volumes.context`); None for none.
+        centred: whether the network learned from windows with the foreground in their middle; prediction then finds
+            the foreground first, and looks straight at it.
     """
 
     channels: tuple[Channel, ...]
@@ -56,6 +58,7 @@ class Input:
     orientation: str = "RAS"
     tabular: tuple[Tabular, ...] = ()
     context: int | None = None
+    centred: bool = False
 
     @property
     def num_channels(self) -> int:

@@ -155,6 +155,8 @@ def _check_input(card: Card, faults: list[str]) -> None:
         faults.append(f"input.divisor must be 1 or more, got {inputs.divisor}")
     elif any(size < 1 or size % by for size, by in zip(inputs.patch, inputs.divisor, strict=True)):
         faults.append(f"input.patch must be positive multiples of {inputs.divisor}, got {inputs.patch}")
+    if inputs.centred and (card.output.kind != "segmentation" or inputs.context):
+        faults.append("input.centred needs a segmentation without input.context: a foreground to look at")
     _check_context(card, faults)
 
 

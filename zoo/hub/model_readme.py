@@ -107,6 +107,8 @@ def _write_input(card: Card) -> str:
             f"Beside each window the network sees a region {inputs.context} times as wide, averaged down.",
             "",
         ]
+    if inputs.centred:
+        lines[-1:] = ["Windows side by side find what is there; one about its middle gives the result.", ""]
     rows = [[str(i), channel.name, channel.intensity] for i, channel in enumerate(inputs.channels)]
     lines += [
         _write_table(["channel", "name", "intensity"], rows),

@@ -19,7 +19,7 @@ from zoo.inference.left_right import partners
 from zoo.inference.native_grid import NativeGrid
 from zoo.inference.postprocessing import WITHIN_INPUT
 from zoo.inference.settings import Settings
-from zoo.inference.sliding_window import NotFiniteError, sliding_window
+from zoo.inference.sliding_window import NotFiniteError, background_values, centred_window, sliding_window
 from zoo.volumes import image as volumes
 from zoo.volumes.image import Image
 
@@ -182,9 +182,9 @@ class Predictor:
 
     def _run(self, case: PreparedCase, conditioning: Sequence[float] | None, progress: Progress | None) -> np.ndarray:
         """Runs the network over a case; returns values on its own grid, after the activation."""
-        forward = self._forward
+        forward, run = self._forward, centred_window if self.card.input.centred else sliding_window
         try:
-            values = sliding_window(
+            values = run(
                 forward if conditioning is None else functools.partial(forward, conditioning=conditioning),
                 case.volume,
                 patch=self.patch,
@@ -200,7 +200,7 @@ class Predictor:
         except NotFiniteError as error:
             raise self._explain(error, case, conditioning) from error
         if self._within_input and case.inside is not None:
-            values[~case.inside] = _background_values(values.shape[-1], self.card.output.activation)
+            values[~case.inside] = background_values(values.shape[-1], self.card.output.activation)
         return values
 
     def _explain(self, error: NotFiniteError, case: PreparedCase, conditioning: Sequence[float] | None) -> ValueError:
@@ -257,10 +257,3 @@ def _make_forward(model: keras.Model, settings: Settings) -> Forward:
     if settings.network is None:
         return prepare(model, precision=settings.precision, jit=settings.jit)
     return exported_network.prepare(settings.runtime, Path(settings.network))
-
-
-def _background_values(num_classes: int, activation: str) -> np.ndarray:
-    """Returns (num_classes,): what a network gives where it is sure of the background."""
-    values = np.zeros(num_classes, np.float32)
-    values[:1] = activation == "softmax"
-    return values

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import keras
 import numpy as np
@@ -98,6 +99,65 @@ def sliding_window(  # noqa: PLR0913 - one keyword a choice
     return _activate_seen(np.ascontiguousarray(mean[inside]), total[inside], activation)
 
 
+def centred_window(
+    network: keras.Model | Windowed,
+    volume: np.ndarray,
+    *,
+    patch: Sequence[int],
+    overlap: float = 0.5,
+    skip: np.ndarray | None = None,
+    mirror_axes: Sequence[int] = (),
+    **settings: Any,
+) -> np.ndarray:
+    """Runs a network that learned from windows about the foreground: finds it, then looks straight at it.
+
+    Windows side by side find the foreground; what counts are those that cover the box about it
+    (`zoo.volumes.patches.box_about`), a single one where it fits. Outside that box is background.
+
+    Args:
+        network: as `sliding_window` takes it, with the background as its first class.
+        volume: as `sliding_window` takes it.
+        patch: window in voxels.
+        overlap: of the windows that count.
+        skip: as `sliding_window` takes it.
+        mirror_axes: of the windows that count.
+        settings: all else that `sliding_window` takes.
+
+    Returns:
+        (x, y, z, num_classes) float32, after the activation.
+
+    Example:
+        >>> network = lambda windows: np.concatenate([0 * windows, windows], -1)
+        >>> centred_window(network, np.ones((20, 24, 33, 1)), patch=16).argmax(-1).min()
+        np.int64(1)
+    """
+    size = tuple(int(n) for n in np.broadcast_to(patch, 3))
+    network = prepare(network) if isinstance(network, keras.Model) else network
+    volume, inside = patches.pad_to(volume if volume.ndim == 4 else volume[..., None], min_shape=size)
+    skip = None if skip is None else patches.pad_to(skip, min_shape=size)[0]
+    values = sliding_window(network, volume, patch=size, overlap=0.0, skip=skip, **settings)
+    box = patches.box_about(foreground(values, settings.get("activation", "softmax")), size)
+    seen = None if skip is None else skip[box]
+    middle = sliding_window(
+        network, volume[box], patch=size, overlap=overlap, skip=seen, mirror_axes=mirror_axes, **settings
+    )
+    values[:] = background_values(values.shape[-1], settings.get("activation", "softmax"))
+    values[box] = middle
+    return np.ascontiguousarray(values[inside])
+
+
+def foreground(values: np.ndarray, activation: str) -> np.ndarray:
+    """Returns where a class other than the background is found, (x, y, z) bool, from values after the activation."""
+    return values.argmax(-1) > 0 if activation == "softmax" else values.max(-1) >= 0.5
+
+
+def background_values(num_classes: int, activation: str) -> np.ndarray:
+    """Returns the values of a voxel in which there is nothing: the first class 1 under softmax, else 0."""
+    values = np.zeros(num_classes, np.float32)
+    values[0] = activation == "softmax"
+    return values
+
+
 def activate(logits: np.ndarray, activation: str) -> np.ndarray:
     """Applies an activation over the last axis, in place where it can.
 
@@ -133,9 +193,7 @@ def _activate_seen(mean: np.ndarray, total: np.ndarray, activation: str) -> np.n
     result = activate(mean, activation)
     unseen = total == 0
     if unseen.any():
-        result[unseen] = 0
-        if activation == "softmax":
-            result[unseen, 0] = 1
+        result[unseen] = background_values(result.shape[-1], activation)
     return result
 
 

@@ -232,6 +232,7 @@ TASK = Task(
         labels={index: (name, _find_source_value(name)) for index, name in enumerate(CLASSES)},
         spacing_mm=(SPACING_MM,) * 3,
         patch=PATCH,
+        centred=True,
         preprocessing=(
             {"name": "resample", "spacing_mm": [SPACING_MM] * 3},
             {"name": "clip_percentiles", "low": PERCENTILES[0], "high": PERCENTILES[1]},

@@ -62,6 +62,7 @@ class Data:
             many voxels (`zoo.volumes.context`): further channels, which the builder must take apart (`unet3d`) and a
             synthesis must give. A sample of real data reads that much more of its case: 64 times the voxels for 4, cut
             off where the volume ends. None for none.
+        centred: whether samples have the foreground in their middle, so that prediction looks for it first.
         masked: whether labels have a second channel, 1 in the scan and 0 where a patch was padded, for a loss that
             heeds it: `Combined(..., maps=("mask",))`.
         tabular: values beside the images that condition the network; they add `conditioning` to the arguments.
@@ -82,6 +83,7 @@ class Data:
     native_grid: bool = False
     preprocessing: tuple[Mapping[str, Any], ...] = ()
     context: int | None = None
+    centred: bool = False
     masked: bool = False
     tabular: tuple[Tabular, ...] = ()
     tabular_dropout: float = 0.2

@@ -6,6 +6,8 @@ import numpy as np
 
 Size = int | Sequence[int] | np.ndarray
 FLOOR = 1e-6  # smallest blending weight: corners of a patch must count where nothing else covers them
+TAIL = 200  # one part of so many of a foreground may lie outside its box, on each side
+MARGIN = 2  # voxels
 
 
 def starts(shape: Sequence[int], patch: Size, overlap: float = 0.5) -> np.ndarray:
@@ -43,6 +45,40 @@ def starts(shape: Sequence[int], patch: Size, overlap: float = 0.5) -> np.ndarra
         num = -(-(n - p) // stride) + 1
         axes.append(np.round(np.linspace(0, n - p, num)).astype(np.int64))
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+
+
+def box_about(mask: np.ndarray, patch: Size) -> tuple[slice, slice, slice]:
+    """Returns the box of at least one patch that holds a foreground and has it in its middle.
+
+    Along each axis the foreground reaches from where half a percent of it lies before to where half a percent lies
+    behind, so that specks far from it count for nothing, and `MARGIN` voxels more. Near a face of the volume the box
+    ends there.
+
+    Args:
+        mask: (x, y, z) bool, at least a patch; without any True the box is the whole volume.
+        patch: patch size in voxels, one number or three.
+
+    Returns:
+        Slices of x, y, z.
+
+    Example:
+        >>> mask = np.zeros((40, 16, 16), bool)
+        >>> mask[20:30] = True
+        >>> box_about(mask, 16)[0]
+        slice(17, 33, None)
+    """
+    box = []
+    for axis, size in enumerate(_triple(patch, "patch")):
+        before = np.cumsum(mask.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.int64))
+        length, total = mask.shape[axis], int(before[-1])
+        if not total:
+            return (slice(0, mask.shape[0]), slice(0, mask.shape[1]), slice(0, mask.shape[2]))
+        low = int(np.argmax(TAIL * before > total)) - MARGIN
+        high = int(np.argmax(TAIL * before >= (TAIL - 1) * total)) + 1 + MARGIN
+        extent = min(max(high - low, size), length)
+        start = min(max((low + high - extent) // 2, 0), length - extent)
+        box.append(slice(start, start + extent))
+    return (box[0], box[1], box[2])
 
 
 def gaussian_weight(patch: Size, sigma_fraction: float = 1 / 8) -> np.ndarray:

@@ -6,6 +6,7 @@ running weighted mean that updates its buffers in place.
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -68,6 +69,72 @@ def sliding_window(
     logits = tf.slice(mean, tf.concat([before, [0]], 0), tf.concat([shape, [num_classes]], 0))
     logits = tf.ensure_shape(logits, (None, None, None, num_classes))
     return logits, tf.slice(total, before, shape) > 0
+
+
+def centred_window(
+    network: Network,
+    volume: tf.Tensor,
+    *,
+    patch: Sequence[int],
+    overlap: float,
+    num_classes: int,
+    activation: str,
+    inside: tf.Tensor | None = None,
+    average: Callable[[Network], Network] = lambda network: network,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Finds the foreground with windows side by side, then runs windows about its middle alone.
+
+    Args:
+        network: as `sliding_window` takes it.
+        volume: as `sliding_window` takes it.
+        patch: window in voxels.
+        overlap: of the windows that count.
+        num_classes: channels of the logits.
+        activation: "softmax", where the first class is the background, or another, where half is.
+        inside: as `sliding_window` takes it.
+        average: what makes the network of the windows that count, such as one that averages mirror images.
+
+    Returns:
+        As `sliding_window`; no window reached the voxels outside the box.
+    """
+    shape, size = tf.shape(volume)[:3], tf.constant(patch, tf.int32)
+    before, padded = _padding(shape, size)
+    room = tf.stack([before, padded - shape - before], 1)
+    volume = tf.pad(volume, tf.concat([room, [[0, 0]]], 0))
+    inside = None if inside is None else tf.pad(inside, room)
+    settings: dict[str, Any] = {"patch": patch, "num_classes": num_classes}
+    logits, reached = sliding_window(network, volume, overlap=0.0, inside=inside, **settings)
+    start, extent = _box_about(_foreground(activate(logits, reached, activation), activation), size)
+    part = tf.slice(volume, tf.concat([start, [0]], 0), tf.concat([extent, [volume.shape[-1]]], 0))
+    seen = None if inside is None else tf.slice(inside, start, extent)
+    logits, reached = sliding_window(average(network), part, overlap=overlap, inside=seen, **settings)
+    around = tf.stack([start, padded - start - extent], 1)
+    logits, reached = tf.pad(logits, tf.concat([around, [[0, 0]]], 0)), tf.pad(reached, around)
+    logits = tf.slice(logits, tf.concat([before, [0]], 0), tf.concat([shape, [num_classes]], 0))
+    return tf.ensure_shape(logits, (None, None, None, num_classes)), tf.slice(reached, before, shape)
+
+
+def _foreground(values: tf.Tensor, activation: str) -> tf.Tensor:
+    return tf.argmax(values, -1) > 0 if activation == "softmax" else tf.reduce_max(values, -1) >= 0.5
+
+
+def _box_about(mask: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns start and extent of the box that `zoo.volumes.patches.box_about` returns."""
+    shape, counts = tf.shape(mask), tf.cast(mask, tf.int64)
+    low, high = [], []
+    for axis in range(3):
+        before = tf.cumsum(tf.reduce_sum(counts, [other for other in range(3) if other != axis]))
+        low.append(_find_first(patches.TAIL * before > before[-1]))
+        high.append(_find_first(patches.TAIL * before >= (patches.TAIL - 1) * before[-1]))
+    ends = tf.stack(low) - patches.MARGIN, tf.stack(high) + 1 + patches.MARGIN
+    extent = tf.minimum(tf.maximum(ends[1] - ends[0], size), shape)
+    start = tf.minimum(tf.maximum((ends[0] + ends[1] - extent) // 2, 0), shape - extent)
+    found = tf.reduce_any(mask)
+    return tf.where(found, start, 0), tf.where(found, extent, shape)
+
+
+def _find_first(mask: tf.Tensor) -> tf.Tensor:
+    return tf.argmax(tf.cast(mask, tf.int32), output_type=tf.int32)
 
 
 def starts(shape: tf.Tensor, patch: Sequence[int], overlap: float) -> tf.Tensor:

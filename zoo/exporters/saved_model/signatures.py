@@ -9,6 +9,7 @@ It needs TensorFlow and nothing else. One trace serves volumes of all sizes. Sig
 - `patch`: the bare network, windows (batch, x, y, z, channels) to `logits`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,18 +177,29 @@ class VolumeModel(tf.Module):
         ras_spacing = tf.gather(spacing, tf.math.invert_permutation(world))
         resampled, work_spacing = graph_grids.to_work_grid(turned, ras_spacing, self._plan.grid)
         inside = tf.reduce_any(resampled != 0, -1) if self._plan.segments or self._plan.within else None
-        logits, reached = graph_windows.sliding_window(
-            graph_windows.average_mirrored(self._bind_tabular(tabular), self._plan.axes, self._plan.partners),
-            self._normalise(resampled),
-            patch=self._plan.patch,
-            overlap=self._plan.overlap,
-            num_classes=self.network.num_classes,
-            inside=inside,
-        )
+        logits, reached = self._run_windows(self._bind_tabular(tabular), self._normalise(resampled), inside)
         foreground = reached & inside if self._plan.within else reached
         values = graph_windows.activate(logits, foreground, self._plan.card.output.activation)
         scale = tf.gather(work_spacing / ras_spacing, world)
         return NetworkOutput(graph_grids.from_ras(values, world, reverse), shape, scale, spacing)
+
+    def _run_windows(
+        self, network: graph_windows.Network, volume: tf.Tensor, inside: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns blended logits, and which voxels a window reached."""
+        plan = self._plan
+        settings: dict[str, Any] = {
+            "patch": plan.patch,
+            "overlap": plan.overlap,
+            "num_classes": self.network.num_classes,
+        }
+        average = functools.partial(graph_windows.average_mirrored, axes=plan.axes, partners=plan.partners)
+        if not plan.card.input.centred:
+            return graph_windows.sliding_window(average(network), volume, inside=inside, **settings)
+        activation = plan.card.output.activation
+        return graph_windows.centred_window(
+            network, volume, activation=activation, inside=inside, average=average, **settings
+        )
 
     def _normalise(self, volume: tf.Tensor) -> tf.Tensor:
         z_scores = [step for step in self._plan.steps if step["name"] == "z_score"]

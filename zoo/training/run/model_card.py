@@ -91,6 +91,7 @@ def _input(task: Task) -> cards.Input:
         task.grid_mm,
         tabular=task.data.tabular,
         context=task.data.context,
+        centred=task.data.centred,
     )
 
 

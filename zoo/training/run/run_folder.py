@@ -13,8 +13,8 @@ from zoo.files import csv_text, replacing, write_whole
 from zoo.training.run.run_config import differences
 
 PACKAGES = ("zoo3d", "keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "nibabel")
-# What a folder may differ in and still hold the same run: what is plausible is asked of results, not of the training.
-NOT_COMPARED = ("versions", "plausible")
+# What a folder may differ in and still hold the same run: what decides how results are made and checked, not learned.
+NOT_COMPARED = ("versions", "plausible", "centred")
 CONFIG, LAST = "config.json", "last.safetensors"
 
 
