@@ -247,7 +247,8 @@ def summary(table: Table) -> dict[str, float]:
     found = {"dice": mean(table), "dice_six": mean(table, six)}
     if all("hd95_mm" in table[name] for name in six):
         found["hd95_mm_six"] = mean(table, six, "hd95_mm")
-    if errors := [table[name]["volume_error"] for name in LARGE if "volume_error" in table.get(name, {})]:
+    errors = [table[name]["volume_error"] for name in LARGE if "volume_error" in table.get(name, {})]
+    if len(errors) == len(LARGE):
         found |= {"volume_error_large": float(np.mean(errors)), "volume_error_most": max(errors)}
     return found | {f"dice_{name}": table[name]["dice"] for name in ("cortex", "white") if name in table}
 
