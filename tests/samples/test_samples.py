@@ -1,25 +1,14 @@
 """The real head that ships: that it is what it says, small, on one grid, and has no face."""
 
-import importlib.machinery
-import importlib.util
-
 import numpy as np
 import pytest
-from support.paths import ROOT
+from support.scripts import load_script
 
 from zoo.samples import sample
 from zoo.volumes import image as images
 
-MAKER = ROOT / "tools" / "make_samples"
 NAMES = ("colin27", "colin27_mask", "colin27_aal")
 AAL_PAIRS = {"hippocampus": 37, "amygdala": 41, "caudate": 71, "putamen": 73, "pallidum": 75, "thalamus": 77}
-
-
-def maker():
-    loader = importlib.machinery.SourceFileLoader("make_samples", str(MAKER))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("make_samples", loader))
-    loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +59,7 @@ def test_an_unknown_sample_is_answered_with_the_names():
 
 @pytest.mark.slow
 def test_the_tool_makes_the_same_scans(tmp_path, capsys):
-    make = maker()
+    make = load_script("tools/make_samples")
     if not (make.TEMPLATES / "aal.nii.gz").exists():
         pytest.skip("Colin27's labels are missing: apt-get install mricron-data")
     try:

@@ -1,24 +1,15 @@
 """`tools/train_brain_mask`: first weights from the trunk of another network, and what decides whether a run ships."""
 
-import importlib.machinery
-import importlib.util
-import sys
-
 import numpy as np
 import pytest
-from support.paths import ROOT
+from support.scripts import load_script
 
 import zoo
 
 
 @pytest.fixture(scope="module")
 def tool():
-    before = list(sys.path)
-    loader = importlib.machinery.SourceFileLoader("train_brain_mask", str(ROOT / "tools" / "train_brain_mask"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("train_brain_mask", loader))
-    loader.exec_module(module)
-    sys.path[:] = before
-    return module
+    return load_script("tools/train_brain_mask")
 
 
 def network(num_classes, filters=(4, 8)):
