@@ -34,6 +34,7 @@ SCANS = {
 }
 THROUGH = (10, 11, 12, 17)  # left thalamus, caudate, putamen and hippocampus
 COLUMNS, PANEL_WIDTH, COLOURS = 2, 900, 256
+BELOW = 16  # pixels under the last line of a panel
 
 
 def centre_mm(labels: nib.nifti1.Nifti1Image) -> list[float] | None:
@@ -51,8 +52,15 @@ def draw(predict: Predictor, path: Path, title: str) -> Image.Image:
         labels = predict(scan)
     with tempfile.TemporaryDirectory() as folder:
         drawn = planes.write_planes(Path(folder) / "planes.png", scan, labels, at_mm=centre_mm(labels), title=title)
-        panel = Image.open(drawn).convert("RGB")
+        panel = trim(Image.open(drawn).convert("RGB"))
     return panel.resize((PANEL_WIDTH, round(panel.height * PANEL_WIDTH / panel.width)), Image.Resampling.LANCZOS)
+
+
+def trim(panel: Image.Image) -> Image.Image:
+    """The panel without the empty room for a legend below its planes."""
+    pixels = np.asarray(panel)
+    used = np.flatnonzero((pixels != pixels[-1, 0]).any(axis=(1, 2)))
+    return panel.crop((0, 0, panel.width, min(int(used[-1]) + BELOW, panel.height)))
 
 
 def tile(panels: list[Image.Image]) -> Image.Image:
@@ -62,8 +70,7 @@ def tile(panels: list[Image.Image]) -> Image.Image:
     sheet = Image.new("RGB", (COLUMNS * PANEL_WIDTH, sum(heights)), planes.PAPER)
     for number, row in enumerate(rows):
         for column, panel in enumerate(row):
-            top = sum(heights[:number]) + (heights[number] - panel.height) // 2
-            sheet.paste(panel, (column * PANEL_WIDTH, top))
+            sheet.paste(panel, (column * PANEL_WIDTH, sum(heights[:number])))
     return sheet
 
 
