@@ -9,6 +9,7 @@ from keras import KerasTensor, layers
 
 from zoo.errors import unknown_choice
 from zoo.models.parts.layers import CropLike, FiLM, Fold, Half, SizeCheck, Unfold
+from zoo.models.parts.norms import BatchNormalization, GroupNormalization, LeakyReLU
 from zoo.models.parts.sizes import Sizes, Triple
 
 NORMS = ("batch", "group", "instance", "none")
@@ -146,9 +147,9 @@ def normalise(x: KerasTensor, name: str, norm: str) -> KerasTensor:
     if norm == "none":
         return x
     if norm == "batch":
-        return layers.BatchNormalization(name=name)(x)
+        return BatchNormalization(name=name)(x)
     groups = -1 if norm == "instance" else math.gcd(8, x.shape[-1])
-    return layers.GroupNormalization(groups=groups, epsilon=1e-5, name=name)(x)
+    return GroupNormalization(groups=groups, epsilon=1e-5, name=name)(x)
 
 
 def activate(x: KerasTensor, name: str, activation: str) -> KerasTensor:
@@ -158,7 +159,7 @@ def activate(x: KerasTensor, name: str, activation: str) -> KerasTensor:
     if activation == "prelu":
         return layers.PReLU(shared_axes=[1, 2, 3], alpha_initializer=keras.initializers.Constant(0.25), name=name)(x)
     if activation == "leaky_relu":
-        return layers.LeakyReLU(negative_slope=0.01, name=name)(x)
+        return LeakyReLU(negative_slope=0.01, name=name)(x)
     return layers.Activation(activation, name=name)(x)
 
 
