@@ -5,12 +5,14 @@ exception into one line and an exit code: 1 for work that failed, 2 for bad argu
 inside `framework()`, so that help and listings stay quick.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
 import zoo
+from zoo import allocator
 from zoo.cli import (
     bids_command,
     export_command,
@@ -64,6 +66,8 @@ for verb in VERBS:
 
 def main() -> NoReturn:
     """Runs the command line; never returns."""
+    if sys.argv[1:2] == ["train"] and len(sys.argv) > 2:
+        allocator.use_tcmalloc()
     app()
     raise SystemExit(0)
 
