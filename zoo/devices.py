@@ -65,14 +65,14 @@ def has_fast_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
         cpuinfo: where Linux describes the processor; elsewhere the answer is no.
     """
     if accelerators():
-        return all(capability >= (8, 0) for capability in _capabilities())
+        return all(capability >= (8, 0) for capability in _list_capabilities())
     path = Path(cpuinfo)
     lines = path.read_text().splitlines() if path.exists() else []
     flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
     return not BFLOAT16_FLAGS.isdisjoint(flags)
 
 
-def _capabilities() -> list[tuple[int, int]]:
+def _list_capabilities() -> list[tuple[int, int]]:
     """Returns the compute capability of every GPU; on a TPU, and for other backends, one that has bfloat16."""
     if keras.backend.backend() != "tensorflow":
         return [(8, 0)]

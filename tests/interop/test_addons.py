@@ -56,8 +56,8 @@ def test_what_cannot_be_built_is_named():
 )
 def test_what_keras_2_wrote_is_put_in_the_words_of_keras_3(kind, config):
     old = {"class_name": kind, "config": config}
-    assert addons._known(old) and not addons._builds(old)
-    assert addons._builds(addons._translate(old, gelu_tanh=False))
+    assert addons._is_known(old) and not addons._can_build(old)
+    assert addons._can_build(addons._translate(old, gelu_tanh=False))
 
 
 def test_what_is_no_model_is_refused(tmp_path):

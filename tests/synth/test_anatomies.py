@@ -217,7 +217,7 @@ def check_volumes(name):
 @pytest.mark.parametrize("name", ["donor_9861", "donor_15496"])
 def test_what_a_donor_outlines_itself_comes_through_unchanged(name):
     donor = brain(name)
-    source = sources._donor_table()[sources._codes(name)[0]]
+    source = sources._donor_table()[sources._read_codes(name)[0]]
     for structure in ("cortex", *sources._NUCLEI):
         for index in labels.sides(structure):
             # Specks apart from the brain are dropped, nothing else.

@@ -25,7 +25,7 @@ STILL = {"positive": 1.0, "deep": 1.0, "rotation_deg": 0.0, "scaling": (1.0, 1.0
 def brain():
     labels = box_brain()
     far = np.minimum(edt.edt(~np.isin(labels, sides("ventricle"))), 255).astype(np.uint8)
-    fields = placement._fields(labels, placement.zoned(labels), far)
+    fields = placement._make_fields(labels, placement.zoned(labels), far)
     return Brain(*(ops.convert_to_tensor(field) for field in fields))
 
 

@@ -106,7 +106,7 @@ def test_means_are_those_of_the_whole_scan(brain):
 
 def test_a_head_that_is_turned_back_is_where_it_was():
     matrix = np.array([[0.9, 0.2, -0.1], [-0.3, 1.1, 0.05], [0.1, -0.2, 0.95]], np.float32)
-    np.testing.assert_allclose(stroke._inverse(ops.convert_to_tensor(matrix)), np.linalg.inv(matrix), atol=1e-5)
+    np.testing.assert_allclose(stroke._invert(ops.convert_to_tensor(matrix)), np.linalg.inv(matrix), atol=1e-5)
 
 
 def test_sides_follow_the_structures():

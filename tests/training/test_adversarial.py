@@ -196,7 +196,7 @@ def test_the_terms_of_the_loss_by_hand():
     hole[:, :4, :6, :8] = 1
     filled[hole > 0] = 0.5
     code = np.array([[3.0, 4.0], [4.0, -3.0]], np.float32)
-    terms = model._terms(*map(tf.constant, (patch, filled, hole, code)))
+    terms = model._compute_terms(*map(tf.constant, (patch, filled, hole, code)))
     assert {name: round(float(value), 5) for name, value in terms.items()} == {
         "masked": 0.5,
         "visible": 2.0,

@@ -83,7 +83,7 @@ def test_settings_out_of_range_are_refused():
     with pytest.raises(ValueError, match="fraction"):
         Mining(fraction=0.0)
     with pytest.raises(ValueError, match="mining=None"):
-        batches._mining(TASK.replace(batched=True))
+        batches._find_mining(TASK.replace(batched=True))
 
 
 class Stop(keras.callbacks.Callback):

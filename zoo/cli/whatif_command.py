@@ -40,7 +40,7 @@ def whatif(
     fields = {field.name: field for field in card.input.tabular}
     files, options = _split_options(scans, list(fields))
     if not options:
-        names = " ".join(f"--{name} {_example(field)}" for name, field in fields.items())
+        names = " ".join(f"--{name} {_make_example(field)}" for name, field in fields.items())
         raise UsageError(f"Say what to vary: {names}." if names else f"{card.name} takes no tabular values to vary.")
     cases = parse_scans(files, card)
     images = next(iter(cases.values()))
@@ -97,10 +97,10 @@ def parse_values(field: Tabular, text: str) -> list[float | str]:
     if len(parts) == 1:
         listed = [part.strip() for part in text.split(",")]
         if not all(listed):
-            raise UsageError(f"--{field.name} takes {_example(field)}, got {text!r}.")
+            raise UsageError(f"--{field.name} takes {_make_example(field)}, got {text!r}.")
         return [part if field.grades else _parse_number(field, part) for part in listed]
     if field.grades or len(parts) != 3:
-        raise UsageError(f"--{field.name} takes {_example(field)}, got {text!r}.")
+        raise UsageError(f"--{field.name} takes {_make_example(field)}, got {text!r}.")
     first, last, step = (_parse_number(field, part) for part in parts)
     count = math.floor((last - first) / step + 1e-9) + 1 if step > 0 else 0
     if not 0 < count <= MOST:
@@ -114,9 +114,9 @@ def _parse_number(field: Tabular, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UsageError(f"--{field.name} takes {_example(field)}, got {text!r}.")
+        raise UsageError(f"--{field.name} takes {_make_example(field)}, got {text!r}.")
     return value
 
 
-def _example(field: Tabular) -> str:
+def _make_example(field: Tabular) -> str:
     return ",".join(field.grades) if field.grades else f"{field.low:g}:{field.high:g}:{(field.high - field.low) / 8:g}"

@@ -91,9 +91,9 @@ class Report:
             "label values": _join_runs(self.labels),
         }
         lines = [f"{self.source}: {self.num_cases} cases of {self.num_subjects} subjects"]
-        lines += [f"  {title}: {_counted(table)}" for title, table in tables.items() if table]
+        lines += [f"  {title}: {_list_counts(table)}" for title, table in tables.items() if table]
         lines += [f"  {note}" for note in (*self.notes, self.left_out) if note]
-        lines += [f"{_where(finding)}: {finding.text}" for finding in self.findings]
+        lines += [f"{_name_place(finding)}: {finding.text}" for finding in self.findings]
         num_warnings = len(self.findings) - self.num_errors
         return "\n".join([*lines, f"{self.num_errors} errors, {num_warnings} warnings"])
 
@@ -193,11 +193,11 @@ class _Grid:
 
 
 def _look_at_all(listed: Sequence[Case]) -> tuple[list[_Look], list[Finding]]:
-    looks, failures = convert(listed, _look, "Reading", quiet=True)
+    looks, failures = convert(listed, _read_case, "Reading", quiet=True)
     return looks, [Finding(ERROR, "unreadable", failure.case, failure.reason) for failure in failures]
 
 
-def _look(case: Case) -> _Look:
+def _read_case(case: Case) -> _Look:
     grids: dict[str, Any] = {}
     hashes: dict[str, str] = {}
     values: Counter[float] | None = None
@@ -360,9 +360,9 @@ def _join_runs(table: Mapping[int, int]) -> dict[str, int]:
     return {f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]): table[run[0]] for run in joined}
 
 
-def _counted(table: Mapping[Any, int]) -> str:
+def _list_counts(table: Mapping[Any, int]) -> str:
     return ", ".join(f"{key} ({count})" for key, count in table.items())
 
 
-def _where(finding: Finding) -> str:
+def _name_place(finding: Finding) -> str:
     return f"{finding.level}: {finding.kind}" + (f": {finding.case}" if finding.case else "")

@@ -11,7 +11,7 @@ from zoo.volumes import nifti
 
 
 def nifti_like(array: np.ndarray, like: images.Image) -> images.Image:
-    """An image of other voxels with the affine of `like`."""
+    """Makes an image of other voxels with the affine of `like`."""
     return type(like)(array, like.affine)
 
 

@@ -46,34 +46,38 @@ class Fold:
         return f"FreeSurfer's codes of {self.name} count as {' or '.join(map(str, self.becomes))}{sides}"
 
 
-def _fold(name: str, becomes: int | tuple[int, int], *codes: int | range) -> Fold:
+def _make_fold(name: str, becomes: int | tuple[int, int], *codes: int | range) -> Fold:
     flat = chain.from_iterable(code if isinstance(code, range) else (code,) for code in codes)
     return Fold(name, frozenset(flat), becomes if isinstance(becomes, tuple) else (becomes,))
 
 
-def _parcels(start: int) -> tuple[range, ...]:
+def _list_parcels(start: int) -> tuple[range, ...]:
     """Returns the codes of a hemisphere's parcels: aparc and DKT, then those of a2005s, from one of 1000, 2000 on."""
     a2005s = (range(start + 100, start + 182), *(range(start + n, start + n + 3) for n in (200, 205, 210)))
     return (range(start, start + 36), *a2005s)
 
 
 FOLDS = (
-    _fold("left cortical parcels (aparc, DKT, a2009s)", 3, *_parcels(1000), range(11100, 11176)),
-    _fold("right cortical parcels (aparc, DKT, a2009s)", 42, *_parcels(2000), range(12100, 12176)),
-    _fold("left white matter parcels (wmparc)", 2, range(3000, 3036), range(3100, 3182), range(13100, 13176), 5001),
-    _fold("right white matter parcels (wmparc)", 41, range(4000, 4036), range(4100, 4182), range(14100, 14176), 5002),
-    _fold("corpus callosum and fornix", (2, 41), 192, *range(250, 256)),
-    _fold("hypointensities without a side", (2, 41), 77, 80),
-    _fold("left hypointensities, vessels and lesions", 2, 78, 81, 30, 25),
-    _fold("right hypointensities, vessels and lesions", 41, 79, 82, 62, 57),
-    _fold("left choroid plexus", 4, 31),
-    _fold("right choroid plexus", 43, 63),
-    _fold("left thalamus by its old code", 10, 9),
-    _fold("right thalamus by its old code", 49, 48),
-    _fold("left substantia nigra", 28, 27),
-    _fold("right substantia nigra", 60, 59),
-    _fold("optic chiasm, fifth ventricle and outer fluid", 24, 85, 72, 122, 257),
-    _fold("skull and tissue outside the brain", 0, range(118, 122), range(123, 136), 165, 167, 258, 259),
+    _make_fold("left cortical parcels (aparc, DKT, a2009s)", 3, *_list_parcels(1000), range(11100, 11176)),
+    _make_fold("right cortical parcels (aparc, DKT, a2009s)", 42, *_list_parcels(2000), range(12100, 12176)),
+    _make_fold(
+        "left white matter parcels (wmparc)", 2, range(3000, 3036), range(3100, 3182), range(13100, 13176), 5001
+    ),
+    _make_fold(
+        "right white matter parcels (wmparc)", 41, range(4000, 4036), range(4100, 4182), range(14100, 14176), 5002
+    ),
+    _make_fold("corpus callosum and fornix", (2, 41), 192, *range(250, 256)),
+    _make_fold("hypointensities without a side", (2, 41), 77, 80),
+    _make_fold("left hypointensities, vessels and lesions", 2, 78, 81, 30, 25),
+    _make_fold("right hypointensities, vessels and lesions", 41, 79, 82, 62, 57),
+    _make_fold("left choroid plexus", 4, 31),
+    _make_fold("right choroid plexus", 43, 63),
+    _make_fold("left thalamus by its old code", 10, 9),
+    _make_fold("right thalamus by its old code", 49, 48),
+    _make_fold("left substantia nigra", 28, 27),
+    _make_fold("right substantia nigra", 60, 59),
+    _make_fold("optic chiasm, fifth ventricle and outer fluid", 24, 85, 72, 122, 257),
+    _make_fold("skull and tissue outside the brain", 0, range(118, 122), range(123, 136), 165, 167, 258, 259),
 )
 
 

@@ -21,7 +21,7 @@ _GRADE = re.compile(r"(?:m?tici )?([0-3][abc]?)(?:\.0)?", re.IGNORECASE)
 
 
 def with_known_names(row: Mapping[str, Cell]) -> dict[str, Cell]:
-    """A row of a table, and what is recognised in it under the name and in the unit of this module.
+    """Returns a row of a table with what is recognised in it under the name and in the unit of this module.
 
     Args:
         row: column -> number or word, what is missing left out.
@@ -34,24 +34,24 @@ def with_known_names(row: Mapping[str, Cell]) -> dict[str, Cell]:
     if "tici" in known:
         match = _GRADE.fullmatch(str(known["tici"]).strip())
         known["tici"] = match[1].lower() if match else known["tici"]
-    hours = _hours(plain)
+    hours = _read_hours(plain)
     if hours is not None:
         known["time_to_reperfusion_h"] = hours
     return {**known, **row}
 
 
-def _hours(plain: Mapping[str, Cell]) -> float | None:
-    """Hours from onset to reperfusion: a column in minutes, or the sum of the times before and after arrival."""
+def _read_hours(plain: Mapping[str, Cell]) -> float | None:
+    """Returns the hours from onset to reperfusion: a column in minutes, or the times before and after arrival."""
     for word in MINUTES:
         minutes = plain.get(word)
         if isinstance(minutes, float):
             return minutes / 60
-    legs = [_minutes(plain.get(word)) for word in LEGS]
+    legs = [_parse_minutes(plain.get(word)) for word in LEGS]
     return sum(leg for leg in legs if leg is not None) / 60 if None not in legs else None
 
 
-def _minutes(cell: Cell | None) -> float | None:
-    """Minutes of "1:35:00", or of a number, which is minutes."""
+def _parse_minutes(cell: Cell | None) -> float | None:
+    """Returns the minutes of "1:35:00", or of a number, which is minutes."""
     if isinstance(cell, float):
         return cell
     match = _CLOCK.fullmatch(str(cell).strip())

@@ -153,7 +153,7 @@ class _Bootstrap:
 
     def column(self, values: np.ndarray) -> Row:
         """Returns the statistics of one value a case."""
-        return self._statistics(values, self._means(values[:, None])[:, 0])
+        return self._describe_column(values, self._average_resamples(values[:, None])[:, 0])
 
     def cases(self, values: np.ndarray) -> Row:
         """Returns the statistics of the means over labels of each case."""
@@ -161,17 +161,17 @@ class _Bootstrap:
 
     def classes(self, values: np.ndarray) -> Row:
         """Returns the statistics of the means over cases of each label; cases are resampled."""
-        means = self._means(values)
+        means = self._average_resamples(values)
         resampled = np.array([mean(row) for row in means])
-        return self._statistics(np.array([mean(column) for column in values.T]), resampled)
+        return self._describe_column(np.array([mean(column) for column in values.T]), resampled)
 
-    def _means(self, values: np.ndarray) -> np.ndarray:
+    def _average_resamples(self, values: np.ndarray) -> np.ndarray:
         """Returns the mean of each column in each resample, NaN where a resample has no defined value."""
         defined = ~np.isnan(values)
         drawn = self.counts @ defined
         return np.where(drawn > 0, self.counts @ np.where(defined, values, 0.0) / np.maximum(drawn, 1), np.nan)
 
-    def _statistics(self, values: np.ndarray, resampled: np.ndarray) -> Row:
+    def _describe_column(self, values: np.ndarray, resampled: np.ndarray) -> Row:
         defined, resampled = values[~np.isnan(values)], resampled[~np.isnan(resampled)]
         # One case says nothing about other cases.
         enough = self.counts.shape[1] > 1 and len(defined) > 0 and len(resampled) > 0

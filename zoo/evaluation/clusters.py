@@ -76,12 +76,12 @@ def find_clusters(
         values = z[tuple(voxels.T)].astype(float)
         peak = affine @ [*voxels[np.argmax(values)], 1]
         score = float(-stats.norm.logsf(values).sum() * voxel_mm3)
-        clusters.append(Cluster(0, _triple(peak), len(voxels) * voxel_mm3, score, float(values.max()), voxels))
+        clusters.append(Cluster(0, _as_triple(peak), len(voxels) * voxel_mm3, score, float(values.max()), voxels))
     clusters.sort(key=lambda cluster: -cluster.score)
     return tuple(dataclasses.replace(cluster, rank=rank) for rank, cluster in enumerate(clusters[:top], start=1))
 
 
-def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+def _as_triple(values: Sequence[float]) -> tuple[float, float, float]:
     x, y, z = (float(value) for value in values[:3])
     return x, y, z
 

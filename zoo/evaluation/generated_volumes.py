@@ -57,7 +57,7 @@ def ms_ssim(
     a, b = (_split_channels(ops.cast(each, "float32")) for each in (images, others))
     product: Any = 1.0
     for scale, weight in enumerate(scale_weights):
-        structure, whole = _similarity(a, b, span, window)
+        structure, whole = _measure_similarity(a, b, span, window)
         last = scale == len(scale_weights) - 1
         product = product * ops.relu(whole if last else structure) ** weight
         if not last:
@@ -85,7 +85,7 @@ def _split_channels(images: Tensor) -> Tensor:
     return ops.reshape(ops.transpose(images, (0, 4, 1, 2, 3)), (-1, *sizes, 1))
 
 
-def _similarity(a: Tensor, b: Tensor, span: Tensor, window: int) -> tuple[Tensor, Tensor]:
+def _measure_similarity(a: Tensor, b: Tensor, span: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Returns means over each volume, (n,): of contrast and structure alone, and with the mean."""
     both = ops.concatenate([a, b, a * a, b * b, a * b], axis=0)
     mean_a, mean_b, square_a, square_b, product = ops.split(_blur(both, window), 5, axis=0)

@@ -164,9 +164,9 @@ def metrics_of_matching(matching: Matching) -> dict[str, float]:
         "false_positives": float(detections - true),
         "sensitivity": sensitivity,
         "precision": precision,
-        "f1": _f1(sensitivity, precision),
+        "f1": _compute_f1(sensitivity, precision),
         "dice_of_hits": ratio(sum(lesion.dice for lesion in hits), len(hits)),
-        **_panoptic(matching),
+        **_measure_panoptic(matching),
         "both_empty": float(not lesions and not detections),
         "false_alarm": float(bool(detections) and not lesions),
         "missed": float(bool(lesions) and not detections),
@@ -354,7 +354,7 @@ def _describe_lesions(
     return tuple(lesions)
 
 
-def _panoptic(matching: Matching) -> dict[str, float]:
+def _measure_panoptic(matching: Matching) -> dict[str, float]:
     true = [iou for iou in matching.ious.values() if iou > 0.5]
     recognition = ratio(2 * len(true), len(matching.reference) + len(matching.prediction))
     segmentation = ratio(sum(true), len(true))
@@ -365,7 +365,7 @@ def _panoptic(matching: Matching) -> dict[str, float]:
     }
 
 
-def _f1(sensitivity: float, precision: float) -> float:
+def _compute_f1(sensitivity: float, precision: float) -> float:
     if math.isnan(sensitivity) and math.isnan(precision):
         return float("nan")
     if math.isnan(sensitivity) or math.isnan(precision) or sensitivity + precision == 0:

@@ -83,7 +83,7 @@ def find(name: str | os.PathLike) -> Path:
         for place in search_folders():
             if os.path.isfile(place / name / card_file.FILE):  # False, not an error, where a folder cannot be read
                 return place / name
-        if _addresses() and not _is_offline():
+        if _list_addresses() and not _is_offline():
             return download(name)
     raise _not_found(name)
 
@@ -92,7 +92,7 @@ def _is_offline() -> bool:
     return os.environ.get("ZOO_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
-def _addresses() -> list[str]:
+def _list_addresses() -> list[str]:
     return [address.strip().rstrip("/") for address in os.environ.get("ZOO_URL", "").split(",") if address.strip()]
 
 
@@ -129,7 +129,7 @@ def download(name: str) -> Path:
         ValueError: `name` cannot be a trained model's, or ZOO_OFFLINE is set.
         PermissionError: the cache cannot be written.
     """
-    if _is_offline() or not _addresses() or not cards.NAME.fullmatch(name):
+    if _is_offline() or not _list_addresses() or not cards.NAME.fullmatch(name):
         raise _not_found(name)
     timeout_s = _timeout_s()
     target = cache_folder() / name
@@ -166,7 +166,7 @@ def _locked(target: Path) -> Iterator[None]:
 def _fetch_from_any(name: str, part: Path, timeout_s: float) -> None:
     reasons = []
     part.mkdir(exist_ok=True)
-    for address in _addresses():
+    for address in _list_addresses():
         try:
             _fetch_from(f"{address}/{name}", part, timeout_s)
             return

@@ -72,9 +72,9 @@ def _rebuild(saved: keras2.Saved, *, tanh: bool) -> keras.Model:
     """Builds the graph anew from layers of Keras 3, and assigns the weights."""
     config = copy.deepcopy(saved.config)
     old = config["config"]["layers"]
-    _refuse([layer for layer in old if not _known(layer)], saved)
+    _refuse([layer for layer in old if not _is_known(layer)], saved)
     new = [_translate(layer, gelu_tanh=tanh) for layer in old]
-    _refuse([before for before, after in zip(old, new, strict=True) if not _builds(after)], saved)
+    _refuse([before for before, after in zip(old, new, strict=True) if not _can_build(after)], saved)
     config["config"]["layers"] = new
     for ends in ("input_layers", "output_layers"):
         if len(config["config"].get(ends, ())) == 1:  # Keras 3 would want, and give, a list of one
@@ -93,17 +93,19 @@ def _refuse(layers: list[Config], saved: keras2.Saved) -> None:
         )
 
 
-def _known(layer: Config) -> bool:
+def _is_known(layer: Config) -> bool:
     owner, _, name = layer["class_name"].rpartition(">")
     inner = layer["config"].get("layer")
-    if not _has_counterpart(layer["config"].get("activation", "linear")) or (inner is not None and not _known(inner)):
+    if not _has_counterpart(layer["config"].get("activation", "linear")) or (
+        inner is not None and not _is_known(inner)
+    ):
         return False
     if forbidden_classes({key: value for key, value in layer["config"].items() if key != "layer"}):
         return False
     return name in LAYERS if owner == "Addons" else not owner and name in ALLOWED and hasattr(keras.layers, name)
 
 
-def _builds(layer: Config) -> bool:
+def _can_build(layer: Config) -> bool:
     """Returns whether Keras 3 takes the arguments of a layer: it has dropped some."""
     plain = json.loads(json.dumps(layer["config"]).replace("zoo>gelu_tanh", "gelu"))  # ours, known to be there
     try:

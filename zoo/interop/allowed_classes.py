@@ -13,14 +13,14 @@ def _with_axes(*names: str) -> frozenset[str]:
     return frozenset(f"{name}{axes}D" for name in names for axes in (1, 2, 3))
 
 
-def _words(*lines: str) -> frozenset[str]:
+def _split_words(*lines: str) -> frozenset[str]:
     return frozenset(itertools.chain.from_iterable(line.split() for line in lines))
 
 
 LAYERS = _with_axes(
     *("AdaptiveAveragePooling", "AdaptiveMaxPooling", "AveragePooling", "MaxPooling", "GlobalAveragePooling"),
     *("Conv", "ConvLSTM", "Cropping", "GlobalMaxPooling", "SpatialDropout", "UpSampling", "ZeroPadding"),
-) | _words(
+) | _split_words(
     "Activation ActivityRegularization Add AdditiveAttention AlphaDropout Attention Average BatchNormalization",
     "Bidirectional CenterCrop Concatenate Conv1DTranspose Conv2DTranspose Conv3DTranspose Dense DepthwiseConv1D",
     "DepthwiseConv2D Dot Dropout ELU EinsumDense Embedding Flatten GRU GRUCell GaussianDropout GaussianNoise",
@@ -29,7 +29,7 @@ LAYERS = _with_axes(
     "SeparableConv1D SeparableConv2D SimpleRNN SimpleRNNCell Softmax SpectralNormalization StackedRNNCells Subtract",
     "TimeDistributed UnitNormalization",
 )
-_PARTS = _words(  # initialisers, regularisers, constraints and policies, of which a layer's configuration is made
+_PARTS = _split_words(  # initialisers, regularisers, constraints and policies, of which a layer's configuration is made
     "Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity L1 L1L2 L2 LecunNormal LecunUniform MaxNorm",
     "MinMaxNorm NonNeg Ones Orthogonal OrthogonalRegularizer Policy RandomNormal RandomUniform TensorShape",
     "TruncatedNormal UnitNorm VarianceScaling Zeros function",
@@ -46,15 +46,15 @@ def forbidden_classes(config: Any) -> list[str]:
         >>> forbidden_classes({"kernel_initializer": {"class_name": "StringLookup", "config": {}}})
         ['StringLookup']
     """
-    names = (str(value["class_name"]) for value in _dictionaries(config) if "class_name" in value)
+    names = (str(value["class_name"]) for value in _find_dictionaries(config) if "class_name" in value)
     plain = {name: name.rpartition(">")[2] for name in names}
     return sorted(name for name, bare in plain.items() if bare not in LAYERS | _PARTS | {"WeightNormalization"})
 
 
-def _dictionaries(value: Any) -> Iterator[dict]:
+def _find_dictionaries(value: Any) -> Iterator[dict]:
     if isinstance(value, dict):
         yield value
         value = list(value.values())
     if isinstance(value, list | tuple):
         for item in value:
-            yield from _dictionaries(item)
+            yield from _find_dictionaries(item)

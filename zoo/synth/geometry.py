@@ -93,10 +93,10 @@ def affine(params: Mapping[str, Tensor]) -> Tensor:
     shear = ops.reshape(ops.stack([one, h[0], h[1], h[2], one, h[3], h[4], h[5], one]), (3, 3))
     mirror = ops.stack([one - 2 * params["flip"], one, one])
     rotation = ops.matmul(ops.matmul(about_x, about_y), about_z)
-    return mirror[:, None] * ops.matmul(ops.matmul(rotation, shear), _diagonal(params["scaling"]))
+    return mirror[:, None] * ops.matmul(ops.matmul(rotation, shear), _make_diagonal(params["scaling"]))
 
 
-def _diagonal(values: Tensor) -> Tensor:
+def _make_diagonal(values: Tensor) -> Tensor:
     return values[None, :] * ops.eye(3, dtype="float32")
 
 
@@ -122,7 +122,7 @@ def displacement(velocity: Tensor, shape: Shape) -> Tensor:
 
 
 def _compose(field: Tensor) -> Tensor:
-    where = [axis + moved for axis, moved in zip(_grid(field.shape[1:]), ops.unstack(field, 3), strict=True)]
+    where = [axis + moved for axis, moved in zip(_make_grid(field.shape[1:]), ops.unstack(field, 3), strict=True)]
     return ops.stack([linear(component, where) for component in ops.unstack(field, 3)])
 
 
@@ -139,7 +139,7 @@ def coordinates(params: Mapping[str, Tensor], shape: Shape, source_shape: Shape,
         Three of (x, y, z) float32, in voxels of the source.
     """
     moved = ops.unstack(displacement(params["velocity"] / spacing, shape), 3)
-    local = [axis - (size - 1) / 2 + shift for axis, size, shift in zip(_grid(shape), shape, moved, strict=True)]
+    local = [axis - (size - 1) / 2 + shift for axis, size, shift in zip(_make_grid(shape), shape, moved, strict=True)]
     matrix = affine(params) * spacing
     where = []
     for axis, (size, source) in enumerate(zip(shape, source_shape, strict=True)):
@@ -199,7 +199,7 @@ def _mix(first: Tensor, second: Tensor, part: Tensor) -> Tensor:
     return first + (second - first) * part
 
 
-def _grid(shape: Shape) -> list[Tensor]:
+def _make_grid(shape: Shape) -> list[Tensor]:
     """Returns voxel indices along x, y and z, each of a shape that broadcasts."""
     sizes = [(-1, 1, 1), (1, -1, 1), (1, 1, -1)]
     return [ops.reshape(ops.arange(size, dtype="float32"), to) for size, to in zip(shape, sizes, strict=True)]

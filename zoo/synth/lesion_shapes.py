@@ -135,7 +135,7 @@ def apply(allowed: Tensor, params: Mapping[str, Tensor], lesions: Lesions, terri
         distance = _distance_mm(shape, middle, lesion, lesions)
         mask = ops.sigmoid(-4.0 * distance / ops.maximum(lesion["softness_mm"], 1e-3)) * lesion["present"] * anywhere
         if territory is not None and lesions.shape == "territory":
-            mask = mask * ops.cast(ops.equal(territory, _at(territory, middle)), "float32")
+            mask = mask * ops.cast(ops.equal(territory, _take_voxel(territory, middle)), "float32")
         masks.append(mask)
     return ops.stack(masks)
 
@@ -172,7 +172,7 @@ def paint(image: Tensor, masks: Tensor, intensity: Tensor) -> Tensor:
     return image
 
 
-def _at(volume: Tensor, voxel: Tensor) -> Tensor:
+def _take_voxel(volume: Tensor, voxel: Tensor) -> Tensor:
     _, y, z = volume.shape
     return ops.take(ops.reshape(volume, (-1,)), (voxel[0] * y + voxel[1]) * z + voxel[2], axis=0)
 
@@ -186,7 +186,7 @@ def _distance_mm(shape: Sequence[int], middle: Tensor, lesion: Mapping[str, Tens
     if lesions.shape == "tube":
         return _tube_distance(offset, lesion) - radius
     if lesions.shape == "ellipsoid":
-        turned = ops.matmul(offset, _frame(lesion["direction"])) / lesion["axes"]
+        turned = ops.matmul(offset, _make_frame(lesion["direction"])) / lesion["axes"]
         return ops.sqrt(ops.sum(ops.square(turned), axis=-1)) - radius
     coarse = seeds.normal(lesion["seeds"], fields.coarse_shape(shape, 0.15), 2)
     ragged = lesions.raggedness * radius * fields.upsample(coarse, shape)
@@ -207,7 +207,7 @@ def _tube_distance(offset: Tensor, lesion: Mapping[str, Tensor]) -> Tensor:
     return ops.sqrt(best)
 
 
-def _frame(direction: Tensor) -> Tensor:
+def _make_frame(direction: Tensor) -> Tensor:
     """Returns the rotation (3, 3) whose first column is the direction."""
     # Householder's mirror of the first axis onto the direction, one column turned round to make it a rotation.
     first = ops.convert_to_tensor(np.array([1, 0, 0], np.float32))

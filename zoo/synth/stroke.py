@@ -241,7 +241,7 @@ def at(brain: Brain, codes: Tensor, where: Sequence[Tensor], params: Mapping[str
     flow = flow * (1.0 - late * (0.35 + 0.4 * deficit)) * (1.0 - 0.6 * core)
     volume = volume * (1.0 + late * 0.15) * (1.0 - 0.55 * core)
     adc = adc * (1.0 - 0.03 * late) * (1.0 - 0.4 * core)
-    old = ops.cast(_distance(where, brain.other(params)) < params["old_mm"], "float32") * (1.0 - late)
+    old = ops.cast(_measure_distance(where, brain.other(params)) < params["old_mm"], "float32") * (1.0 - late)
     adc, flow, volume = adc * (1.0 + old), flow * (1.0 - 0.6 * old), volume * (1.0 - 0.5 * old)
     same_side = ops.cast(ops.equal(ops.maximum(territory - 1, 0) % 2, params["side"]) & (territory > 0), "float32")
     tmax = tmax + same_side * params["lag_s"] * (1.0 - late)
@@ -262,11 +262,11 @@ def _compute_deficit(brain: Brain, territory: Tensor, where: Sequence[Tensor], p
     grid = [math.ceil(size / LATTICE_MM) + 1 for size in brain.codes.shape]
     lattice = seeds.normal(params["seed"], grid, 1)
     rough = geometry.linear(lattice, [axis / LATTICE_MM for axis in where])
-    distance = _distance(where, brain.place(params))
+    distance = _measure_distance(where, brain.place(params))
     return cut_off * ops.maximum(1.0 - distance / params["radius_mm"] + params["raggedness"] * rough, 0.0)
 
 
-def _distance(where: Sequence[Tensor], centre: Tensor) -> Tensor:
+def _measure_distance(where: Sequence[Tensor], centre: Tensor) -> Tensor:
     return ops.sqrt(sum(ops.square(axis - centre[number]) for number, axis in enumerate(where)) + 1e-6)
 
 
@@ -277,18 +277,18 @@ def _place_window(
     tables = [np.array([grid[part] for grid in perfusion.grids], np.float32) for part in (0, 1)]
     size, spacing = (ops.take(ops.convert_to_tensor(table), params["grid"], axis=0) for table in tables)
     target = ops.where(params["centred"] > 0.5, brain.place(params), brain.other(params))
-    local = ops.sum(_inverse(geometry.affine(params)) * (target - _middle(brain))[None, :], axis=1)
+    local = ops.sum(_invert(geometry.affine(params)) * (target - _find_middle(brain))[None, :], axis=1)
     patch_size = ops.convert_to_tensor(np.asarray(shape, np.float32))
     start = ops.floor(local / spacing + (size - 1) / 2 - patch_size / 2 + params["crop"] * patch_size / 4)
     room = size - patch_size
     return ops.where(room >= 0, ops.clip(start, 0.0, ops.maximum(room, 0.0)), ops.floor(room / 2)), size, spacing
 
 
-def _middle(brain: Brain) -> Tensor:
+def _find_middle(brain: Brain) -> Tensor:
     return ops.convert_to_tensor(np.array([(size - 1) / 2 for size in brain.codes.shape], np.float32))
 
 
-def _inverse(matrix: Tensor) -> Tensor:
+def _invert(matrix: Tensor) -> Tensor:
     """Inverts a (3, 3) matrix by cross products of its rows."""
     a, b, c = ops.unstack(matrix, 3)
     columns = [ops.cross(b, c), ops.cross(c, a), ops.cross(a, b)]
@@ -299,7 +299,7 @@ def _place_voxels(
     brain: Brain, params: Mapping[str, Tensor], local: Sequence[Tensor], shape: Sequence[int]
 ) -> list[Tensor]:
     """Returns the place in the anatomy of each voxel of the patch: three of (x, y, z) float32."""
-    matrix, middle = geometry.affine(params), _middle(brain)
+    matrix, middle = geometry.affine(params), _find_middle(brain)
     coarse = seeds.normal(params["seed"], (3, *fields.coarse_shape(shape, 0.06)), 2)
     moved = fields.upsample(1.5 * coarse, shape)
     x, y, z = local[0][:, None, None], local[1][None, :, None], local[2][None, None, :]
@@ -315,13 +315,13 @@ def _measure(clean: Tensor, head: Tensor, params: Mapping[str, Tensor], spacing:
     # The time to peak is as certain late as early: its noise is that of the delay.
     level = np.array([0, 0, 0, 0, 1, 0], np.float32)[:, None, None, None] * params["arrival_s"]
     maps = ops.concatenate([(clean + noise * (clean - level)) * head, head[None]])
-    matrices = [_gaussian(size, params["smoothing_mm"] / spacing[axis]) for axis, size in enumerate(head.shape)]
+    matrices = [_make_gaussian(size, params["smoothing_mm"] / spacing[axis]) for axis, size in enumerate(head.shape)]
     smooth = fields.separable(maps, matrices)
     maps = smooth[:-1] / ops.maximum(smooth[-1:], 1e-3) * head
     return ops.transpose(maps, (1, 2, 3, 0))
 
 
-def _gaussian(size: int, sd: Tensor) -> Tensor:
+def _make_gaussian(size: int, sd: Tensor) -> Tensor:
     """Returns the matrix (size, size) that smooths an axis; `sd` in voxels."""
     difference = np.arange(size, dtype=np.float32)[:, None] - np.arange(size, dtype=np.float32)
     return ops.exp(-0.5 * ops.square(difference / ops.maximum(sd, 1e-2)))

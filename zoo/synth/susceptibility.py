@@ -208,8 +208,8 @@ def apply(label_map: Tensor, params: Mapping[str, Tensor], ranges: Susceptibilit
     mask = ops.cast(depth > params["erosion"], "float32")
     measured = acquisition.blurred(measured + rim, params, ranges.spacing_mm)
     fluid = ops.take(ops.convert_to_tensor(_FLUID), index, axis=0) * mask
-    whole = _mean(measured, mask)
-    reference = ops.where(ops.sum(fluid) > 0, _mean(measured, fluid), whole)
+    whole = _average_inside(measured, mask)
+    reference = ops.where(ops.sum(fluid) > 0, _average_inside(measured, fluid), whole)
     return (measured - ops.where(params["to_fluid"] > 0.5, reference, whole)) * mask
 
 
@@ -279,5 +279,5 @@ def _smooth(volume: Tensor, sigma: float) -> Tensor:
     return fields.separable(volume, [acquisition.slices(size, unit, sigma * unit) for size in volume.shape])
 
 
-def _mean(volume: Tensor, mask: Tensor) -> Tensor:
+def _average_inside(volume: Tensor, mask: Tensor) -> Tensor:
     return ops.sum(volume * mask) / ops.maximum(ops.sum(mask), 1.0)

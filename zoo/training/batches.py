@@ -92,14 +92,14 @@ class SyntheticData:
 
     def __init__(self, task: Task, seed: int):
         self.task, self.seed = task, seed
-        self._validation = self._batches("validation", stop=task.fit.validation_batches).cache()
+        self._validation = self._make_batches("validation", stop=task.fit.validation_batches).cache()
 
-    def _batches(self, split: str, **stream: Any) -> tf.data.Dataset:
+    def _make_batches(self, split: str, **stream: Any) -> tf.data.Dataset:
         return synthetic(self.task, split=split, seed=self.seed, **stream)
 
     def training(self, start: int, *, shard: Shard | None = ALONE, hard: hard_mining.Hard | None = None) -> Any:
         """Returns the endless training batches from a step on; arguments as in `TrainingData`."""
-        batches = self._batches("train", start=start, shard=shard, hard=hard)
+        batches = self._make_batches("train", start=start, shard=shard, hard=hard)
         return _drop_tabular(self.task, batches, self.seed, start, shard)
 
     def validation(self) -> tf.data.Dataset:
@@ -109,11 +109,11 @@ class SyntheticData:
     def class_prior(self) -> list[float]:
         """Returns the fraction of voxels of each class in samples that no other split sees."""
         stop = math.ceil(PRIOR_SAMPLES / self.task.fit.batch_size)
-        return prior(self.task, self._batches("prior", stop=stop))
+        return prior(self.task, self._make_batches("prior", stop=stop))
 
     def find_hard(self, model: keras.Model, step: int) -> hard_mining.Hard:
         """Returns the numbers of the samples before a step with the worst false positives."""
-        mining, draw = _mining(self.task), _compile_samples(self.task, "train")
+        mining, draw = _find_mining(self.task), _compile_samples(self.task, "train")
         base = _seed_base(self.seed, "train")
         draw_number = lambda number: draw(tf.constant([base, number], tf.int32))  # noqa: E731
         numbers = hard_mining.sample_window(step, self.task.fit.batch_size, MINED * mining.num)
@@ -144,9 +144,9 @@ class FolderData:
             for part, name in zip(split.select(cases), ("training", "validation"), strict=True)
         )
         stop = task.fit.validation_batches
-        self._validation = self._batches(self.validation_cases, seed=seed + 1, stop=stop).cache()
+        self._validation = self._make_batches(self.validation_cases, seed=seed + 1, stop=stop).cache()
 
-    def _batches(self, cache: Cache, hard: hard_mining.Hard | None = None, **stream: Any) -> tf.data.Dataset:
+    def _make_batches(self, cache: Cache, hard: hard_mining.Hard | None = None, **stream: Any) -> tf.data.Dataset:
         data, mining = self.task.data, self.task.fit.mining
         sampling = Sampling(positive_fraction=data.positive_fraction)
         if hard and mining and isinstance(hard, Mapping):
@@ -164,11 +164,11 @@ class FolderData:
     def training(self, start: int, *, shard: Shard | None = ALONE, hard: hard_mining.Hard | None = None) -> Any:
         """Returns the endless training batches from a step on; arguments as in `TrainingData`."""
         if shard is None:
-            batches = self._batches(self.training_cases, hard, seed=None)
+            batches = self._make_batches(self.training_cases, hard, seed=None)
         else:
             # Every worker reads all cases and takes its turn, so that n workers see one worker's joined batch.
             stream = {"seed": self.seed, "start": start * shard[1], "turn": shard}
-            batches = self._batches(self.training_cases, hard, **stream)
+            batches = self._make_batches(self.training_cases, hard, **stream)
         return _drop_tabular(self.task, batches, self.seed, start, shard)
 
     def validation(self) -> tf.data.Dataset:
@@ -178,12 +178,12 @@ class FolderData:
     def class_prior(self) -> list[float]:
         """Returns the fraction of voxels of each class in some training batches."""
         stop = self.task.fit.validation_batches
-        return prior(self.task, self._batches(self.training_cases, seed=self.seed + 2, stop=stop))
+        return prior(self.task, self._make_batches(self.training_cases, seed=self.seed + 2, stop=stop))
 
     def find_hard(self, model: keras.Model, step: int) -> hard_mining.Hard:
         """Returns the places of the worst false positives in each training case."""
         data = self.task.data
-        return hard_mining.hard_places(model, _mining(self.task), self.training_cases, data.patch, data.context)
+        return hard_mining.hard_places(model, _find_mining(self.task), self.training_cases, data.patch, data.context)
 
 
 def _check_maps(task: Task, root: pathlib.Path) -> None:
@@ -195,7 +195,7 @@ def _check_maps(task: Task, root: pathlib.Path) -> None:
         )
 
 
-def _mining(task: Task) -> Mining:
+def _find_mining(task: Task) -> Mining:
     """Returns the settings of mining.
 
     Raises:

@@ -203,7 +203,7 @@ class ClusterTrainer:
             logs: dict[str, float] = {}
             for number in range(steps):
                 values = step(iterator)
-                logs = {key: _mean(self.strategy.experimental_local_results(value)) for key, value in values.items()}
+                logs = {key: _average(self.strategy.experimental_local_results(value)) for key, value in values.items()}
                 run.callback.on_train_batch_end(number, logs)
             return logs
 
@@ -229,5 +229,5 @@ class ClusterTrainer:
         return run_steps
 
 
-def _mean(values: Sequence[Any]) -> float:
+def _average(values: Sequence[Any]) -> float:
     return float(sum(float(value) for value in values) / len(values))

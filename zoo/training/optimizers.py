@@ -133,8 +133,8 @@ def set_final_bias(model: keras.Model, prior: Sequence[float]) -> None:
     size = int(head.bias.shape[0])
     if size == 1 and len(logs) == 2:
         logs = [logs[1] - logs[0]]
-    elif size == len(logs) * _folded(model):
-        logs = [value - sum(logs) / len(logs) for value in logs] * _folded(model)
+    elif size == len(logs) * _count_folded(model):
+        logs = [value - sum(logs) / len(logs) for value in logs] * _count_folded(model)
     if len(logs) != size or not all(math.isfinite(value) for value in logs):
         raise ValueError(
             f"The head {head.name!r} has {size} logits and the prior {list(prior)}: give one positive fraction a class."
@@ -142,8 +142,8 @@ def set_final_bias(model: keras.Model, prior: Sequence[float]) -> None:
     head.bias.assign(logs)
 
 
-def _folded(model: keras.Model) -> int:
-    """How many voxels share a channel vector of the head: 1, or a cube of them where the network folds."""
+def _count_folded(model: keras.Model) -> int:
+    """Counts the voxels that share a channel vector of the head: 1, or a cube of them where the network folds."""
     return max((layer.factor**3 for layer in model.layers if isinstance(layer, Unfold)), default=1)
 
 

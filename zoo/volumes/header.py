@@ -76,7 +76,7 @@ def doubt_about_sides(header: Any) -> str | None:
         return None
     if qform is None and sform is None:
         return "the header has neither a qform nor an sform: which side is left is a guess"
-    if qform is not None and sform is not None and _handedness(qform) * _handedness(sform) < 0:
+    if qform is not None and sform is not None and _find_handedness(qform) * _find_handedness(sform) < 0:
         return "qform and sform mirror each other: left and right are in doubt, the sform was used"
     return None
 
@@ -101,5 +101,5 @@ def _has_sform(header: Any) -> bool:
     return int(header["sform_code"]) > 0
 
 
-def _handedness(affine: np.ndarray) -> float:
+def _find_handedness(affine: np.ndarray) -> float:
     return float(np.sign(np.linalg.det(affine[:3, :3])))

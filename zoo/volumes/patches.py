@@ -33,7 +33,7 @@ def starts(shape: Sequence[int], patch: Size, overlap: float = 0.5) -> np.ndarra
     """
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap must be in [0, 1), the fraction that neighbours share; got {overlap}.")
-    size = _triple(patch, "patch")
+    size = _as_triple(patch, "patch")
     if any(n < p for n, p in zip(shape, size, strict=False)):
         raise ValueError(
             f"A volume of {tuple(shape[:3])} voxels is smaller than the patch {size}. "
@@ -68,7 +68,7 @@ def box_about(mask: np.ndarray, patch: Size) -> tuple[slice, slice, slice]:
         slice(17, 33, None)
     """
     box = []
-    for axis, size in enumerate(_triple(patch, "patch")):
+    for axis, size in enumerate(_as_triple(patch, "patch")):
         before = np.cumsum(mask.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.int64))
         length, total = mask.shape[axis], int(before[-1])
         if not total:
@@ -104,7 +104,7 @@ def gaussian_weight(patch: Size, sigma_fraction: float = 1 / 8) -> np.ndarray:
             f"sigma_fraction must be positive, got {sigma_fraction}. Use 0.125, or a large one for equal weights."
         )
     weight = np.ones(1)
-    for p in _triple(patch, "patch"):
+    for p in _as_triple(patch, "patch"):
         x = (np.arange(p) - (p - 1) / 2) / (sigma_fraction * p)
         weight = weight[..., None] * np.exp(-0.5 * x**2)
     return np.maximum(weight[0] / weight.max(), FLOOR).astype(np.float32)
@@ -152,7 +152,7 @@ def pad_to(
         >>> padded.shape, padded[box].shape
         ((16, 16, 20), (15, 16, 17))
     """
-    divisors, least = _triple(divisor, "divisor"), _triple(min_shape, "min_shape")
+    divisors, least = _as_triple(divisor, "divisor"), _as_triple(min_shape, "min_shape")
     shape = [-(-max(n, m) // d) * d for n, m, d in zip(array.shape[:3], least, divisors, strict=True)]
     before = [(m - n) // 2 for m, n in zip(shape, array.shape[:3], strict=True)]
     x, y, z = (slice(b, b + n) for b, n in zip(before, array.shape[:3], strict=True))
@@ -163,7 +163,7 @@ def pad_to(
     return padded, (x, y, z)
 
 
-def _triple(size: Size, what: str) -> tuple[int, int, int]:
+def _as_triple(size: Size, what: str) -> tuple[int, int, int]:
     values = [int(n) for n in np.atleast_1d(size)]
     x, y, z = values * 3 if len(values) == 1 else values if len(values) == 3 else (0, 0, 0)
     if min(x, y, z) < 1:

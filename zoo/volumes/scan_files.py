@@ -88,7 +88,7 @@ def list_scans(folder: Path, *, recursive: bool = False, results: Sequence[str] 
     for path in walk(folder) if recursive else sorted(folder.iterdir()):
         if is_hidden(path.name):
             continue
-        if results and _bare(path).endswith(tuple(results)):
+        if results and _strip_suffix(path).endswith(tuple(results)):
             listing.left_out.append(LeftOut(path, RESULT))
         elif path.is_dir():
             if holds_scans(path):
@@ -100,7 +100,7 @@ def list_scans(folder: Path, *, recursive: bool = False, results: Sequence[str] 
     return listing
 
 
-def _bare(path: Path) -> str:
+def _strip_suffix(path: Path) -> str:
     """Returns a name without its suffix, of a scan or of another file."""
     return stem(path) if is_scan(path) else path.stem
 

@@ -40,7 +40,7 @@ class Name:
         return cls({pair[1]: pair[2] for pair in pairs if pair}, suffix, path)
 
     def fits(self, pattern: str) -> bool:
-        """Whether the suffix, in any case and with or without its w, and each entity named are those of the pattern.
+        """Returns whether suffix, in any case and with or without its w, and each entity named are those of a pattern.
 
         A phase, real or imaginary part fits only a pattern that names its part: it is no picture of anatomy.
         """
@@ -89,7 +89,7 @@ class Survey:
         return [(subject, "") for subject in sorted(folders - {subject for subject, _ in self.sessions})]
 
     def images(self, session: Session, pattern: str) -> list[Name]:
-        """The images of a session that fit a pattern: raw ones, and where there is none the derivatives."""
+        """Lists the images of a session that fit a pattern: raw ones, and where there is none the derivatives."""
         raw, derived = (
             [name for name in part if name.session == session and name.fits(pattern)]
             for part in (self.raw, self.derived)
@@ -97,19 +97,19 @@ class Survey:
         return raw or derived
 
     def complex_parts(self, patterns: Iterable[str]) -> list[LeftOut]:
-        """The raw images that only their part keeps from fitting a pattern."""
+        """Lists the raw images that only their part keeps from fitting a pattern."""
         names = [name for name in self.raw if name.is_complex_part]
         magnitudes = [Name({**name.entities, "part": "mag"}, name.suffix, name.path) for name in names]
         return [LeftOut(name.path, PARTS) for name in magnitudes if any(map(name.fits, patterns))]
 
 
 def session_name(session: Session) -> str:
-    """How a session is called in file names: "sub-01_ses-02", or "sub-01" where it has no label."""
+    """Returns the name of a session in files: "sub-01_ses-02", or "sub-01" where it has no label."""
     return f"sub-{session[0]}_ses-{session[1]}" if session[1] else f"sub-{session[0]}"
 
 
 def fits(root: Path) -> bool:
-    """A description, or subjects with modality folders; VALDO's flat subject folders are not BIDS."""
+    """Looks for a description, or subjects with modality folders; VALDO's flat subject folders are not BIDS."""
     if isles2024.fits(root):
         return False
     described = (root / FILE).is_file() and "BIDSVersion" in read_object(root / FILE)
@@ -137,7 +137,7 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
         ValueError: no subject, a channel missing in a session, or several files for one, with their names.
     """
     listing = survey(root)
-    patterns = dict(channels or _shared(listing.raw, listing.sessions))
+    patterns = dict(channels or _find_shared_suffixes(listing.raw, listing.sessions))
     return require_cases(
         [_make_case(listing, session, patterns, labels) for session in listing.sessions],
         root,
@@ -147,12 +147,12 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
 
 def survey(root: Path) -> Survey:
     """Takes the names of all images of a data set apart; opens none of them."""
-    raw = _names(root, find_scans(root, "sub-*/**/*"))
-    return Survey(root, raw, _names(root, find_scans(root, "derivatives/**/*")), _rows(root))
+    raw = _list_names(root, find_scans(root, "sub-*/**/*"))
+    return Survey(root, raw, _list_names(root, find_scans(root, "derivatives/**/*")), _read_tables(root))
 
 
-def _rows(root: Path) -> dict[str, Cells]:
-    """Participant -> columns of all tables, those of participants.tsv first."""
+def _read_tables(root: Path) -> dict[str, Cells]:
+    """Reads participant -> columns of all tables, those of participants.tsv first."""
     rows: dict[str, Cells] = {}
     for path in [root / "participants.tsv", *sorted((root / "phenotype").glob("*.tsv"))]:
         for key, row in read_table(path, delimiter="\t").items():
@@ -160,8 +160,8 @@ def _rows(root: Path) -> dict[str, Cells]:
     return {key: with_known_names(row) for key, row in rows.items()}
 
 
-def _names(root: Path, paths: list[Path]) -> list[Name]:
-    """Names of files, with the subject and session of their folders where the file name leaves them out."""
+def _list_names(root: Path, paths: list[Path]) -> list[Name]:
+    """Reads the names of files; subject and session that one leaves out are those of its folders."""
     names = []
     for path in paths:
         name = Name.of(path)
@@ -171,8 +171,8 @@ def _names(root: Path, paths: list[Path]) -> list[Name]:
     return [name for name in names if "sub" in name.entities]
 
 
-def _shared(raw: list[Name], sessions: list[Session]) -> dict[str, str]:
-    """Suffixes of raw 3D images that every session has, label maps left out."""
+def _find_shared_suffixes(raw: list[Name], sessions: list[Session]) -> dict[str, str]:
+    """Finds the suffixes of raw 3D images that every session has, label maps left out."""
     anatomy = [name for name in raw if not name.is_complex_part]
     sets = [{name.suffix for name in anatomy if name.session == session} for session in sessions]
     shared = sorted(set.intersection(*sets) - set(LABEL_SUFFIXES) - {"bold", "dwi"}) if sets else []
@@ -191,7 +191,7 @@ def _make_case(listing: Survey, session: Session, patterns: Mapping[str, str], l
         for ours, pattern in patterns.items()
     }
     raw, derived = ([name for name in part if name.session == session] for part in (listing.raw, listing.derived))
-    return Case(key, subject, files, _labels(raw, derived, labels, key), dict(listing.rows.get(subject, {})))
+    return Case(key, subject, files, _find_labels(raw, derived, labels, key), dict(listing.rows.get(subject, {})))
 
 
 def _check_parts(listing: Survey, session: Session, patterns: Mapping[str, str]) -> None:
@@ -204,13 +204,13 @@ def _check_parts(listing: Survey, session: Session, patterns: Mapping[str, str])
             raise ValueError(f"Case {session_name(session)} has no channel {pattern!r}; {text}.")
 
 
-def _files(names: list[Name], pattern: str) -> list[Path]:
+def _find_fitting(names: list[Name], pattern: str) -> list[Path]:
     return [name.path for name in names if name.fits(pattern)]
 
 
-def _labels(raw: list[Name], derived: list[Name], pattern: str | None, key: str) -> Path | None:
+def _find_labels(raw: list[Name], derived: list[Name], pattern: str | None, key: str) -> Path | None:
     if pattern:
-        paths = _files(derived, pattern) or _files(raw, pattern)
+        paths = _find_fitting(derived, pattern) or _find_fitting(raw, pattern)
         return only_file(paths, f"label map {pattern!r}", key, "Name an entity that tells them apart.")
     for suffix in LABEL_SUFFIXES:
         paths = [name.path for name in derived + raw if name.suffix == suffix and not _of_brain(name)]

@@ -15,7 +15,7 @@ FILE = "dataset.json"
 
 
 def fits(root: Path) -> bool:
-    """A dataset.json with a list of training files; those of nnU-Net's first version lie apart by channel."""
+    """Looks for a dataset.json with a list of training files; those of nnU-Net's first version lie apart by channel."""
     return (root / FILE).is_file() and "training" in read_object(root / FILE) and not nnunet.fits(root)
 
 
@@ -44,11 +44,11 @@ def read(root: Path, *, channels: Mapping[str, str] | None = None, labels: str |
 
 
 def _make_case(root: Path, entry: Mapping[str, str], selected: Mapping[str, str], volumes: dict[str, int]) -> Case:
-    image, label = (_file(root, entry, key) for key in ("image", "label"))
+    image, label = (_find_file(root, entry, key) for key in ("image", "label"))
     return Case(stem(image), stem(image), dict.fromkeys(selected, image), label, volumes=dict(volumes))
 
 
-def _file(root: Path, entry: Mapping[str, str], key: str) -> Path:
+def _find_file(root: Path, entry: Mapping[str, str], key: str) -> Path:
     if not isinstance(entry, dict) or key not in entry:
         raise ValueError(f"An entry of 'training' in {root / FILE} has no {key!r}: {entry!r}. Add it.")
     path = root / entry[key]

@@ -15,7 +15,7 @@ _PLACE = re.compile(r"\{(\w+)\}")
 
 
 def fits(root: Path) -> bool:
-    """Never by itself: it is what remains when no other layout is recognised."""
+    """Returns False: this layout is what remains when no other layout is recognised."""
     return False
 
 
@@ -54,7 +54,7 @@ def read(
 
 
 def _add_tables(root: Path, cases: list[Case]) -> list[Case]:
-    """The cases with the rows of their ids, or else of their subjects."""
+    """Returns the cases with the rows of their ids, or else of their subjects."""
     rows: dict[str, Cells] = {}
     for suffix, delimiter in ((".csv", ","), (".tsv", "\t")):
         for path in sorted(root.glob(f"*{suffix}")):
@@ -67,7 +67,7 @@ Matches = dict[str, list[tuple[Path, str]]]
 
 
 def _match_files(root: Path, pattern: str) -> Matches:
-    """Id -> files and subject, for the files that a pattern fits."""
+    """Returns id -> files and subject, for the files that a pattern fits."""
     if not _PLACE.search(pattern):
         raise ValueError(
             f"The pattern {pattern!r} has no place for the case's id. Write one, as in '{{id}}/T1.nii.gz'."

@@ -22,7 +22,7 @@ _SUBJECT = re.compile(r"sub[-_]stroke(?:case)?\d+")
 
 
 def fits(root: Path) -> bool:
-    """Perfusion maps among the derivatives of strokes."""
+    """Looks for perfusion maps among the derivatives of strokes."""
     return any(root.glob("derivatives/sub*stroke*/ses-*/perfusion-maps"))
 
 

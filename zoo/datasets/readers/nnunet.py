@@ -21,7 +21,7 @@ _NUMBERED = re.compile(r"(.+)_(\d{4})")
 
 
 def fits(root: Path) -> bool:
-    """A dataset.json with channel names, or with modalities and numbered files; or a folder of images beside it."""
+    """Looks for a dataset.json with channel names or with modalities and numbered files, or images beside it."""
     home = _find_home(root)
     if home is None:
         return False

@@ -17,7 +17,7 @@ _MASK = re.compile(r"_space-T1_desc-(Rater\d+)_Lacunes$")
 
 
 def fits(root: Path) -> bool:
-    """Masked T1 images named in VALDO's way."""
+    """Looks for masked T1 images named in VALDO's way."""
     return next(root.glob("sub-*/sub-*_space-T1_desc-masked_T1.nii*"), None) is not None
 
 

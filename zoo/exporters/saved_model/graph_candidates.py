@@ -37,7 +37,7 @@ def measure_components(numbers: tf.Tensor, spacing_mm: tf.Tensor) -> Measurement
         spacing_mm: (3,) float64, voxel size in mm.
     """
     roots = graph_components.component_roots(numbers)
-    sums = _moments(numbers, roots)
+    sums = _sum_moments(numbers, roots)
     count, mean, second = sums[:, :1], sums[:, 1:4] / sums[:, :1], sums[:, 4:] / sums[:, :1]
     spread = [second[:, index] - mean[:, a] * mean[:, b] for index, (a, b) in enumerate(PAIRS)]
     matrix = tf.stack([tf.stack([spread[PAIRS.index((min(a, b), max(a, b)))] for b in range(3)], -1)
@@ -70,7 +70,7 @@ def mark_plausible(
     return tf.gather(table, numbers) > 0
 
 
-def _moments(numbers: tf.Tensor, roots: tf.Tensor) -> tf.Tensor:
+def _sum_moments(numbers: tf.Tensor, roots: tf.Tensor) -> tf.Tensor:
     """Returns (n, 10) float64: voxels, sums of offsets from the first voxel, and sums of their products."""
     _, rows, columns = tf.unstack(tf.maximum(tf.shape(numbers), 1))
     flat = roots - 1

@@ -121,16 +121,16 @@ def _z_score(array: tf.Tensor, line: LinearMap, mask: str | None = None) -> tupl
     inside = array != 0 if mask else tf.ones_like(array, tf.bool)
     clipped = tf.clip_by_value(array, line.low, line.high)
     num = tf.maximum(tf.cast(tf.math.count_nonzero(inside), tf.float64), 1)
-    mean = _sum(tf.where(inside, clipped, 0)) / num
+    mean = _sum_in_double(tf.where(inside, clipped, 0)) / num
     residual = tf.where(inside, clipped - tf.cast(mean, tf.float32), 0)
-    deviation = tf.sqrt(_sum(tf.square(residual)) / num)
+    deviation = tf.sqrt(_sum_in_double(tf.square(residual)) / num)
     scale = tf.where(deviation > 0, 1 / deviation, 1)
     return array, line._replace(
         offset=tf.cast(mean, tf.float32), scale=tf.cast(scale, tf.float32), keep_zero=mask is not None
     )
 
 
-def _sum(array: tf.Tensor) -> tf.Tensor:
+def _sum_in_double(array: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(tf.reduce_sum(array, [1, 2]), tf.float64))
 
 

@@ -29,13 +29,13 @@ def postprocess(
     return labels
 
 
-def _mask(labels: tf.Tensor, value: int | None) -> tf.Tensor:
+def _make_mask(labels: tf.Tensor, value: int | None) -> tf.Tensor:
     return labels != 0 if value is None else labels == tf.constant(value, labels.dtype)
 
 
 def _remove(labels: tf.Tensor, value: int | None, select: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
     """Sets to 0 the voxels that `select` picks from the mask, cut to its bounding box."""
-    mask = _mask(labels, value)
+    mask = _make_mask(labels, value)
     first, size = bounding_box(mask)
     removed = put_back(select(tf.slice(mask, first, size)), first, tf.shape(mask))
     return tf.where(removed, tf.zeros_like(labels), labels)
@@ -52,7 +52,7 @@ def _largest_component(
 
 
 def _fill_holes(labels: tf.Tensor, value: int | None, spacing_mm: tf.Tensor) -> tf.Tensor:
-    mask = _mask(labels, value)
+    mask = _make_mask(labels, value)
     first, size = bounding_box(mask)
     numbers = number_components(tf.pad(~tf.slice(mask, first, size), [[1, 1]] * 3, constant_values=True), 6)
     hole = (numbers != 0) & (numbers != numbers[0, 0, 0])

@@ -248,7 +248,7 @@ def _cached(name: str) -> tuple[np.ndarray, np.ndarray]:
 def _derive(name: str) -> tuple[np.ndarray, np.ndarray]:
     if name in people.PEOPLE:
         return people.read(name)
-    codes, affine = _codes(name)
+    codes, affine = _read_codes(name)
     reader = SOURCES[name].reader
     labels = READERS[reader](codes)
     if reader in ("freesurfer", "donor"):
@@ -257,7 +257,7 @@ def _derive(name: str) -> tuple[np.ndarray, np.ndarray]:
     return labels.astype(np.int16), affine
 
 
-def _codes(name: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_codes(name: str) -> tuple[np.ndarray, np.ndarray]:
     image = nib.nifti1.load(locate(name))
     data = np.asanyarray(image.dataobj).squeeze()
     data = data[..., -1] if data.ndim == 4 else data
@@ -304,7 +304,7 @@ _NUCLEI = ("thalamus", "caudate", "putamen", "pallidum", "accumbens", "hippocamp
 def from_donor(codes: np.ndarray) -> np.ndarray:
     """Completes one donor's cortex and nuclei to a whole brain; derives the rest or borrows it from "nibabies"."""
     labels = _donor_table()[codes.clip(0, 83)]
-    template, _ = _codes("nibabies")
+    template, _ = _read_codes("nibabies")
     points = completion.centroids(codes)
     points.pop(83, None)
     target, source = completion.control_points(points, completion.centroids(_to_donor_codes(template)))

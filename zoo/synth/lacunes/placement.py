@@ -73,7 +73,7 @@ def on_grid(name: str, shape: Sequence[int]) -> tuple[np.ndarray, ...]:
         name: of the anatomy, held-out ones too.
         shape: voxels; axes along which the brain is larger take its size.
     """
-    return _fields(*(_pad_to(each, shape) for each in placed(name)))
+    return _make_fields(*(_pad_to(each, shape) for each in placed(name)))
 
 
 def labels_on_grid(name: str, shape: Sequence[int]) -> np.ndarray:
@@ -125,7 +125,7 @@ def _pad_to(volume: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.pad(volume, [(extra // 2, extra - extra // 2) for extra in room])
 
 
-def _fields(labels: np.ndarray, zones: np.ndarray, ventricle_mm: np.ndarray) -> tuple[np.ndarray, ...]:
+def _make_fields(labels: np.ndarray, zones: np.ndarray, ventricle_mm: np.ndarray) -> tuple[np.ndarray, ...]:
     codes = scheme.CLASSES[labels].astype(np.uint8)
     random = np.random.default_rng(0)
     drawn = [

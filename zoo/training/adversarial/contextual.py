@@ -95,9 +95,9 @@ class ContextualGan(Learner):
         """Draws masks (count, x, y, z, 1), 1 in the hole, each at its own place; some have none."""
         start = self.uniform((count, 3))
         whole = self.uniform((count,)) < self.setting.whole
-        return self._boxes(start) * ops.cast(ops.logical_not(whole), "float32")[:, None, None, None, None]
+        return self._make_boxes(start) * ops.cast(ops.logical_not(whole), "float32")[:, None, None, None, None]
 
-    def _boxes(self, start: Tensor) -> Tensor:
+    def _make_boxes(self, start: Tensor) -> Tensor:
         """Returns a hole for each row of `start`, 0 for the first place on an axis and almost 1 for the last."""
         sizes = self.part("generator").output_shape[1:-1]
         mask = ops.ones((1, 1, 1, 1, 1))
@@ -127,7 +127,7 @@ class ContextualGan(Learner):
                 critic_loss = self._train_critics(patch, made, around)
                 real_features, _ = self.judge(patch, around)
             features, logit = self.judge(made, around)
-            terms = self._terms(patch, filled, hole, code) | {"features": distance(real_features, features)}
+            terms = self._compute_terms(patch, filled, hole, code) | {"features": distance(real_features, features)}
             weights = dataclasses.asdict(self.setting.balance)
             loss = sum(weights[name] * value for name, value in terms.items() if weights[name])
             loss = loss + weights["adversarial"] * self.objective.generator(logit)
@@ -135,7 +135,7 @@ class ContextualGan(Learner):
         shown = (terms[name] for name in ("masked", "visible", "features"))
         return self.add_to_means(self.means, loss, critic_loss, *shown, 1.0 - terms["cosine"])
 
-    def _terms(self, patch: Tensor, filled: Tensor, hole: Tensor, code: Tensor) -> dict[str, Tensor]:
+    def _compute_terms(self, patch: Tensor, filled: Tensor, hole: Tensor, code: Tensor) -> dict[str, Tensor]:
         error = ops.mean(ops.abs(filled - patch), axis=-1, keepdims=True)
         unit = code / ops.maximum(ops.norm(code, axis=-1, keepdims=True), 1e-6)
         cosine = ops.mean(ops.sum(unit[0::2] * unit[1::2], axis=-1)) if code.shape[0] % 2 == 0 else ops.ones(())
@@ -164,7 +164,7 @@ class ContextualGan(Learner):
 
     def middle(self) -> Tensor:
         """Returns the mask of a hole in the middle of the patch, (1, x, y, z, 1)."""
-        return self._boxes(ops.full((1, 3), 0.5))
+        return self._make_boxes(ops.full((1, 3), 0.5))
 
     def montage_rows(self, data: tuple[tuple[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
         """Returns the rows of a montage: title -> images."""

@@ -133,7 +133,7 @@ class Reader:
                 f"{self.hole}. Give sizes that are smaller by an even number."
             )
         self.critics = critics(network, sight)
-        self._score = tf.function(self._residuals, jit_compile=jit)
+        self._score = tf.function(self._measure_residuals, jit_compile=jit)
         self._encode = tf.function(self._codes, jit_compile=jit)
         self._near, self._far, self._last = _split_encoder(network.get_layer("encoder"))
 
@@ -152,7 +152,7 @@ class Reader:
         context = coarse_context.coarse(volume, self.ratio, self.context)[None]
         far = self._far(context if self.sight.context else np.zeros_like(context), training=False)
         codes = []
-        for start in self._batches(places + shift - np.array(self.patch) // 2, progress):
+        for start in self._fill_batches(places + shift - np.array(self.patch) // 2, progress):
             codes.append(self._encode(tf.constant(_cut_patches(padded, start, self.patch)), far).numpy())
         return np.concatenate(codes)[: len(places)]
 
@@ -213,7 +213,7 @@ class Reader:
         context = tf.constant(coarse_context.coarse(volume, self.ratio, self.context)[None])
         total, count = (np.zeros(padded.shape[:3], np.float32) for _ in range(2))
         done = 0
-        for start in self._batches(corners + shift - margin, progress):
+        for start in self._fill_batches(corners + shift - margin, progress):
             place = coarse_context.positions(start - shift, self.patch, volume.shape[:3], self.ratio, self.context)
             patch = tf.constant(_cut_patches(padded, start, self.patch))
             scores = self._score(patch, context, tf.constant(place, tf.float32), tf.constant(kappa, tf.float32)).numpy()
@@ -225,7 +225,7 @@ class Reader:
         cropped = tuple(slice(begin, begin + size) for begin, size in zip(shift, volume.shape[:3], strict=True))
         return np.where(inside, total[cropped] / np.maximum(count[cropped], 1), 0).astype(np.float32)
 
-    def _residuals(self, patch: Tensor, context: Tensor, place: Tensor, kappa: Tensor) -> Tensor:
+    def _measure_residuals(self, patch: Tensor, context: Tensor, place: Tensor, kappa: Tensor) -> Tensor:
         around = ops.repeat(context, patch.shape[0], axis=0), place
         hole = hole_in_middle(self.patch, self.hole) + ops.zeros_like(patch[..., :1])
         filled, _ = fill(self.network, patch, around, hole, sight=self.sight)
@@ -249,7 +249,7 @@ class Reader:
         shift = np.array(self.patch)
         return np.pad(volume.astype(np.float32), [*((size, size) for size in shift), (0, 0)]), shift
 
-    def _batches(self, starts: np.ndarray, progress: Progress | None) -> Any:
+    def _fill_batches(self, starts: np.ndarray, progress: Progress | None) -> Any:
         """Yields fixed batches, the last filled up with its own first row."""
         for first in range(0, len(starts), self.batch_size):
             batch = starts[first : first + self.batch_size]

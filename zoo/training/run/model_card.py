@@ -63,17 +63,17 @@ def describe(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any])
         arguments=task.builder_arguments,
         task=task.name,
         description=task.card.description,
-        input=_input(task),
-        output=_output(task),
-        training=_training(task, config, progress),
+        input=_describe_input(task),
+        output=_describe_output(task),
+        training=_describe_training(task, config, progress),
         licence="Apache-2.0",
         intended_use=task.card.intended_use,
         limits=limits(task),
         changelog={VERSION: "First weights."},
-        preprocessing=_steps(task.data.preprocessing),
-        postprocessing=_steps(task.output.postprocessing),
+        preprocessing=_convert_steps(task.data.preprocessing),
+        postprocessing=_convert_steps(task.output.postprocessing),
         references=task.card.references,
-        plausible=plausible(task, _output(task)),
+        plausible=plausible(task, _describe_output(task)),
     )
 
 
@@ -82,7 +82,7 @@ def limits(task: Task) -> tuple[str, ...]:
     return task.card.limits or ("Not validated beyond the metrics on this card.",)
 
 
-def _input(task: Task) -> cards.Input:
+def _describe_input(task: Task) -> cards.Input:
     channels = tuple(cards.Channel(name, task.card.intensities.get(name, "any scale")) for name in task.data.channels)
     return cards.Input(
         channels,
@@ -95,7 +95,7 @@ def _input(task: Task) -> cards.Input:
     )
 
 
-def _output(task: Task) -> cards.Output:
+def _describe_output(task: Task) -> cards.Output:
     labels = {index: cards.Label(name, value) for index, (name, value) in task.data.labels.items()}
     if task.num_logits == 1:
         labels = {0: labels[1]}
@@ -111,11 +111,11 @@ def plausible(task: Task, output: cards.Output) -> cards.Plausible | None:
     return dataclasses.replace(says, volumes_ml=volumes_ml)
 
 
-def _steps(steps: tuple[Mapping[str, Any], ...]) -> tuple[cards.Step, ...]:
+def _convert_steps(steps: tuple[Mapping[str, Any], ...]) -> tuple[cards.Step, ...]:
     return tuple(cards.Step(step["name"], {k: v for k, v in step.items() if k != "name"}) for step in steps)
 
 
-def _training(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any]) -> cards.Training:
+def _describe_training(task: Task, config: Mapping[str, Any], progress: Mapping[str, Any]) -> cards.Training:
     synthetic = config["source"] == SYNTHETIC
     text = task.card.training_data if synthetic else {}
     device = ", ".join(accelerators()) or f"CPU ({platform.machine()})"

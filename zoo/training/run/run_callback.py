@@ -94,7 +94,7 @@ class RunCallback(keras.callbacks.Callback):
         """Adds the epoch's row to the log and writes everything."""
         numbers = {key: float(value) for key, value in (logs or {}).items()}
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        self.rows.append({"step": self.step, "seconds": self._elapsed(), "learning_rate": rate} | numbers)
+        self.rows.append({"step": self.step, "seconds": self._measure_elapsed(), "learning_rate": rate} | numbers)
         self.write()
         if self.writes:
             run_folder.draw_curves(self.rows, self.out / CURVES)
@@ -106,9 +106,9 @@ class RunCallback(keras.callbacks.Callback):
 
     def progress(self) -> dict[str, Any]:
         """Returns where the run is: step, log rows, best monitored value, seconds of work."""
-        return {"step": self.step, "rows": self.rows, "best": self.best, "seconds": self._elapsed()}
+        return {"step": self.step, "rows": self.rows, "best": self.best, "seconds": self._measure_elapsed()}
 
-    def _elapsed(self) -> float:
+    def _measure_elapsed(self) -> float:
         now = time.monotonic()
         self.seconds, self._tick = self.seconds + now - self._tick, now
         return self.seconds

@@ -80,10 +80,10 @@ class Derivatives:
             write_whole(self.out / ".bidsignore", IGNORED.encode())
             if names:
                 write_whole(
-                    self.out / f"desc-{make_description(self.card.name)}_dseg.tsv", self._labels(names).encode()
+                    self.out / f"desc-{make_description(self.card.name)}_dseg.tsv", self._format_labels(names).encode()
                 )
 
-    def _labels(self, names: Sequence[str]) -> str:
+    def _format_labels(self, names: Sequence[str]) -> str:
         rows = [(label.value, label.name) for label in self.card.output.labels.values() if label.name in names]
         return "".join(f"{value}\t{name}\n" for value, name in [("index", "name"), *sorted(rows)])
 

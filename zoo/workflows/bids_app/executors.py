@@ -107,7 +107,7 @@ def run_on_ray(cases: Sequence[PlannedCase], recipe: CohortRecipe, jobs: int, ad
         ImportError: there is no Ray.
         ConnectionError: no cluster answers there.
     """
-    ray = _ray()
+    ray = _import_ray()
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -125,7 +125,7 @@ def run_on_ray(cases: Sequence[PlannedCase], recipe: CohortRecipe, jobs: int, ad
         ray.shutdown()
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     try:
         import ray
         import ray.data

@@ -64,7 +64,7 @@ class CohortRecipe:
         return "probseg" if self.probabilities else "mask" if len(self.structures) == 1 else "dseg"
 
     def target(self, work: PlannedCase) -> Path:
-        """File of the image of a case."""
+        """Returns the file of the image of a case."""
         return Path(self.out) / f"{work.target}_{self.kind}{SUFFIX}"
 
     def settings(self) -> "Settings":
@@ -123,7 +123,7 @@ class Worker:
         self.recipe = recipe
 
     @cached_property
-    def _predictor(self) -> "Predictor":
+    def _load_predictor(self) -> "Predictor":
         from zoo.inference.predictor import Predictor
 
         return Predictor(self.recipe.model, settings=self.recipe.settings())
@@ -133,7 +133,7 @@ class Worker:
         import keras
 
         with keras.device(self.recipe.device) if self.recipe.device else contextlib.nullcontext():
-            predictor = self._predictor  # what is wrong with the model is raised: it is no fault of the case
+            predictor = self._load_predictor  # what is wrong with the model is raised: it is no fault of the case
             start, target, collected = time.perf_counter(), self.recipe.target(work), list[Warning]()
             try:
                 self._write(predictor, work, target, collected)
