@@ -11,7 +11,7 @@ from sklearn.svm import OneClassSVM
 
 from zoo.normative import detectors, one_class_svm
 from zoo.normative.calibration import Calibration
-from zoo.normative.model import NormativeModel, find_places, fit, gather, make_detector
+from zoo.normative.model import NormativeModel, find_neighbours, find_places, fit, gather, make_detector
 
 COUNT, VOXELS, SIZE = 12, 5, 7
 
@@ -192,6 +192,10 @@ def test_arrays_that_do_not_belong_together_are_named(stored):
         ({"told": np.frombuffer(b"[" * 100_000, np.uint8)}, "told is not JSON"),
         ({"told": told(arrays, format=2)}, "it has format 2, and this version reads 1"),
         ({"told": told(arrays, controls=10**12)}, "told.controls must be a whole number from 3 to 1000000"),
+        (
+            {"told": told(arrays, intensities="raw")},
+            r"told.intensities must be one of \['local', 'tissue'\], got 'raw'",
+        ),
         ({"told": told(arrays, step=0)}, "told.step must be a whole number from 1 to 1000, got 0"),
         ({"told": told(arrays, settings={"detector": "momnts"})}, "There is no detector 'momnts'. Did you mean"),
         ({"told": told(arrays, settings={"detector": "moments", "k": 3})}, "told.settings of moments has 'k'"),
@@ -240,3 +244,80 @@ def test_bad_input_is_told(tmp_path):
         NormativeModel.read(tmp_path / "other.npz")
     with pytest.raises(FileNotFoundError, match="zoo fit-normative FOLDER"):
         NormativeModel.read(tmp_path / "nothing.npz")
+
+
+def by_people(count=5, scans=3, seed=0):
+    """Codes of people with several scans that are nearly alike, and whose each is."""
+    people = np.repeat(latents(seed, count), scans, axis=0)
+    codes = people + np.random.default_rng(seed + 1).normal(0, 0.05, people.shape).astype(np.float32)
+    return codes, [f"person_{number // scans}" for number in range(len(codes))]
+
+
+@pytest.mark.parametrize("name", detectors.DETECTORS)
+def test_a_control_is_scored_by_other_people_alone(name):
+    codes, people = by_people()
+    chosen = make_detector(name, **({"axes": None} if name == "moments" else {}))
+    fitted = chosen.fit(codes, people=people)
+    others = chosen.fit(codes[3:])
+    # Half precision keeps what is stored; the null is measured before that.
+    np.testing.assert_allclose(fitted.null[:3], others.score(codes[:3]), rtol=2e-2, atol=4e-3)
+    assert np.median(fitted.null / chosen.fit(codes).null) > 1.1 or name == "one_class"
+
+
+def test_one_scan_a_person_is_leaving_one_scan_out():
+    codes = latents()
+    for name in detectors.DETECTORS:
+        plain = make_detector(name).fit(codes).null
+        np.testing.assert_array_equal(make_detector(name).fit(codes, people=list("abcdefghijkl")).null, plain)
+
+
+def test_neighbours_pool_the_controls_codes_and_score_the_place_alone():
+    codes, people = by_people()
+    near = np.array([[0, 1], [1, 0], [2, 3], [3, 2], [4, 4]])
+    fitted = detectors.Moments(0.2, axes=None).fit(codes, people=people, neighbours=near)
+    both = np.concatenate([codes[:, :1], codes[:, 1:2]])
+    expected = detectors.Moments(0.2, axes=None).fit(both)
+    np.testing.assert_allclose(fitted.score(codes)[:, 0], expected.score(codes[:, :1])[:, 0], rtol=1e-2)
+    others = np.concatenate([codes[3:, :1], codes[3:, 1:2]])
+    left_out = detectors.Moments(0.2, axes=None).fit(others)
+    np.testing.assert_allclose(fitted.null[:3, 0], left_out.score(codes[:3, :1])[:, 0], rtol=1e-2)
+
+
+def test_neighbours_of_places():
+    places = find_places(np.ones((4, 3, 3), bool), step=1)
+    near = find_neighbours(places, 2)
+    assert near.shape == (36, 33)
+    np.testing.assert_array_equal(near[:, 0], np.arange(36))
+    apart = np.linalg.norm(places[near].astype(int) - places[:, None].astype(int), axis=-1)
+    assert apart.max() == 2
+    middle = int(np.flatnonzero((places == [1, 1, 1]).all(axis=1))[0])
+    assert len(set(near[middle])) == np.sum(np.linalg.norm(places.astype(int) - [1, 1, 1], axis=1) <= 2)
+
+
+def test_z_of_new_people_is_normal_only_where_people_are_left_out():
+    draw = np.random.default_rng(0)
+    scans = lambda count: np.repeat(draw.standard_normal((count, 600, 4)), 3, axis=0)  # noqa: E731
+    noisy = lambda codes: (codes + 0.1 * draw.standard_normal(codes.shape)).astype(np.float32)  # noqa: E731
+    codes, unseen = noisy(scans(14)), noisy(scans(8))
+    people, where = [str(number // 3) for number in range(len(codes))], np.argwhere(np.ones((6, 10, 10), bool))
+    share = {}
+    for way, names in (("person", people), ("scan", None)):
+        own = fit(codes, where, detectors.Moments(0.1, axes=None), step=1, template=np.ones((6, 10, 10), np.uint8),
+                  people=names)  # fmt: skip
+        share[way] = np.mean(own.calibration.z(own.fitted.score(unseen)) > 2.3263)
+    assert share["person"] == pytest.approx(0.01, abs=0.008) and share["scan"] > 0.1
+
+
+def test_normalisation_comes_back_from_the_file(tmp_path):
+    codes, where = latents(), np.argwhere(np.ones((1, 1, VOXELS), bool))
+    template = np.ones((1, 1, VOXELS), np.uint8)
+    for way in ("local", "tissue"):
+        model = fit(codes, where, detectors.Centre(), step=1, template=template, intensities=way)
+        assert NormativeModel.read(model.write(tmp_path / f"{way}.npz")).intensities == way
+
+
+def test_people_that_do_not_fit_are_told():
+    with pytest.raises(ValueError, match="Name the person of each of the 12 controls, got 2 names"):
+        detectors.Centre().fit(latents(), people=["a", "b"])
+    with pytest.raises(ValueError, match="Controls of 3 people or more are needed, got 2"):
+        detectors.Centre().fit(latents(), people=["a", "b"] * 6)

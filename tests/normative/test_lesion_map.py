@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import zoo
 from zoo.cli.main import app
+from zoo.datasets.cases import Case
 from zoo.normative import lesion_map, model
 from zoo.normative.detectors import Moments
 from zoo.synth.anatomy import common_space
@@ -185,3 +186,29 @@ def test_bad_input_is_one_error(world, tmp_path):
     write(tmp_path / "few" / "sub-1", "", person(1))
     result = world("fit-normative", tmp_path / "few", "--out", tmp_path / "own.npz")
     assert result.exit_code == 1 and "needs 10 controls or more, got 1" in result.output
+
+
+def test_ten_people_are_needed_however_many_scans_they_have(tmp_path):
+    cases = [Case(f"sub-{number // 2}_ses-{number % 2}", f"sub-{number // 2}", {}) for number in range(12)]
+    with pytest.raises(ValueError, match="needs 10 controls or more, got 6 with 12 scans"):
+        lesion_map.check_controls(cases, ())
+
+
+def test_scans_of_a_person_are_left_out_together(world, tmp_path):
+    cases = []
+    for number in range(12):  # the last two are second scans
+        files = write(tmp_path / f"s{number}", "", person(100 + number))
+        cases.append(Case(f"scan-{number:02d}", f"sub-{number % 10}", files))
+    own = lesion_map.fit_normative(cases, tmp_path / "own.npz", detector="nearest")
+    record = json.loads((tmp_path / "own.json").read_text())
+    assert own.controls == 12 and record["Settings"]["People"] == 10
+
+
+def test_intensities_may_be_scaled_by_tissues(world, monkeypatch):
+    labels = np.where((template() == INDEX["left_white"]) & (np.indices(SHAPE)[0] < 14), INDEX["csf"], template())
+    monkeypatch.setattr(lesion_map, "_find_structures", lambda scan, tell: labels)
+    scans = [nib.nifti1.Nifti1Image(image, common_space.AFFINE) for image in person(1)]
+    found, _ = lesion_map.to_common_space(scans, template(), intensities="tissue")
+    grey = labels == INDEX["left_cortex"]
+    assert np.median(found[..., 0][labels == INDEX["left_white"]]) == pytest.approx(0, abs=0.1)
+    assert np.all(found[template() == 0] == 0) and abs(np.median(found[..., 1][grey])) > 0.5

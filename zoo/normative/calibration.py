@@ -1,9 +1,12 @@
 """Calibrates a detector's scores: turns them into z that mean the same at every voxel, by leaving controls out."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
+
+from zoo.normative.owners import number_people
 
 LADDER = np.arange(-4.0, 6.01, 0.02)
 POOLED = 0.2  # share of the brain's typical variance in each voxel's own
@@ -33,21 +36,30 @@ class Calibration:
     steps: np.ndarray
 
     @classmethod
-    def of(cls, null: np.ndarray) -> "Calibration":
-        """Returns the calibration of null scores (controls, voxels); each is standardised without itself.
+    def of(cls, null: np.ndarray, people: Sequence[str] | None = None) -> "Calibration":
+        """Returns the calibration of null scores; each is standardised by those of other people.
+
+        Args:
+            null: (controls, voxels), each control scored by the controls of other people.
+            people: whose scan each control is; None where everybody has one.
 
         Raises:
-            ValueError: fewer than three controls.
+            ValueError: fewer than three controls or people.
         """
         count = len(null)
         if count < 3:
             raise ValueError(f"A null needs the scores of 3 controls or more, got {count}.")
+        owners = number_people(people, count)
         mean = null.mean(axis=0, dtype=np.float64)
         square = np.sum((null - mean) ** 2, axis=0)
         typical = np.median(square / count)
-        residual = (null - mean) * count / (count - 1)
-        variance = (square - (null - mean) ** 2 * count / (count - 1)) / (count - 1)
-        ranked = np.sort((residual / np.sqrt(_shrink_variance(variance, typical))).ravel())
+        standardised = [
+            (null[owners == person] - others.mean(axis=0, dtype=np.float64))
+            / np.sqrt(_shrink_variance(others.var(axis=0, dtype=np.float64), typical))
+            for person in np.unique(owners)
+            for others in (null[owners != person],)
+        ]
+        ranked = np.sort(np.concatenate(standardised).ravel())
         rungs = LADDER[(1 - stats.norm.cdf(LADDER)) * ranked.size >= 5]
         places = stats.norm.cdf(rungs) * (ranked.size - 1)
         steps = np.maximum.accumulate(np.interp(places, np.arange(ranked.size), ranked) + 1e-9 * np.arange(len(rungs)))

@@ -3,7 +3,7 @@
 Every detector takes `latents[control, voxel, d]` and scores each voxel by itself, thousands at a time:
 
     fitted = Moments().fit(latents)
-    fitted.null                  # (controls, voxels): each control scored by the others
+    fitted.null                  # (controls, voxels): each control scored by the controls of other people
     fitted.score(others)         # (people, voxels): larger is less normal
 
 A voxel's state is a few arrays, stored as npz; `fit(shards=FOLDER)` continues where it was stopped.
@@ -15,18 +15,20 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from zoo import files
 from zoo.normative import one_class_svm
+from zoo.normative.one_class_svm import score_within_person as score_within_person
+from zoo.normative.owners import LEAST_CONTROLS, number_people
 
 State = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]
 BLOCK = 2048  # voxels at once: their Gram matrices stay in a processor's cache
-LEAST_CONTROLS = 3
+LEAST_BLOCK = 64  # voxels at once where each has many neighbours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,36 +38,48 @@ class Detector(abc.ABC):
     name: ClassVar[str]
 
     def fit(
-        self, latents: np.ndarray, *, shards: pathlib.Path | None = None, progress: Progress | None = None
+        self,
+        latents: np.ndarray,
+        *,
+        people: Sequence[str] | None = None,
+        neighbours: np.ndarray | None = None,
+        shards: pathlib.Path | None = None,
+        progress: Progress | None = None,
     ) -> "FittedDetector":
-        """Learns what is normal at each voxel, and scores each control by the others.
+        """Learns what is normal at each voxel, and scores each control by those of other people.
 
         Args:
             latents: (controls, voxels, d), in memory or mapped from a file.
+            people: whose scan each control is; None where everybody has one.
+            neighbours: (voxels, n) indices of the voxels whose codes a voxel is compared with, itself first; None for
+                itself alone.
             shards: a folder for finished blocks; blocks in it are not computed again.
             progress: called with the voxels done and all of them.
 
         Raises:
-            ValueError: the latents are not 3D, or fewer than three controls.
+            ValueError: the latents are not 3D, there are fewer than three controls or people, or not a name for each.
         """
         if latents.ndim != 3 or len(latents) < LEAST_CONTROLS:
             raise ValueError(
                 f"Detectors take latents[control, voxel, d] of {LEAST_CONTROLS} controls or more, got shape "
                 f"{tuple(latents.shape)}."
             )
+        owners = number_people(people, len(latents))
+        near = np.arange(latents.shape[1])[:, None] if neighbours is None else neighbours
         shared, voxels, parts = self.learn_shared(latents), latents.shape[1], []
+        block = max(BLOCK // near.shape[1], LEAST_BLOCK) if near.shape[1] > 1 else BLOCK
 
         def learn_block(first: int) -> State:
-            part = latents[:, first : first + BLOCK]
-            return _cached(shards, f"{self.name}_{first:08d}", functools.partial(self._learn_block, part, shared))
+            learn = functools.partial(self._learn_block, latents, near[first : first + block], owners, shared)
+            return _cached(shards, f"{self.name}_{first:08d}", learn)
 
-        starts = range(0, voxels, BLOCK)
+        starts = range(0, voxels, block)
         with futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter while it computes
             try:
                 for first, part in zip(starts, pool.map(learn_block, starts), strict=True):
                     parts.append(part)
                     if progress:
-                        progress(min(first + BLOCK, voxels), voxels)
+                        progress(min(first + block, voxels), voxels)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -73,10 +87,35 @@ class Detector(abc.ABC):
         null = state.pop("null").T
         return FittedDetector(self, state, shared, null)
 
-    def _learn_block(self, part: np.ndarray, shared: State) -> State:
-        codes = np.swapaxes(np.asarray(part, np.float32), 0, 1)
-        state, null = self.learn(np.ascontiguousarray(codes), shared)
+    def _learn_block(self, latents: np.ndarray, near: np.ndarray, owners: np.ndarray, shared: State) -> State:
+        part = np.asarray(latents[:, near[:, 0]] if near.shape[1] == 1 else latents[:, near], np.float32)
+        # A voxel's own codes come first, so that they alone are scored.
+        codes = np.moveaxis(part.reshape(len(part), len(near), near.shape[1], -1), (1, 2), (0, 1))
+        codes = np.ascontiguousarray(codes.reshape(len(near), -1, part.shape[-1]))
+        if near.shape[1] == 1 and len(np.unique(owners)) == len(owners):
+            state, null = self.learn(codes, shared)
+        else:
+            state, null = self.learn_by_person(codes, np.tile(owners, near.shape[1]), len(owners), shared)
         return {**state, "null": null.astype(np.float32)}
+
+    def learn_by_person(
+        self, codes: np.ndarray, owners: np.ndarray, count: int, shared: State
+    ) -> tuple[State, np.ndarray]:
+        """Returns the state of voxels, and scores of the first `count` codes by the codes of other people.
+
+        Args:
+            codes: (voxels, n, d), of which the first `count` are the voxels' own.
+            owners: (n,) whose each code is.
+            count: number of controls.
+            shared: what `learn_shared` returned.
+        """
+        state, _ = self.learn(codes, shared)
+        null = np.empty((len(codes), count), np.float32)
+        for person in np.unique(owners):
+            of_others, _ = self.learn(codes[:, owners != person], shared)
+            own = np.flatnonzero(owners[:count] == person)
+            null[:, own] = self.score(of_others, codes[:, own], shared)
+        return state, null
 
     def learn_shared(self, latents: np.ndarray) -> State:
         """Returns the arrays that all voxels share; none for most detectors."""
@@ -263,17 +302,44 @@ class Moments(Mahalanobis):
     def learn(self, codes: np.ndarray, shared: State) -> tuple[State, np.ndarray]:
         """Learns the mean, and the triangular factor of the inverse of the shrunk covariance."""
         along = codes @ shared["axes"]
-        state, null = super().learn(along, shared)
+        _, null = super().learn(along, shared)
         residual, mean = _centre(along.astype(np.float64))
-        covariance = np.matmul(np.swapaxes(residual, 1, 2), residual) * (1 - self.shrinkage) / codes.shape[1]
-        covariance += state["sphere"][:, None, None] * np.eye(along.shape[-1])
-        factor = np.linalg.cholesky(np.linalg.inv(covariance))
-        below = np.tril_indices(along.shape[-1])
-        return {"mean": mean[:, 0].astype(np.float16), "factor": factor[:, *below].astype(np.float16)}, null
+        covariance = np.matmul(np.swapaxes(residual, 1, 2), residual) / codes.shape[1]
+        return self._make_state(mean[:, 0], covariance), null
+
+    def learn_by_person(
+        self, codes: np.ndarray, owners: np.ndarray, count: int, shared: State
+    ) -> tuple[State, np.ndarray]:
+        """Returns the same as that of any detector, from sums over each person's codes."""
+        along = (codes @ shared["axes"]).astype(np.float64)
+        along -= (origin := along.mean(axis=1, keepdims=True))
+        parts = [along[:, owners == person] for person in np.unique(owners)]
+        sums = np.stack([part.sum(axis=1) for part in parts])
+        squares = np.stack([np.matmul(np.swapaxes(part, 1, 2), part) for part in parts])
+        all_sums, all_squares, null = sums.sum(axis=0), squares.sum(axis=0), np.empty((len(codes), count), np.float32)
+        for number, person in enumerate(np.unique(owners)):
+            others, own = np.count_nonzero(owners != person), np.flatnonzero(owners[:count] == person)
+            mean = (all_sums - sums[number]) / others
+            spread = (all_squares - squares[number]) / others - mean[:, :, None] * mean[:, None]
+            state = self._make_state(mean, spread, kept=np.float32)
+            null[:, own] = self._measure(state, along[:, own].astype(np.float32))
+        mean = all_sums / len(owners)
+        spread = all_squares / len(owners) - mean[:, :, None] * mean[:, None]
+        return self._make_state(mean + origin[:, 0], spread), null
+
+    def _make_state(self, mean: np.ndarray, covariance: np.ndarray, *, kept: type = np.float16) -> State:
+        size = mean.shape[-1]
+        sphere = self.shrinkage * np.einsum("vii->v", covariance) / size + 1e-12
+        shrunk = (1 - self.shrinkage) * covariance + sphere[:, None, None] * np.eye(size)
+        factor = np.linalg.cholesky(np.linalg.inv(shrunk))
+        return {"mean": mean.astype(kept), "factor": factor[:, *np.tril_indices(size)].astype(kept)}
 
     def score(self, state: Mapping[str, np.ndarray], codes: np.ndarray, shared: State) -> np.ndarray:
         """Returns Mahalanobis distances."""
-        away = codes @ shared["axes"] - state["mean"].astype(np.float32)[:, None]
+        return self._measure(state, codes @ shared["axes"])
+
+    def _measure(self, state: Mapping[str, np.ndarray], along: np.ndarray) -> np.ndarray:
+        away = along - state["mean"].astype(np.float32)[:, None]
         size = away.shape[-1]
         factor = np.zeros((len(away), size, size), np.float32)
         factor[:, *np.tril_indices(size)] = state["factor"]
@@ -311,35 +377,6 @@ class OneClass(Detector):
         """Returns decisions with their sign changed: over 0 is outside."""
         near = one_class_svm.rbf_kernel(state["codes"].astype(np.float32), codes, state["gamma"])
         return state["offset"][:, None] - np.einsum("vi,vim->vm", state["weights"], near)
-
-
-def score_within_person(codes: np.ndarray, *, nu: float = 0.03, sample: int = 400, seed: int = 0) -> np.ndarray:
-    """Scores a person's codes by a machine fitted to that person alone: what is rare in this brain stands out.
-
-    Args:
-        codes: (voxels, d), codes of one person.
-        nu: share of the brain that may lie outside.
-        sample: number of voxels that the machine is fitted to.
-        seed: seed of their choice.
-
-    Returns:
-        (voxels,) float32; larger is less normal.
-
-    Example:
-        >>> score_within_person(np.random.default_rng(0).normal(size=(30, 3))).shape
-        (30,)
-
-    Source: Pinon et al., MIDL 2023, arXiv 2302.01066.
-    """
-    indices = np.random.default_rng(seed).choice(len(codes), min(sample, len(codes)), replace=False)
-    fitted = np.asarray(codes[indices], np.float32)[None]
-    gamma = one_class_svm.scale_gamma(fitted).astype(np.float32)
-    weights, offset = one_class_svm.solve(one_class_svm.rbf_kernel(fitted, fitted, gamma), nu)
-    scores = [
-        offset[0] - weights[0] @ one_class_svm.rbf_kernel(fitted, np.asarray(part, np.float32)[None], gamma)[0]
-        for part in np.array_split(codes, max(1, len(codes) // BLOCK))
-    ]
-    return np.concatenate(scores)
 
 
 DETECTORS: dict[str, type[Detector]] = {

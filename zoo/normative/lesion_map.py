@@ -24,8 +24,9 @@ from zoo.inference.predictor import Predictor
 from zoo.inference.settings import Settings
 from zoo.normative import control_codes
 from zoo.normative import model as normative
-from zoo.normative.detectors import Progress
+from zoo.normative.detectors import Detector, Progress
 from zoo.normative.encoding import make_encoder
+from zoo.normative.intensities import LOCAL, normalise
 from zoo.normative.model import NormativeModel
 from zoo.reporting.projection import write_projection
 from zoo.synth.anatomy import common_space
@@ -33,7 +34,6 @@ from zoo.synth.anatomy.common_space import Normalisation
 from zoo.synth.anatomy.sources import from_freesurfer
 from zoo.volumes import image as volumes
 from zoo.volumes.image import Image
-from zoo.volumes.local_normalisation import flatten
 
 MODEL, PARCELLATION = "siamese.epilepsy_lesions", "unet3d.brain_structures"
 LEAST_CONTROLS = 10
@@ -134,7 +134,9 @@ class Finder:
             ValueError: images that cannot be used, or on different grids.
         """
         scans = _read_scans(images, self.card)
-        person, normalisation = to_common_space(scans, self.normative.template, tell=tell)
+        person, normalisation = to_common_space(
+            scans, self.normative.template, intensities=self.normative.intensities, tell=tell
+        )
         tell("codes and outliers")
         coarse = self.normative.z_map(self.encode(person))
         z = normalisation.back(_interpolate(coarse, self.normative), _ras_shape(scans[0]))
@@ -177,13 +179,14 @@ def _interpolate(coarse: np.ndarray, model: NormativeModel) -> np.ndarray:
 
 
 def to_common_space(
-    scans: Sequence[Image], template: np.ndarray, *, tell: Tell = lambda _: None
+    scans: Sequence[Image], template: np.ndarray, *, intensities: str = LOCAL, tell: Tell = lambda _: None
 ) -> tuple[np.ndarray, Normalisation]:
-    """Maps one person's images to the common space, with the brain cut out and locally normalised.
+    """Maps one person's images to the common space, with the brain cut out and intensities normalised.
 
     Args:
         scans: images on one grid, the T1 first.
         template: label map of the common space.
+        intensities: how, one of `zoo.normative.intensities.NORMALISATIONS`.
         tell: called with the name of each stage.
 
     Returns:
@@ -200,27 +203,35 @@ def to_common_space(
                 f"Images on the template's grid have their brain cut out, but {inside.sum() / 1000:.0f} ml of these "
                 "are not 0. Cut it out (zoo predict unet3d.brain_mask), or give the images on their own grid."
             )
+        parcels = inside if intensities == LOCAL else np.where(inside, _find_structures(scans[0], tell), 0)
     else:
-        tell("brain structures")
-        parcels = Predictor(PARCELLATION, settings=Settings(precision="auto"))(scans[0])
-        codes, _ = volumes.to_ras(np.asanyarray(parcels.dataobj).astype(np.int32), scans[0].affine)
+        labels = _find_structures(scans[0], tell)
         tell("normalisation")
-        labels = from_freesurfer(codes).astype(np.uint8)
         normalisation = common_space.normalise(labels, template)
-        inside = normalisation.carry(labels, order=0) > 0
+        parcels = normalisation.carry(labels, order=0)
         arrays = tuple(normalisation.carry(np.asarray(array, np.float32)) for array in arrays)
-    return flatten(np.stack(arrays, axis=-1), inside), normalisation
+    return normalise(np.stack(arrays, axis=-1), parcels, intensities), normalisation
+
+
+def _find_structures(scan: Image, tell: Tell) -> np.ndarray:
+    """Returns the label map of a brain by the parcellation, (x, y, z) uint8 of the scheme, RAS+."""
+    tell("brain structures")
+    parcels = Predictor(PARCELLATION, settings=Settings(precision="auto"))(scan)
+    codes, _ = volumes.to_ras(np.asanyarray(parcels.dataobj).astype(np.int32), scan.affine)
+    return from_freesurfer(codes).astype(np.uint8)
 
 
 def check_controls(cases: Sequence[Case], channels: Sequence[str]) -> None:
     """Checks that cases can serve as controls.
 
     Raises:
-        ValueError: fewer than ten cases, different spacings, channels on different grids, or a patient among them.
+        ValueError: fewer than ten people, different spacings, channels on different grids, or a patient among them.
     """
-    if len(cases) < LEAST_CONTROLS:
+    people = len({case.subject for case in cases})
+    if people < LEAST_CONTROLS:
+        each = f" with {len(cases)} scans" if people < len(cases) else ""
         raise ValueError(
-            f"A normative model needs {LEAST_CONTROLS} controls or more, got {len(cases)}: outliers of fewer mean "
+            f"A normative model needs {LEAST_CONTROLS} controls or more, got {people}{each}: outliers of fewer mean "
             "nothing. Add controls, or use the model that is shipped."
         )
     first: tuple[str, np.ndarray] | None = None
@@ -264,9 +275,10 @@ def fit_normative(  # noqa: PLR0913 - the choices a caller has, each by name
 ) -> NormativeModel:
     """Fits a site's own normative model.
 
-    The codes of each control and each finished block of voxels stay beside the result until it is written, so that the
-    same call continues where it was stopped. A JSON file beside the result records its weights, settings and scans: the
-    same call again returns it, and one with other scans fits anew.
+    Each person is scored by the controls of other people, however many scans a person has. The codes of each control
+    and each finished block of voxels stay beside the result until it is written, so that the same call continues where
+    it was stopped. A JSON file beside the result records its weights, settings and scans: the same call again returns
+    it, and one with other scans fits anew.
 
     Args:
         cases: controls with the channels of the model.
@@ -296,33 +308,50 @@ def fit_normative(  # noqa: PLR0913 - the choices a caller has, each by name
     check_controls(cases, channels)
     encoding = {**describe_settings(folder, None), "Step": step, "Precision": precision}
     inputs = {control_codes.name_input(case, name): case.channels[name] for case in cases for name in channels}
-    chosen = {"Detector": detector, **dataclasses.asdict(fitted_detector)}
+    subjects = [case.subject for case in cases]
+    chosen = _describe_detector(fitted_detector, subjects)
     origin = Origin(result_record.describe_model(card), encoding | chosen, inputs)
     if not overwrite and out.exists() and _is_kept(out, origin):
         tell(f"{out} is there already")
         return NormativeModel.read(out)
     result_record.check_replaceable(out)
-    record, template = origin.as_record(), NormativeModel.read(folder / normative.FILE).template
+    record, shipped = origin.as_record(), NormativeModel.read(folder / normative.FILE)
+    template, intensities = shipped.template, shipped.intensities
     keys = control_codes.list_keys(cases, channels, record, {**record["Model"], **encoding})
     encode = make_encoder(trained_models.load(folder), step=step, precision=precision)
     where = normative.find_places(_find_tissue(template), step=step)
 
     def encode_case(case: Case) -> np.ndarray:
         tell(f"control {cases.index(case) + 1} of {len(cases)}: {case.id}")
-        person, _ = to_common_space(_read_scans(case.channels, card), template, tell=tell)
+        person, _ = to_common_space(_read_scans(case.channels, card), template, intensities=intensities, tell=tell)
         return normative.gather(encode(person), where)
 
     work = out.with_suffix(".work")
     latents = np.stack(list(control_codes.encode_controls(cases, keys, work, encode_case)))
     shards = work / f"{detector}-{control_codes.digest(chosen, keys)}"
     fitted = normative.fit(
-        latents, where, fitted_detector, step=step, template=template, shards=shards, progress=progress
+        latents,
+        where,
+        fitted_detector,
+        step=step,
+        template=template,
+        people=subjects,
+        intensities=intensities,
+        shards=shards,
+        progress=progress,
     )
     with result_record.writing(out, record):
         fitted.write(out)
     result_record.write(out, record)
     shutil.rmtree(work, ignore_errors=True)
     return fitted
+
+
+def _describe_detector(detector: Detector, subjects: Sequence[str]) -> dict[str, Any]:
+    """Returns a detector's settings for the record; the number of people where somebody has several scans."""
+    settings = {"Detector": detector.name, **dataclasses.asdict(detector)}
+    people = len(set(subjects))
+    return settings if people == len(subjects) else settings | {"People": people}
 
 
 def _is_kept(out: pathlib.Path, origin: Origin) -> bool:

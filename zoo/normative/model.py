@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from zoo import files
 from zoo.arrays import Entry, first_not_finite, read_npz
 from zoo.errors import to_line, unknown_choice
 from zoo.normative.calibration import LADDER, Calibration
-from zoo.normative.detectors import DETECTORS, LEAST_CONTROLS, Detector, FittedDetector, Progress
+from zoo.normative.detectors import DETECTORS, Detector, FittedDetector, Progress
+from zoo.normative.intensities import LOCAL, NORMALISATIONS
+from zoo.normative.owners import LEAST_CONTROLS
 
 FILE = "normative.npz"
 FORMAT = 1
@@ -41,7 +43,8 @@ class NormativeModel:
         shape: shape of the common space in voxels.
         step: voxels from code to code.
         template: `shape` uint8, the label map that brains are laid on.
-        controls: number of people it was fitted to.
+        controls: number of scans it was fitted to.
+        intensities: how its images were normalised, one of `zoo.normative.intensities.NORMALISATIONS`.
     """
 
     fitted: FittedDetector
@@ -51,6 +54,7 @@ class NormativeModel:
     step: int
     template: np.ndarray
     controls: int
+    intensities: str = LOCAL
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -98,6 +102,7 @@ class NormativeModel:
             "step": self.step,
             "shape": self.shape,
             "controls": self.controls,
+            "intensities": self.intensities,
         }
         arrays = {f"state_{key}": value for key, value in self.fitted.state.items()}
         arrays |= {f"shared_{key}": value for key, value in self.fitted.shared.items()}
@@ -143,6 +148,7 @@ class NormativeModel:
         calibration = Calibration(arrays["null_mean"], arrays["null_sd"], arrays["null_steps"])
         x, y, z = template.shape
         model = cls(fitted, calibration, places, (x, y, z), header["step"], template, header["controls"])
+        model = dataclasses.replace(model, intensities=header.get("intensities", LOCAL))
         _check_model(model, header)
         return model
 
@@ -160,6 +166,8 @@ def _read_header(text: np.ndarray) -> dict[str, Any]:
         value = header.get(name)
         if type(value) is not int or not least <= value <= most:
             raise ValueError(f"told.{name} must be a whole number from {least} to {most}, got {value!r}")
+    if header.get("intensities", LOCAL) not in NORMALISATIONS:
+        raise ValueError(f"told.intensities must be one of {list(NORMALISATIONS)}, got {header['intensities']!r}")
     if not isinstance(header.get("settings"), dict):
         raise ValueError(f"told.settings must be an object, got {header.get('settings')!r}")
     return header
@@ -260,20 +268,44 @@ def encode_people(encode: Encode, people: Iterable[np.ndarray], where: np.ndarra
     Returns:
         (people, voxels, d) float16.
     """
-    return np.stack([gather(encode(images), where).astype(np.float16) for images in people])
+    codes = [gather(encode(images), where).astype(np.float16) for images in people]
+    return np.stack(codes) if codes else np.empty((0, len(where), 0), np.float16)
 
 
-def fit(
+def find_neighbours(places: np.ndarray, radius: int) -> np.ndarray:
+    """Returns the indices (voxels, n) of the places around each place, itself first; where one is missing, itself.
+
+    Args:
+        places: (voxels, 3), indices into the grid of codes.
+        radius: of the ball, in places of the grid: 0 is the place alone, 1 its six neighbours too.
+
+    Example:
+        >>> find_neighbours(np.array([[0, 0, 0], [1, 0, 0], [5, 5, 5]]), 1)[:, [0, 1, 6]].tolist()
+        [[0, 0, 1], [1, 0, 1], [2, 2, 2]]
+    """
+    ball = np.argwhere(np.ones((2 * radius + 1,) * 3, bool)) - radius
+    ball = ball[np.sum(ball**2, axis=1) <= radius**2]
+    order = np.argsort(np.any(ball != 0, axis=1), kind="stable")
+    numbers = np.full(places.max(axis=0) + 1 + 2 * radius, -1, np.int64)
+    numbers[tuple((places + radius).T)] = np.arange(len(places))
+    near = numbers[tuple(np.moveaxis(places[:, None].astype(np.int64) + ball[order] + radius, -1, 0))]
+    return np.where(near < 0, np.arange(len(places))[:, None], near)
+
+
+def fit(  # noqa: PLR0913 - the choices a caller has, each by name
     latents: np.ndarray,
     where: np.ndarray,
     detector: Detector,
     *,
     step: int,
     template: np.ndarray,
+    people: Sequence[str] | None = None,
+    radius: int = 0,
+    intensities: str = LOCAL,
     shards: pathlib.Path | None = None,
     progress: Progress | None = None,
 ) -> NormativeModel:
-    """Fits a detector to controls and calibrates it by leaving each of them out.
+    """Fits a detector to controls and calibrates it by leaving each person out.
 
     Args:
         latents: (controls, voxels, d).
@@ -281,6 +313,9 @@ def fit(
         detector: the detector.
         step: voxels from code to code.
         template: label map of the common space.
+        people: whose scan each control is; None where everybody has one.
+        radius: of the neighbourhood in the controls that a place is compared with, in places of the grid.
+        intensities: how the images were normalised.
         shards: folder for finished blocks, from which a stopped fit continues.
         progress: called with the voxels done and all of them.
 
@@ -289,6 +324,8 @@ def fit(
         >>> fit(latents, find_places(region > 0, step=1), make_detector("centre"), step=1, template=region).grid
         (2, 2, 2)
     """
-    fitted = detector.fit(latents, shards=shards, progress=progress)
+    neighbours = find_neighbours(where, radius) if radius else None
+    fitted = detector.fit(latents, people=people, neighbours=neighbours, shards=shards, progress=progress)
     x, y, z = template.shape
-    return NormativeModel(fitted, Calibration.of(fitted.null), where, (x, y, z), step, template, len(latents))
+    calibration = Calibration.of(fitted.null, people)
+    return NormativeModel(fitted, calibration, where, (x, y, z), step, template, len(latents), intensities)

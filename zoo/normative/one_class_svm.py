@@ -3,6 +3,7 @@
 import numpy as np
 
 ROUNDS, WARM_ROUNDS, HALVINGS = 120, 25, 12
+PART = 2048  # codes at once
 FREE = 1e-4  # how far from its bounds a weight is free
 
 
@@ -113,3 +114,32 @@ def _find_offset(gram: np.ndarray, weights: np.ndarray, upper: np.ndarray) -> np
     below = np.max(slope, axis=1, where=at_bound, initial=np.float32(-3e38))
     above, below = np.where(at_zero.any(axis=1), above, below), np.where(at_bound.any(axis=1), below, above)
     return np.where(count > 0, mean, above / 2 + below / 2).astype(np.float32)
+
+
+def score_within_person(codes: np.ndarray, *, nu: float = 0.03, sample: int = 400, seed: int = 0) -> np.ndarray:
+    """Scores a person's codes by a machine fitted to that person alone: what is rare in this brain stands out.
+
+    Args:
+        codes: (voxels, d), codes of one person.
+        nu: share of the brain that may lie outside.
+        sample: number of voxels that the machine is fitted to.
+        seed: seed of their choice.
+
+    Returns:
+        (voxels,) float32; larger is less normal.
+
+    Example:
+        >>> score_within_person(np.random.default_rng(0).normal(size=(30, 3))).shape
+        (30,)
+
+    Source: Pinon et al., MIDL 2023, arXiv 2302.01066.
+    """
+    indices = np.random.default_rng(seed).choice(len(codes), min(sample, len(codes)), replace=False)
+    fitted = np.asarray(codes[indices], np.float32)[None]
+    gamma = scale_gamma(fitted).astype(np.float32)
+    weights, offset = solve(rbf_kernel(fitted, fitted, gamma), nu)
+    scores = [
+        offset[0] - weights[0] @ rbf_kernel(fitted, np.asarray(part, np.float32)[None], gamma)[0]
+        for part in np.array_split(codes, max(1, len(codes) // PART))
+    ]
+    return np.concatenate(scores)
