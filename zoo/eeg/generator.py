@@ -122,7 +122,14 @@ def truth(
 
 
 def make_set(
-    name: str, truth: Truth, montage: Sequence[str], *, seed: int, size: int = 200, samples: int = 1
+    name: str,
+    truth: Truth,
+    montage: Sequence[str],
+    *,
+    seed: int,
+    size: int = 200,
+    samples: int = 1,
+    correlation: float = 0.0,
 ) -> TestSet:
     """Draws one of the test sets of `SETS`.
 
@@ -138,18 +145,24 @@ def make_set(
         seed: >= 0; the same seed draws the same places and moments on any head of the same split.
         size: number of cases.
         samples: time points; above 1 the topographies have a third axis.
+        correlation: of the time courses of any two sources, 0 to 1.
 
     Raises:
-        ValueError: an unknown set or channel.
+        ValueError: an unknown set or channel, or a correlation out of range.
     """
     if name not in SETS:
         raise unknown_choice("set", name, SETS)
+    if not 0 <= correlation <= 1:
+        raise ValueError(f"correlation is that of two time courses, 0 to 1, got {correlation}.")
     field = truth.field.montage(montage)
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
     cases = [_draw_case(name, truth, field, random) for _ in range(size)]
     topographies, places, moments, extents = (_stack_padded([case[part] for case in cases]) for part in range(4))
     snr_db = random.uniform(*SNR_DB, size)
     courses = random.standard_normal((size, MAX_SOURCES, samples)) if samples > 1 else np.ones((size, MAX_SOURCES, 1))
+    if correlation and samples > 1:
+        shared = random.standard_normal((size, 1, samples))
+        courses = np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * courses
     clean = np.nan_to_num(topographies).transpose(0, 2, 1) @ courses
     noiseless = TestSet(
         clean,
