@@ -71,7 +71,7 @@ def test_a_dipole_is_found_with_its_moment(sphere, fake, place):
 
 
 def test_the_estimate_and_the_image_hold_the_posterior(sphere, fake, tmp_path):
-    found = zoo.locate_sources(evoked(sphere, 2500), times=(0.0, 0.1))
+    found = zoo.locate_sources(evoked(sphere, 2500), times=(0.0, 0.1), method="network")
     assert isinstance(found.estimate, mne.VolSourceEstimate)
     assert found.estimate.data.shape == (grid.NUM_PLACES, 11)
     strength = found.estimate.data.sum(0)
@@ -115,7 +115,7 @@ def own():
     return mne.make_forward_solution(info, trans, source, conductor, meg=False, mindist=0, verbose="ERROR"), info
 
 
-def test_an_own_forward_solution_sets_places_and_axes(own, fake):
+def test_an_own_forward_solution_sets_places_and_axes(own, fake, tmp_path):
     """The truth is a column of mne's own forward solution, in mne's head coordinates."""
     forward, info = own
     column, moment = forward["nsource"] // 2, np.array([3.0, -10.0, 12.0])
@@ -127,6 +127,17 @@ def test_an_own_forward_solution_sets_places_and_axes(own, fake):
     assert len(found.estimate.vertices[0]) == forward["nsource"]
     assert found.estimate.data.sum() == pytest.approx(np.linalg.norm(moment), rel=1e-2)
     assert found.source_space is not None and len(found.source_space[0]["vertno"]) == forward["nsource"]
+    window = zoo.locate_sources(
+        mne.EvokedArray(np.outer(topography, [0.5, 1.0, 0.7]), info, verbose="ERROR"), forward, times=(0.0, 0.02)
+    )
+    assert window.method == "sparse_bayes" and window.own_head
+    assert np.linalg.norm(np.array(window.sources[0].mri_mm) - true_mri) < 8
+    volume = window.subject_image()
+    assert np.asarray(volume.dataobj).sum() == pytest.approx(1, rel=1e-5) and volume.affine[0, 0] == pytest.approx(10)
+    vertex = np.asarray(volume.dataobj).ravel(order="F").argmax()
+    assert np.linalg.norm(forward["src"][0]["rr"][vertex] - forward["source_rr"][column]) < 0.011
+    files = located_sources.write(window, tmp_path, "sub-01")
+    assert [file.name for file in files][-1] == "sub-01_space-subject_posterior.nii.gz"
 
 
 def test_forward_solutions_that_do_not_fit_are_refused(own, fake):

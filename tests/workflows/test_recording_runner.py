@@ -109,7 +109,8 @@ def card(kind):
     return types.SimpleNamespace(name="unet3d.x", output=types.SimpleNamespace(kind=kind))
 
 
-NOTHING = {"time": None, "window": "", "condition": "", "count": None, "forward": None, "noise_cov": None}
+NOTHING = {"time": None, "window": "", "condition": "", "count": "", "forward": None, "noise_cov": None,
+           "method": "auto"}  # fmt: skip
 
 
 def test_options_are_parsed():
@@ -117,16 +118,27 @@ def test_options_are_parsed():
     choices = recording_options.parse_choices(card("sources"), **NOTHING | {"window": "0.08,0.12", "condition": "left"})
     assert choices == SourceChoices(times=(0.08, 0.12), condition="left")
     assert recording_options.parse_choices(card("sources"), **NOTHING | {"time": 0.0}) == SourceChoices(times=0.0)
+    pair = recording_options.parse_choices(card("sources"), **NOTHING | {"count": "pair", "method": "sparse_bayes"})
+    assert pair == SourceChoices(count="pair", method="sparse_bayes")
+
+
+def test_a_method_decides_a_result_and_a_network_that_reads_one_time_is_the_old_setting():
+    assert "Method" not in SourceChoices(times=0.1).as_settings()
+    assert "Method" not in SourceChoices(times=(0.1, 0.2), method="network").as_settings()
+    for choices in (SourceChoices((0.1, 0.2)), SourceChoices(0.1, method="sparse_bayes"), SourceChoices(count="pair")):
+        assert choices.as_settings()["Method"] == "sparse_bayes"
 
 
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("segmentation", {"count": 2}, "are for models that locate sources of EEG; unet3d.x gives segmentation"),
+        ("segmentation", {"count": "2"}, "are for models that locate sources of EEG; unet3d.x gives segmentation"),
         ("segmentation", {"time": 0.0}, "are for models that locate sources"),
         ("sources", {"time": 0.1, "window": "0,1"}, "--time 0.1 and --window 0,1 exclude each other"),
         ("sources", {"window": "0.1"}, "--window is FIRST,LAST in s, as in 0.08,0.12, got '0.1'"),
-        ("sources", {"count": 6}, "--count is the number of sources, 1 to 5, got 6"),
+        ("sources", {"count": "6"}, "--count is the number of sources, 1 to 5, or pair, got 6"),
+        ("sources", {"method": "music"}, "--method is auto, network, sparse_bayes, got 'music'"),
+        ("sources", {"method": "network", "count": "pair"}, "--count pair needs --method sparse_bayes or auto"),
         ("sources", {"noise_cov": Path("none-cov.fif")}, "--noise-cov: there is no file 'none-cov.fif'"),
     ],
 )

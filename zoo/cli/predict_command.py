@@ -21,7 +21,7 @@ from zoo.cli.prediction_options import (
     Unit,
     Volumes,
 )
-from zoo.cli.recording_options import Condition, Count, Forward, NoiseCov, Time, Window, parse_choices
+from zoo.cli.recording_options import Condition, Count, Forward, Method, NoiseCov, Report, Time, Window, parse_choices
 from zoo.cli.scan_arguments import parse_cases, parse_tabular
 from zoo.cli.terminal import (
     Device,
@@ -64,9 +64,11 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
     time: Time = None,
     window: Window = "",
     condition: Condition = "",
-    count: Count = None,
+    count: Count = "",
     forward: Forward = None,
     noise_cov: NoiseCov = None,
+    method: Method = "auto",
+    report: Report = False,
     runtime: Runtime = "keras",
     device: Device = "auto",
     as_json: Json = False,
@@ -84,7 +86,15 @@ def predict(  # noqa: PLR0913 - the choices of a command, each an option
     card = card_file.read(folder)
     cases, values = parse_cases(scans, card, recursive=recursive), parse_tabular(tabular, card)
     choices = parse_choices(
-        card, time=time, window=window, condition=condition, count=count, forward=forward, noise_cov=noise_cov
+        card,
+        time=time,
+        window=window,
+        condition=condition,
+        count=count,
+        forward=forward,
+        noise_cov=noise_cov,
+        method=method,
+        report=report,
     )
     with framework(device):
         from zoo.inference.settings import Settings

@@ -3,17 +3,27 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from zoo.eeg import decode, head_surfaces
+from zoo.errors import unknown_choice
+from zoo.source_imaging.answer import (
+    METHODS,
+    Answer,
+    Selection,
+    credible_ml,
+    moments_over_time,
+    samples_near,
+)
 from zoo.source_imaging.bad_electrodes import find_bad_electrodes
 from zoo.source_imaging.head_model import HeadModel, forward_head_model, template_head_model
 from zoo.source_imaging.located_sources import LOCATED, NONE, Evidence, LocatedSource, LocatedSources
-from zoo.source_imaging.locator import MODEL, Locator
+from zoo.source_imaging.locator import MODEL, Locator, answer_topography
 from zoo.source_imaging.noise import (
     LEVEL,
+    MIN_SAMPLES,
     Noise,
     Whitening,
     given_noise,
@@ -24,28 +34,17 @@ from zoo.source_imaging.noise import (
 from zoo.source_imaging.recording import MIN_CHANNELS, Recording, baseline_samples, read_recording
 from zoo.source_imaging.recording_files import list_conditions
 from zoo.source_imaging.units import repair
+from zoo.source_imaging.window_answer import PAIR, answer_window
 
 Times = float | tuple[float, float] | None
+Count = int | Literal["pair"] | None
 _SEGMENT_S = 2.0  # a continuous recording that is longer needs a time
 _APART_S, _NEAR_S = 0.25, 15.0  # of the noise of a continuous recording from the window
 _COURSE_S = 1.0
+_LEADING = 5  # components that may be signal
 _STRONGEST_NAM = 5000.0
 _AGREE_MM = 25.0
 _STRUCTURE = 1.5  # residual over noise above which sources are missing
-
-
-@dataclasses.dataclass(frozen=True)
-class _Selection:
-    """The samples that are located, their main topography (channels,), and the number of independent looks at it.
-
-    `note` says why samples before 0 s were not taken for noise.
-    """
-
-    window: np.ndarray
-    topography: np.ndarray
-    share: float
-    looks: float
-    note: str | None = None
 
 
 def locate_sources(
@@ -54,31 +53,36 @@ def locate_sources(
     *,
     model: str | os.PathLike = MODEL,
     times: Times = None,
-    count: int | None = None,
+    count: Count = None,
     condition: str | None = None,
     noise_cov: Any = None,
+    method: str = "auto",
 ) -> LocatedSources:
     """Locates the sources of an EEG topography, or says that there is none above the noise.
 
     Reads names such as "EEG Fp1-Ref"; drops channels that are bad, flat, no EEG, or that no source can explain; scales
     what surely is in uV to V; subtracts constant offsets; references to the average. `repairs` of the result lists
     this, and what changes places or strengths is a `RecordingWarning`, too. Without `forward` the head is fsaverage:
-    each channel is placed by its 10-05 name, or else by its position, fitted to the scalp. The posterior is the
-    network's, mixed with that of sparse Bayes where the card says so; each source is then a dipole fitted to the data
-    within the card's reach of a peak of the posterior.
+    each channel is placed by its 10-05 name, or else by its position, fitted to the scalp.
+
+    A single time goes to the network: its posterior is mixed with that of sparse Bayes where the card says so, and each
+    source is a dipole fitted to the data within the card's reach of a peak of the posterior. A window goes to sparse
+    Bayesian learning on all its whitened samples and dipoles that move over the whole brain, which is more exact.
 
     Args:
         recording: an `mne.Evoked`, `mne.Epochs` (their average) or `mne.io.Raw` with 19 to 256 good EEG channels, or a
             file of one (`-ave.fif`, `-epo.fif`, `.fif`, `.set`, `.vhdr`, `.edf`, ...).
         forward: an `mne.Forward` of free orientation whose channels include the recording's.
-        model: name or folder of a trained model.
-        times: a time in s; or a window (first, last), whose main topography (first singular vector) is located and
-            whose samples are all in the estimate; None for the time of the largest global field power, which a
+        model: name or folder of a trained model, for the method "network".
+        times: a time in s; or a window (first, last); None for the time of the largest global field power, which a
             continuous recording of more than 2 s does not take: that would be a blink.
-        count: the number of sources, 1 to 5; None takes the most probable one.
+        count: the number of sources, 1 to 5; "pair" for two that mirror each other in the midline, as in auditory
+            responses (no network); None takes the most probable number.
         condition: which average, kind of epochs, or event of a continuous recording; None where there is only one.
         noise_cov: `mne.Covariance` of single epochs; None measures the noise before 0 s, or in a continuous recording
             within 15 s around the window.
+        method: "auto", the network for a single time and sparse Bayes for windows and pairs; "network", which locates
+            the main topography (first singular vector) of a window; or "sparse_bayes".
 
     Returns:
         The sources, with places in mm and moments in nA m, the posterior, and `plot` and `table`; no sources, and the
@@ -87,9 +91,10 @@ def locate_sources(
     Raises:
         FileNotFoundError: there is no such file.
         TypeError: not an mne object of these kinds.
-        ValueError: no such model; a continuous recording without a time; several conditions and none named; MEG alone;
-            no montage, or one that fits no head; fewer than 19 good EEG channels; an amplitude that is no EEG; NaN or
-            infinity; flat channels only; times outside the recording; a forward or covariance that does not fit.
+        ValueError: no such model or method; a continuous recording without a time; several conditions and none named;
+            MEG alone; no montage, or one that fits no head; fewer than 19 good EEG channels; an amplitude that is no
+            EEG; NaN or infinity; flat channels only; times outside the recording; a forward or covariance that does
+            not fit.
         ImportError: mne is not installed.
 
     Example:
@@ -98,8 +103,7 @@ def locate_sources(
         (-38.2, -17.5, 8.1)
     """
     head_surfaces.require_mne()
-    if count is not None and not 1 <= count <= decode.MAX_SOURCES:
-        raise ValueError(f"count is the number of sources, 1 to {decode.MAX_SOURCES}, or None, got {count}.")
+    method = _choose_method(method, times, count)
     eeg = read_recording(recording, condition=condition)
     _check_continuous(eeg, times, recording)
     head, eeg = template_head_model(eeg) if forward is None else forward_head_model(eeg, forward)
@@ -107,44 +111,57 @@ def locate_sources(
     selection = _select(eeg, times)
     whitening, note = _find_whitening(eeg, selection, noise_cov)
     selection = dataclasses.replace(selection, note=note)
-    return _locate(Locator(model, head.field, inside=head.inside), head, eeg, selection, whitening, count)
-
-
-def _locate(
-    locator: Locator, head: HeadModel, eeg: Recording, selection: _Selection, whitening: Whitening, count: int | None
-) -> LocatedSources:
-    topography, window = selection.topography, selection.window
-    posteriors, counts = locator(np.concatenate([topography[None], eeg.data[:, window].T]))
-    chance = (
-        whitening.chance(topography, looks=selection.looks) if whitening.freedom else locator.chance_of_fit(topography)
-    )
-    if chance > LEVEL:
-        number, probabilities = 0, np.eye(decode.MAX_SOURCES + 1)[0]
+    if method == "network" and count != PAIR:
+        locator = Locator(model, head.field, inside=head.inside)
+        answer = answer_topography(locator, head, eeg, selection, whitening, count)
     else:
-        probabilities = locator.count(topography, posteriors[0], counts[0], whitening=whitening)
-        number = int(probabilities[1:].argmax()) + 1 if count is None else count
-    fit, masses = locator.decode(topography, posteriors[0], number, whitening=whitening)
-    residual = _residual(locator, fit, topography, whitening)
-    evidence = Evidence(whitening.origin, whitening.power(topography) if whitening.freedom else None, chance, residual)
-    starts = decode.peaks(posteriors[0], number)[0]
-    sources = _make_sources(head, fit, _confidences(masses, probabilities), starts)
-    courses, course_times = _courses(locator, eeg, window, fit)
+        answer = answer_window(head, eeg, selection, whitening, count)
+    return _assemble(head, eeg, selection, whitening, answer, count)
+
+
+def _choose_method(method: str, times: Times, count: Count) -> Literal["network", "sparse_bayes"]:
+    """Returns which method locates, and refuses numbers of sources that cannot be."""
+    if method not in METHODS:
+        raise unknown_choice("method", method, METHODS)
+    if count == PAIR:
+        if method == "network":
+            raise ValueError('A pair needs method="sparse_bayes" or "auto": networks know of no symmetry.')
+        return "sparse_bayes"
+    if count is not None and not (isinstance(count, int) and 1 <= count <= decode.MAX_SOURCES):
+        raise ValueError(f'count is the number of sources, 1 to {decode.MAX_SOURCES}, "pair" or None, got {count!r}.')
+    if method == "auto":
+        return "network" if times is None or isinstance(times, int | float) else "sparse_bayes"
+    return "network" if method == "network" else "sparse_bayes"
+
+
+def _assemble(
+    head: HeadModel, eeg: Recording, selection: Selection, whitening: Whitening, answer: Answer, count: Count
+) -> LocatedSources:
+    power = whitening.power(selection.topography) if whitening.freedom else None
+    evidence = Evidence(whitening.origin, power, answer.chance, answer.residual)
+    window, sources = selection.window, _make_sources(answer)
+    near = samples_near(eeg, window, _COURSE_S)
+    moments = moments_over_time(answer.columns, whitening.matrix, eeg.data[:, near]) * 1e9
     return LocatedSources(
-        _make_estimate(locator, head, eeg, window, posteriors),
+        _make_estimate(head, eeg, window, answer),
         head.source_space,
         sources,
-        LOCATED if number else NONE,
+        LOCATED if sources else NONE,
         evidence,
-        fit.explained,
-        probabilities,
+        answer.explained,
+        answer.counts,
         (float(eeg.times_s[window[0]]), float(eeg.times_s[window[-1]])),
         selection.share,
-        posteriors[0],
-        courses,
-        course_times,
+        answer.posterior,
+        _strengths(answer, whitening, eeg.data[:, near]),
+        eeg.times_s[near],
         head.electrode_rms_mm,
         eeg.repairs,
-        (*([selection.note] if selection.note else []), *_notes(head, evidence, sources, posteriors[0], count)),
+        (*([selection.note] if selection.note else []), *_notes(head, evidence, sources, answer.posterior, count)),
+        answer.method,
+        moments,
+        answer.places,
+        _to_vertices(head, answer.posterior[None])[0],
     )
 
 
@@ -178,12 +195,12 @@ def _leave_out_bad(head: HeadModel, eeg: Recording, times: Times) -> tuple[HeadM
     return dataclasses.replace(head, field=head.field.montage(kept)), eeg
 
 
-def _select(eeg: Recording, times: Times) -> _Selection:
+def _select(eeg: Recording, times: Times) -> Selection:
     """Selects the samples and their main topography."""
     window = _select_samples(eeg, times)
     topography, share = _main_topography(eeg.data[:, window])
     searched = eeg.data[:, _searched(eeg)] if times is None else eeg.data[:, window]
-    return _Selection(window, topography, share, independent_samples(searched, of_power=True))
+    return Selection(window, topography, share, independent_samples(searched, of_power=True))
 
 
 def _searched(eeg: Recording) -> np.ndarray:
@@ -216,17 +233,20 @@ def _main_topography(data: np.ndarray) -> tuple[np.ndarray, float]:
     return left[:, 0] * values[0] * strongest, float(values[0] ** 2 / np.square(values).sum())
 
 
-def _find_whitening(eeg: Recording, selection: _Selection, noise_cov: Any) -> tuple[Whitening, str | None]:
+def _find_whitening(eeg: Recording, selection: Selection, noise_cov: Any) -> tuple[Whitening, str | None]:
     """Returns the noise that was given or is measured, and a note where the samples before 0 s are not taken for it.
 
     An average without a baseline of its own may hold the signal before 0 s, as rhythmic discharges do: then these
     samples cannot show that there is none.
     """
+    density = _measure_density(eeg, selection.window)
     if noise_cov is not None:
-        return given_noise(noise_cov, eeg.names, averages=eeg.averages).whiten(), None
+        given = given_noise(noise_cov, eeg.names, averages=eeg.averages)
+        return dataclasses.replace(given, density=density).whiten(), None
+    unknown = dataclasses.replace(unknown_noise(len(eeg.names)), density=density)
     noise = eeg.noise or _measure_rest(eeg, selection.window)
     if noise is None:
-        return unknown_noise(len(eeg.names)), None
+        return unknown, None
     whitening = noise.whiten()
     if eeg.continuous or eeg.baseline_s is not None:
         return whitening, None
@@ -237,7 +257,16 @@ def _find_whitening(eeg: Recording, selection: _Selection, noise_cov: Any) -> tu
         f"The field is no stronger than before 0 s (probability {chance:.2g}): if those samples are noise, there is no "
         "source; recording.apply_baseline((None, 0)) tells so."
     )
-    return unknown_noise(len(eeg.names)), note
+    return unknown, note
+
+
+def _measure_density(eeg: Recording, window: np.ndarray) -> float:
+    """Returns independent samples of noise for each sample: of what varies beside the leading components nearby."""
+    data = eeg.data[:, samples_near(eeg, window, _NEAR_S)]
+    if data.shape[1] < MIN_SAMPLES:
+        return 1.0
+    patterns = np.linalg.eigh(data @ data.T)[1][:, :-_LEADING]
+    return min(independent_samples(patterns.T @ data) / data.shape[1], 1.0)
 
 
 def _measure_rest(eeg: Recording, window: np.ndarray) -> Noise | None:
@@ -251,48 +280,31 @@ def _measure_rest(eeg: Recording, window: np.ndarray) -> Noise | None:
     return measure_noise(eeg.data[:, rest], "the baseline")
 
 
-def _residual(locator: Locator, fit: decode.Fit, topography: np.ndarray, whitening: Whitening) -> float | None:
-    """Returns the power that sources leave for each number that they left free, over that of noise."""
-    if not whitening.freedom:
-        return None
-    free = max(len(whitening.matrix) - 3 * len(fit.places), 1)
-    return whitening.power(topography) * (1 - fit.explained) * len(whitening.matrix) / free
+def _strengths(answer: Answer, whitening: Whitening, data: np.ndarray) -> np.ndarray:
+    """Returns the strength of each source along its moment, (sources, times), nA m."""
+    if not len(answer.moments):
+        return np.zeros((0, data.shape[1]))
+    unit = answer.moments / np.maximum(np.linalg.norm(answer.moments, axis=1, keepdims=True), 1e-300)
+    columns = np.einsum("csd,sd->cs", answer.columns, unit)
+    weights = np.eye(len(data)) if answer.method == "network" else whitening.matrix
+    return np.linalg.lstsq(weights @ columns, weights @ data, rcond=None)[0] * 1e9
 
 
-def _confidences(masses: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Returns the mass of each ball over that of a certain source, times the probability of so many sources.
-
-    A certain source has a mass of one over the number of sources; a number that was told counts no more than the one
-    that the data show, or five sources asked for would all be certain.
-    """
-    shown = max(int(probabilities.argmax()), 1)
-    at_least = np.cumsum(probabilities[::-1])[::-1][1 : len(masses) + 1]
-    return np.minimum(masses * min(len(masses), shown), 1.0) * np.minimum(at_least, 1.0)
-
-
-def _courses(locator: Locator, eeg: Recording, window: np.ndarray, fit: decode.Fit) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the strength of each source along its moment, nA m, over time, and the times, s."""
-    near = np.ones(len(eeg.times_s), bool)
-    if eeg.continuous:
-        first, last = eeg.times_s[window[0]] - _COURSE_S, eeg.times_s[window[-1]] + _COURSE_S
-        near = (eeg.times_s >= first) & (eeg.times_s <= last)
-    if not len(fit.places):
-        return np.zeros((0, near.sum())), eeg.times_s[near]
-    directions = fit.moments / np.maximum(np.linalg.norm(fit.moments, axis=1, keepdims=True), 1e-300)
-    columns = np.einsum("csd,sd->cs", locator.field.matrix[:, fit.places].astype(float), directions)
-    return np.linalg.lstsq(columns, eeg.data[:, near], rcond=None)[0] * 1e9, eeg.times_s[near]
-
-
-def _make_estimate(
-    locator: Locator, head: HeadModel, eeg: Recording, window: np.ndarray, posteriors: np.ndarray
-) -> Any:
-    """Spreads at each time the strength of the dipole that fits best near the posterior's peak."""
-    places = decode.peaks(posteriors[0], 1)[0]
-    columns = locator.field.matrix[:, places[0]].astype(float)
-    strength = np.linalg.norm(np.linalg.lstsq(columns, eeg.data[:, window], rcond=None)[0], axis=0) * 1e9
+def _make_estimate(head: HeadModel, eeg: Recording, window: np.ndarray, answer: Answer) -> Any:
+    """Spreads at each time the strength of sources over the places by their probability."""
+    data = eeg.data[:, window]
+    if answer.posteriors is not None or not len(answer.places):
+        posteriors = answer.posterior[None] if answer.posteriors is None else answer.posteriors
+        place = decode.peaks(answer.posterior, 1)[0]
+        columns = head.field.matrix[:, place[0]].astype(float)
+        strength = np.linalg.norm(np.linalg.lstsq(columns, data, rcond=None)[0], axis=0) * 1e9
+        values = (_to_vertices(head, posteriors) * strength[:, None]).T
+    else:
+        moments = moments_over_time(answer.columns, np.eye(len(data)), data)
+        values = _to_vertices(head, answer.places).T @ np.linalg.norm(moments, axis=1) * 1e9
     step = 1.0 if len(eeg.times_s) < 2 else float(eeg.times_s[1] - eeg.times_s[0])
     return head_surfaces.require_mne().VolSourceEstimate(
-        (_to_vertices(head, posteriors[1:]) * strength[:, None]).T,
+        values,
         head.vertices,
         tmin=float(eeg.times_s[window[0]]),
         tstep=step,
@@ -306,27 +318,23 @@ def _to_vertices(head: HeadModel, posteriors: np.ndarray) -> np.ndarray:
     return values / np.maximum(values.sum(1, keepdims=True), 1e-30)
 
 
-def _make_sources(
-    head: HeadModel, fit: decode.Fit, confidences: np.ndarray, starts: np.ndarray
-) -> tuple[LocatedSource, ...]:
-    positions = head.field.positions_mm
+def _make_sources(answer: Answer) -> tuple[LocatedSource, ...]:
     return tuple(
         LocatedSource(
-            _triple(positions[place]),
-            _triple(head.mni_mm[place]),
-            _triple(moment * 1e9),
-            float(explained),
-            float(confidence),
-            float(np.linalg.norm(positions[place] - positions[start])),
+            _triple(answer.positions_mm[row]),
+            _triple(answer.mni_mm[row]),
+            _triple(answer.moments[row] * 1e9),
+            float(answer.own[row]),
+            float(answer.confidences[row]),
+            float(answer.from_peak_mm[row]),
+            credible_ml(answer.places[row]),
         )
-        for place, moment, explained, confidence, start in zip(
-            fit.places, fit.moments, fit.own, confidences, starts, strict=True
-        )
+        for row in range(len(answer.positions_mm))
     )
 
 
 def _notes(
-    head: HeadModel, evidence: Evidence, sources: Sequence[LocatedSource], posterior: np.ndarray, count: int | None
+    head: HeadModel, evidence: Evidence, sources: Sequence[LocatedSource], posterior: np.ndarray, count: Count
 ) -> list[str]:
     """Words what to know about a result."""
     notes = []
@@ -336,7 +344,7 @@ def _notes(
             "pass noise_cov."
         )
     if not sources:
-        told = f", so that the {count} that were asked for are not given" if count else ""
+        told = f", so that the {2 if count == PAIR else count} that were asked for are not given" if count else ""
         return [*notes, f"Noise alone looks like this with a probability of {evidence.chance:.2g}{told}."]
     if evidence.residual is not None and evidence.residual > _STRUCTURE:
         notes.append(

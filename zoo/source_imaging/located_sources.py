@@ -12,6 +12,7 @@ from zoo.files import replacing, write_whole
 from zoo.source_imaging.head_model import MNI152_FROM_305
 
 LOCATED, NONE = "located", "no source above noise"
+TEMPLATE = "fsaverage"
 _COLUMNS = (
     "source",
     *(f"{name}_{axis}_mm" for name in ("mri", "mni") for axis in "xyz"),
@@ -20,6 +21,7 @@ _COLUMNS = (
     "explained",
     "confidence",
     "from_peak_mm",
+    "credible_ml",
 )
 
 
@@ -35,6 +37,7 @@ class LocatedSource:
         confidence: posterior mass within 15 mm, as a share of what a certain source would have, times the probability
             that there are so many sources; 0 to 1.
         from_peak_mm: how far the fit to the data moved the dipole from the middle of the posterior's ball, mm.
+        credible_ml: volume of the fewest places that hold 95 % of the source's posterior, ml; 0.34 ml is one place.
     """
 
     mri_mm: tuple[float, float, float]
@@ -43,6 +46,7 @@ class LocatedSource:
     explained: float
     confidence: float
     from_peak_mm: float
+    credible_ml: float = float("nan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +91,10 @@ class LocatedSources:
             where names or a forward placed all.
         repairs: what was changed in the recording, a sentence each.
         notes: what to know about this result, a sentence each.
+        method: "network" or "sparse_bayes".
+        moments_nam: (sources, 3, times) moment of each source at `course_times_s`, along x, y, z of the MRI, nA m.
+        places: (sources, 5215) probability of each place for each source.
+        vertex_posterior: (vertices,) the posterior on the source space, summing to 1; None where there is no estimate.
     """
 
     estimate: Any
@@ -104,6 +112,10 @@ class LocatedSources:
     electrode_rms_mm: float | None
     repairs: tuple[str, ...]
     notes: tuple[str, ...]
+    method: str = "network"
+    moments_nam: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 3, 0)))
+    places: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, grid.NUM_PLACES)))
+    vertex_posterior: np.ndarray | None = None
 
     def table(self) -> list[dict[str, float]]:
         """Returns the sources as rows of plain numbers, for a CSV or `pandas.DataFrame`."""
@@ -113,7 +125,7 @@ class LocatedSources:
             places = (*source.mri_mm, *source.mni_mm, *source.moment_nam, strength)
             fit = (source.explained, source.confidence)
             values = (*(round(value, 2) for value in places), *(round(value, 4) for value in fit))
-            row = (number, *values, round(source.from_peak_mm, 2))
+            row = (number, *values, round(source.from_peak_mm, 2), round(source.credible_ml, 2))
             rows.append(dict(zip(_COLUMNS, row, strict=True)))
         return rows
 
@@ -130,6 +142,7 @@ class LocatedSources:
         evidence = dataclasses.asdict(self.evidence)
         return {
             "status": self.status,
+            "method": self.method,
             "count": len(self.sources),
             "counts": [round(float(value), 4) for value in self.counts],
             "time_s": [round(time, 6) for time in self.time_s],
@@ -155,6 +168,47 @@ class LocatedSources:
         import nibabel
 
         return nibabel.Nifti1Image(grid.to_box(self.posterior.astype(np.float32)), MNI152_FROM_305 @ grid.affine())
+
+    @property
+    def own_head(self) -> bool:
+        """Returns whether the head is another than the template."""
+        return self.estimate is not None and self.estimate.subject != TEMPLATE
+
+    @property
+    def has_grid(self) -> bool:
+        """Returns whether the estimate's source space is one regular grid, so that it has an image."""
+        space = self.source_space
+        return space is not None and len(space) == 1 and "shape" in space[0] and "src_mri_t" in space[0]
+
+    def subject_image(self) -> Any:
+        """Returns the posterior as a nibabel image of the head's own MRI, one voxel for each point of its source space.
+
+        Its coordinates are the scanner's where the source space knows them, else those of the surfaces (tkRAS).
+
+        Raises:
+            ValueError: the sources of the forward solution lie on no regular grid, as those of a cortex.
+        """
+        import nibabel
+
+        if self.vertex_posterior is None or not self.has_grid:
+            raise ValueError(
+                "The posterior is an image where the forward solution has a volume source space "
+                "(mne.setup_volume_source_space(subject, pos=7.0)); these sources lie on no grid."
+            )
+        space = self.source_space[0]
+        values = np.zeros(int(np.prod(space["shape"])), np.float32)
+        values[space["vertno"]] = self.vertex_posterior
+        affine = np.array(space["src_mri_t"]["trans"], float)
+        if space.get("mri_ras_t") is not None:
+            affine = space["mri_ras_t"]["trans"] @ affine
+        affine[:3] *= 1e3
+        return nibabel.Nifti1Image(values.reshape(space["shape"], order="F"), affine)
+
+    def report(self, path: str | os.PathLike, *, title: str = "EEG sources") -> Path:
+        """Writes one HTML file with sources, the posterior, courses and repairs; needs `zoo3d[report]`."""
+        from zoo.source_imaging.report import write_report
+
+        return write_report(self, path, title=title)
 
     def plot(self, path: str | os.PathLike | None = None) -> Any:
         """Draws posterior and sources on the MNI152 template.
@@ -194,8 +248,10 @@ class LocatedSources:
 def write(located: LocatedSources, folder: str | os.PathLike, name: str) -> list[Path]:
     """Writes `NAME_sources.csv`, `NAME_posterior.nii.gz` (MNI152) and `NAME_courses.csv` (nA m over time).
 
+    On an own head with a volume source space, `NAME_space-subject_posterior.nii.gz` has the posterior in its MRI.
+
     Returns:
-        The three files.
+        The files.
 
     Example:
         >>> files = write(zoo.locate_sources("spike-ave.fif"), "out", "sub-01")  # doctest: +SKIP
@@ -209,4 +265,9 @@ def write(located: LocatedSources, folder: str | os.PathLike, name: str) -> list
     volume = located.image()
     posterior = image.write(folder / f"{name}_posterior.nii.gz", np.asanyarray(volume.dataobj), volume)
     courses = write_whole(folder / f"{name}_courses.csv", csv_text(located.courses()).encode())
-    return [table, posterior, courses]
+    written = [table, posterior, courses]
+    if located.own_head and located.has_grid:
+        volume = located.subject_image()
+        values = np.asanyarray(volume.dataobj)
+        written.append(image.write(folder / f"{name}_space-subject_posterior.nii.gz", values, volume))
+    return written

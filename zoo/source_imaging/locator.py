@@ -14,8 +14,10 @@ from zoo.eeg.leadfield import LeadField
 from zoo.eeg.sharpening import lengths
 from zoo.hub import card_file, trained_models
 from zoo.inference.compiled_network import prepare
-from zoo.source_imaging.noise import Whitening
-from zoo.source_imaging.recording import average_reference
+from zoo.source_imaging.answer import Answer, Selection, split_posterior
+from zoo.source_imaging.head_model import HeadModel
+from zoo.source_imaging.noise import LEVEL, Whitening
+from zoo.source_imaging.recording import Recording, average_reference
 
 MODEL = "unet3d.eeg_sources"
 _BATCH = 8
@@ -156,6 +158,80 @@ class Locator:
         unit = (unit / np.maximum(np.linalg.norm(unit, axis=0), 1e-300)).astype(np.float32)
         fits = np.square(self.kernels.blocks[2] @ unit).reshape(-1, 3, unit.shape[1])
         return fits.sum(1).max(0)
+
+
+def answer_topography(
+    locator: Locator,
+    head: HeadModel,
+    eeg: Recording,
+    selection: Selection,
+    whitening: Whitening,
+    count: int | None,
+) -> Answer:
+    """Locates the sources of a topography, and the posterior of each sample of the window.
+
+    Args:
+        locator: the network on the head's lead field.
+        head: the head model of the recording's channels.
+        eeg: the recording.
+        selection: the samples and their main topography.
+        whitening: of the noise.
+        count: number of sources; None for the most probable one.
+
+    Example:
+        >>> answer = answer_topography(locator, head, eeg, selection, whitening, None)  # doctest: +SKIP
+        >>> answer.posteriors.shape  # doctest: +SKIP
+        (1, 5215)
+    """
+    topography = selection.topography
+    posteriors, counts = locator(np.concatenate([topography[None], eeg.data[:, selection.window].T]))
+    chance = (
+        whitening.chance(topography, looks=selection.looks) if whitening.freedom else locator.chance_of_fit(topography)
+    )
+    if chance > LEVEL:
+        number, probabilities = 0, np.eye(decode.MAX_SOURCES + 1)[0]
+    else:
+        probabilities = locator.count(topography, posteriors[0], counts[0], whitening=whitening)
+        number = int(probabilities[1:].argmax()) + 1 if count is None else count
+    fit, masses = locator.decode(topography, posteriors[0], number, whitening=whitening)
+    starts = decode.peaks(posteriors[0], number)[0]
+    positions = head.field.positions_mm[fit.places].astype(float)
+    return Answer(
+        "network",
+        positions,
+        head.mni_mm[fit.places],
+        head.field.matrix[:, fit.places].astype(float),
+        fit.moments,
+        fit.explained,
+        fit.own,
+        _confidences(masses, probabilities),
+        np.linalg.norm(positions - head.field.positions_mm[starts], axis=1),
+        split_posterior(head, posteriors[0], starts),
+        posteriors[0],
+        posteriors[1:],
+        probabilities,
+        chance,
+        _residual(fit, topography, whitening),
+    )
+
+
+def _residual(fit: decode.Fit, topography: np.ndarray, whitening: Whitening) -> float | None:
+    """Returns the power that sources leave for each number that they left free, over that of noise."""
+    if not whitening.freedom:
+        return None
+    free = max(len(whitening.matrix) - 3 * len(fit.places), 1)
+    return whitening.power(topography) * (1 - fit.explained) * len(whitening.matrix) / free
+
+
+def _confidences(masses: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Returns the mass of each ball over that of a certain source, times the probability of so many sources.
+
+    A certain source has a mass of one over the number of sources; a number that was told counts no more than the one
+    that the data show, or five sources asked for would all be certain.
+    """
+    shown = max(int(probabilities.argmax()), 1)
+    at_least = np.cumsum(probabilities[::-1])[::-1][1 : len(masses) + 1]
+    return np.minimum(masses * min(len(masses), shown), 1.0) * np.minimum(at_least, 1.0)
 
 
 def _cached_kernels(field: LeadField, sbl_steps: tuple[int, ...]) -> Kernels:

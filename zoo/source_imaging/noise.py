@@ -25,6 +25,7 @@ class Noise:
         patterns: number of independent patterns of that noise.
         samples: number of independent samples that it was measured on.
         origin: where it comes from, for people.
+        density: independent samples for each sample of the recording, 0 to 1.
     """
 
     covariance: np.ndarray
@@ -32,6 +33,7 @@ class Noise:
     patterns: float
     samples: float
     origin: str
+    density: float = 1.0
 
     def keep(self, rows: list[int]) -> "Noise":
         """Returns the noise of some of the channels, against their own average."""
@@ -42,7 +44,7 @@ class Noise:
     def whiten(self) -> "Whitening":
         """Returns the matrix that makes the noise white, and how well its strength is known."""
         matrix = whitening_matrix(self.covariance) / np.sqrt(self.excess)
-        return Whitening(matrix, self.patterns, self.samples * self.patterns, self.origin)
+        return Whitening(matrix, self.patterns, self.samples * self.patterns, self.origin, self.density)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +56,14 @@ class Whitening:
         patterns: number of independent patterns of the noise.
         freedom: independent numbers behind its strength; 0 where that is not known.
         origin: of the noise, for people.
+        density: independent samples for each sample of the recording, 0 to 1.
     """
 
     matrix: np.ndarray
     patterns: float
     freedom: float
     origin: str
+    density: float = 1.0
 
     def power(self, topography: np.ndarray) -> float:
         """Returns the power of a topography (channels,) over that of noise; 1 for noise."""
@@ -165,7 +169,8 @@ def measure_noise(data: np.ndarray, origin: str, *, averages: int = 1) -> Noise 
     if held_out is None:
         return None
     excess, patterns = held_out
-    return Noise(_shrink(_covariance(centred), samples) / averages, excess, patterns, samples, origin)
+    covariance = _shrink(_covariance(centred), samples) / averages
+    return Noise(covariance, excess, patterns, samples, origin, samples / data.shape[1])
 
 
 def _covariance(centred: np.ndarray) -> np.ndarray:

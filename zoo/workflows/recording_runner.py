@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from zoo.errors import collect_warnings
 from zoo.hub import card_file, result_record
@@ -20,16 +20,20 @@ class SourceChoices:
     Attributes:
         times: a time or a window, s.
         condition: the only one to locate; None for each, or for continuous data.
-        count: number of sources, if known.
+        count: number of sources, if known, or "pair".
         forward: file of an `mne.Forward`.
         noise_cov: file of an `mne.Covariance`.
+        method: "auto", "network" or "sparse_bayes".
+        report: whether to write a page beside each table.
     """
 
     times: float | tuple[float, float] | None = None
     condition: str | None = None
-    count: int | None = None
+    count: int | Literal["pair"] | None = None
     forward: Path | None = None
     noise_cov: Path | None = None
+    method: str = "auto"
+    report: bool = False
 
     def as_settings(self) -> dict[str, Any]:
         """Returns what decides a result, for its record.
@@ -38,7 +42,10 @@ class SourceChoices:
             >>> SourceChoices(times=0.1, count=2).as_settings()
             {'Times': 0.1, 'Condition': None, 'Count': 2}
         """
-        return {"Times": self.times, "Condition": self.condition, "Count": self.count}
+        settings = {"Times": self.times, "Condition": self.condition, "Count": self.count}
+        window = isinstance(self.times, tuple) or self.count == "pair"
+        sparse = self.method == "sparse_bayes" or (self.method == "auto" and window)
+        return {**settings, "Method": "sparse_bayes"} if sparse else settings
 
 
 def locate_recordings(
@@ -88,9 +95,10 @@ def _locate_one(
 
     (case, name, path), (choices, objects) = names, chosen
     wanted: dict[str, Any] = {"times": choices.times, "condition": choices.condition, "count": choices.count}
+    wanted["method"] = choices.method
     steps = Steps(
         partial(locate.locate_sources, recording, model=model, **wanted, **objects),
-        partial(_write_sources, out=options.out, name=name),
+        partial(_write_sources, out=options.out, name=name, report=choices.report),
     )
     files = {"recording": path, "forward": choices.forward, "noise_cov": choices.noise_cov}
     inputs = {key: file for key, file in files.items() if file is not None}
@@ -140,10 +148,12 @@ def _read_objects(choices: SourceChoices) -> dict[str, Any]:
     return objects
 
 
-def _write_sources(located: Any, _: float, out: Path, name: str) -> Made:
+def _write_sources(located: Any, _: float, out: Path, name: str, report: bool) -> Made:
     """Writes the sources of a recording, and words them."""
     from zoo.source_imaging import located_sources
 
     files = tuple(str(written) for written in located_sources.write(located, out, name))
+    if report:
+        files = (*files, str(located.report(out / f"{name}_report.html", title=name)))
     message = f"{files[0]}: {located.message}"
     return Made(files, message, {"sources": located.table(), **located.summary(), "text": message})
