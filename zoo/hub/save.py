@@ -48,6 +48,11 @@ def save(
     Raises:
         FileExistsError: the folder exists and `overwrite` is False.
         ValueError: the card has faults, or does not describe `model`.
+
+    Example:
+        >>> card = dataclasses.replace(zoo.card("unet3d.lacunes"), name="unet3d.mine")  # doctest: +SKIP
+        >>> zoo.save(model, "pretrained/unet3d.mine", card)  # doctest: +SKIP
+        PosixPath('pretrained/unet3d.mine')
     """
     card_file.check(card, complete=False)
     folder = Path(folder)

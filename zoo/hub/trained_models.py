@@ -47,6 +47,10 @@ def card(name: str | os.PathLike) -> Card:
 
     Raises:
         ValueError: no such trained model (the nearest is named), or its card has faults (all are named).
+
+    Example:
+        >>> [channel.name for channel in card("unet3d.lacunes").input.channels]
+        ['T1', 'T2', 'FLAIR']
     """
     return card_file.read(find(name))
 
@@ -84,6 +88,11 @@ def load(
     Raises:
         ValueError: an unknown name or argument (the nearest match is named), an argument that differs from the
             trained model's, or a weight file whose size, sha256, names or shapes are not those of the card.
+
+    Example:
+        >>> load("unet3d", input_shape=(16, 24, 32, 1), num_classes=2, filters=(4, 8)).output_shape
+        (None, 16, 24, 32, 2)
+        >>> model = load("unet3d.lacunes")  # doctest: +SKIP
     """
     shapes = {"input_shape": input_shape, "num_classes": num_classes}
     arguments |= {key: value for key, value in shapes.items() if value is not None}
@@ -176,6 +185,9 @@ def verify(name: str | os.PathLike) -> None:
 
     Raises:
         ValueError: something differs; everything that does is named.
+
+    Example:
+        >>> verify("unet3d.lacunes")  # doctest: +SKIP
     """
     folder = find(name)
     model_card = card_file.read(folder)

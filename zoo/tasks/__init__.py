@@ -17,6 +17,10 @@ def task(name: str) -> Task:
 
     Raises:
         ValueError: there is no such task or variant; the message names the nearest match.
+
+    Example:
+        >>> task("lacunes").data.channels
+        ('T1', 'T2', 'FLAIR')
     """
     tag = name.partition(".")[2] or name
     home = next((known for known in names() if tag == known or ("." in name and tag.startswith(f"{known}_"))), None)
