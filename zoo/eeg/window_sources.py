@@ -17,7 +17,8 @@ _ALTERNATIVES = 2  # starting points for each number of sources
 _PARAMETERS = 3
 _SWEEPS = 16
 _LEAST_MASS = 1e-3
-_HOPELESS, _SUREST = 0.9, 1e6  # chance at which the search ends, largest odds
+_DOUBTFUL, _HOPELESS = 0.5, 0.9  # chances above which a source moves no other, and the search ends
+_SUREST = 1e6  # largest odds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +87,9 @@ def find_sources(window: Window, *, count: int | None = None, inside: np.ndarray
         if number >= (count or 1) and chances[-1] > _HOPELESS:
             break
     counts = _to_probabilities(chances)
-    number = min(int(counts[1:].argmax()) + 1 if count is None else count, len(fits) - 1)
-    while len(fits[number]) < (count or 0):  # more were asked for than channels can tell apart
-        fits.append(search.alternate(search.add(fits[-1])))
-        number += 1
-    return _describe(search, fits[number], counts, chances[0], current)
+    number = int(counts[1:].argmax()) + 1 if count is None else count
+    held = max([1, *(step for step, chance in enumerate(chances, start=1) if chance <= _DOUBTFUL and step <= number)])
+    return _add_further(search, _describe(search, fits[held], counts, chances[0], current), number)
 
 
 def describe_dipoles(search: DipoleSearch, dipoles: Sequence[Dipole], current: np.ndarray) -> WindowSources:
@@ -112,6 +111,23 @@ def most_sources(window: Window) -> int:
         2
     """
     return min(decode.MAX_SOURCES, max(1, len(window.data) // decode.CHANNELS_A_SOURCE))
+
+
+def _add_further(search: DipoleSearch, found: WindowSources, number: int) -> WindowSources:
+    """Adds dipoles that were asked for and that the data do not show, without moving those that they do."""
+    dipoles, own, places = list(found.dipoles), found.own.tolist(), [*found.places]
+    while len(dipoles) < number:
+        explained, before = search.scan(dipoles), search.explained(dipoles)
+        dipoles.append(between_places(explained, int(explained.argmax())))
+        own.append((search.explained(dipoles) - before) / search.window.power)
+        places.append(_place_probabilities(explained, max(found.noise, 1.0)))
+    return dataclasses.replace(
+        found,
+        dipoles=tuple(dipoles),
+        explained=search.explained(dipoles) / search.window.power,
+        own=np.array(own),
+        places=np.stack(places),
+    )
 
 
 def _best_fit(search: DipoleSearch, current: np.ndarray, fewer: list[Dipole], number: int) -> list[Dipole]:
