@@ -4,11 +4,13 @@ import torch
 from torch import nn
 
 
-def stage(channels, width):
-    """Two 3x3x3 convolutions, each with batch norm and ReLU."""
+def stage(channels, width, norm="batch", activation="relu"):
+    """Two 3x3x3 convolutions, each with norm and activation; before an instance norm they have no bias."""
     layers = []
     for _ in range(2):
-        layers += [nn.Conv3d(channels, width, 3, padding=1), nn.BatchNorm3d(width), nn.ReLU(inplace=True)]
+        layers.append(nn.Conv3d(channels, width, 3, padding=1, bias=norm == "batch"))
+        layers.append(nn.BatchNorm3d(width) if norm == "batch" else nn.InstanceNorm3d(width, affine=True))
+        layers.append(nn.ReLU(inplace=True) if activation == "relu" else nn.LeakyReLU(0.01, inplace=True))
         channels = width
     return nn.Sequential(*layers)
 
@@ -16,12 +18,13 @@ def stage(channels, width):
 class UNet(nn.Module):
     """Levels of `filters`, max-pool 2, transposed convolutions that keep the width, skips concatenated."""
 
-    def __init__(self, channels, num_classes, filters):
+    def __init__(self, channels, num_classes, filters, norm="batch", activation="relu"):
         super().__init__()
-        self.encoder = nn.ModuleList(stage(a, b) for a, b in zip((channels, *filters), filters, strict=False))
+        both = list(zip((channels, *filters), filters, strict=False))
+        self.encoder = nn.ModuleList(stage(*widths, norm, activation) for widths in both)
         pairs = list(zip(filters[::-1], filters[-2::-1], strict=False))
         self.up = nn.ModuleList(nn.ConvTranspose3d(deep, deep, 2, stride=2) for deep, _ in pairs)
-        self.decoder = nn.ModuleList(stage(deep + skip, skip) for deep, skip in pairs)
+        self.decoder = nn.ModuleList(stage(deep + skip, skip, norm, activation) for deep, skip in pairs)
         self.head = nn.Conv3d(filters[0], num_classes, 1)
 
     def forward(self, x):
