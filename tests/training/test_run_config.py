@@ -80,6 +80,7 @@ OPTIONS = {
     "jit": False,
     "deterministic": True,
     "start_from": "runs/other",
+    "memory": "low",
 }
 
 
@@ -166,3 +167,12 @@ def test_settings_that_are_no_json_are_refused(tmp_path):
     (tmp_path / run_folder.CONFIG).write_text("{")
     with pytest.raises(ValueError, match=r"config\.json is no JSON"):
         run_folder.open_run(tmp_path, config())
+
+
+def test_runs_from_before_there_was_a_choice_of_memory_go_on():
+    assert "memory" not in config() and config(options=TrainOptions(memory="low"))["memory"] == "low"
+
+
+def test_an_unknown_memory_names_its_neighbour():
+    with pytest.raises(ValueError, match=r"memory 'lo'.*'low'"):
+        TrainOptions(memory="lo")

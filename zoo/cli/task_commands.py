@@ -71,6 +71,9 @@ Servers = Annotated[
 ]
 Release = Annotated[bool, typer.Option("--release", help="Measure on held-out cases, then write to pretrained/.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.", rich_help_panel=RUNTIME)]
+Memory = Annotated[
+    str, typer.Option(help="normal; low computes stages again instead of keeping them.", rich_help_panel=RUNTIME)
+]
 
 
 def check(
@@ -148,6 +151,7 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
         bool, typer.Option("--deterministic", help="Bit-equal results from equal runs.", rich_help_panel=RUNTIME)
     ] = False,
     start_from: Annotated[str | None, typer.Option(metavar="MODEL", help="Trained model or run to go on from.")] = None,
+    memory: Memory = "normal",
     local_workers: Worker = 0,
     parameter_servers: Servers = 0,
     open_ports: OpenPorts = False,
@@ -173,9 +177,11 @@ def train(  # noqa: PLR0913 - the choices of a command, each an option
         from zoo.training import fit
         from zoo.training.experiments import cross_validation
 
-        options = fit.TrainOptions(
-            seed=seed, steps=steps, precision=precision, deterministic=deterministic, start_from=start_from
-        )
+        with usage_errors(ValueError):
+            options = fit.TrainOptions(
+                seed=seed, steps=steps, precision=precision, deterministic=deterministic, start_from=start_from,
+                memory=memory,
+            )  # fmt: skip
         if folds:
             cross_validation.cross_validate(trained, source, folder, folds=folds, options=options)
         else:

@@ -90,7 +90,7 @@ def run(
         strategy = cluster.strategy(place)  # before any operation: TensorFlow sets up a cluster at its start alone
         with network.dtype_policy(policy(options.precision)):
             data = open_data(task, source, seed=options.seed, out=out, split=split)
-            trainer = _build_trainer(task, plan, place, strategy, jit=use_jit(options.jit))
+            trainer = _build_trainer(task, plan, place, strategy, options)
         callback = RunCallback(out, monitor=task.fit.monitor, writes=trainer.writes)
         _train_and_publish(task, trainer, Run(data, plan, callback, callbacks, mining=task.fit.mining), options)
     return out
@@ -120,12 +120,11 @@ def _build_trainer(
     plan: EpochPlan,
     place: cluster.Cluster | None,
     strategy: tf.distribute.Strategy | None,
-    *,
-    jit: bool,
+    options: TrainOptions,
 ) -> LocalTrainer | cluster.ClusterTrainer:
     """Builds the network in the scope of its strategy, if any, and returns what trains it."""
     with cluster.scope(strategy):
-        model = network.build(task, plan.steps, jit=jit)
+        model = network.build(task, plan.steps, jit=use_jit(options.jit), memory=options.memory)
     if place is None or strategy is None:
         return LocalTrainer(model)
     return cluster.ClusterTrainer(model, network.build(task, plan.steps), place, strategy)

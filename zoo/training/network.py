@@ -9,6 +9,7 @@ import keras
 from zoo import registry
 from zoo.metrics import MeanDice
 from zoo.training.optimizers import compile_model, optimizer
+from zoo.training.rematerialised import rematerialise
 from zoo.training.task import Task
 
 
@@ -28,23 +29,29 @@ def dtype_policy(name: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def build(task: Task, steps: int, *, jit: bool = False) -> keras.Model:
+def build(task: Task, steps: int, *, jit: bool = False, memory: str = "normal") -> keras.Model:
     """Builds the task's network with fresh weights, and compiles it.
 
     Args:
         task: its builder, arguments, loss, metrics and optimiser are used.
         steps: optimiser steps of the whole training, for the schedule.
         jit: whether XLA compiles the step.
+        memory: "normal", or "low" to compute stages again for their gradient instead of keeping what is inside.
 
     Returns:
         The compiled model, or the learner of the task.
 
     Raises:
-        ValueError: an argument that the builder does not take; the nearest match is named.
+        ValueError: an argument that the builder does not take; the nearest match is named. Or `memory="low"` for a task
+            with a learner.
     """
     builder = registry.builder(task.network.builder)
     registry.check_arguments(builder, task.builder_arguments)
     model = builder(**task.builder_arguments)
+    if memory == "low" and task.fit.learner:
+        raise ValueError(f'memory="low" is for networks with one loss, and {task.name} has a learner. Leave it out.')
+    if memory == "low":
+        model = rematerialise(model)
     if task.fit.learner:
         return task.fit.learner(task, model, steps, jit)
     compile_model(

@@ -40,8 +40,8 @@ class GroupNormalization(keras.layers.GroupNormalization):
         """Normalises (batch, ..., channels), in training by `normalise_groups`."""
         if not training or not (self.scale and self.center) or self.axis not in (-1, len(inputs.shape) - 1):
             return super().call(inputs)
-        weights = [ops.copy(weight) for weight in (self.gamma, self.beta)]
-        return ops.cast(normalise_groups(inputs, *weights, self.groups, self.epsilon), self.compute_dtype)
+        gamma, beta = ops.copy(self.gamma), ops.copy(self.beta)
+        return ops.cast(normalise_groups(inputs, gamma, beta, self.groups, self.epsilon), self.compute_dtype)
 
 
 @register
@@ -56,8 +56,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         plain = self.scale and self.center and not (self.renorm or self.synchronized or mask is not None)
         if not (training and self.trainable and plain) or self.axis not in (-1, len(inputs.shape) - 1):
             return super().call(inputs, training=training, mask=mask)
-        weights = [ops.copy(weight) for weight in (self.gamma, self.beta)]
-        outputs, mean, variance = normalise_channels(inputs, *weights, self.epsilon)
+        gamma, beta = ops.copy(self.gamma), ops.copy(self.beta)
+        outputs, mean, variance = normalise_channels(inputs, gamma, beta, self.epsilon)
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)) if not _replays else ():
             moving.assign(moving * self.momentum + ops.stop_gradient(value) * (1 - self.momentum))
         return ops.cast(outputs, self.compute_dtype)

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from zoo.devices import policy
+from zoo.errors import unknown_choice
 from zoo.training.task import Task
+
+MEMORY = ("low", "normal")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,11 @@ class TrainOptions:
         deterministic: bit-equal results from equal runs, at some cost in speed.
         start_from: name or folder of a trained model, or a finished run of the same network, whose weights are the
             first ones: to fine-tune on a site's own data, or to go on at a finer spacing. None draws them.
+        memory: "normal"; "low" computes stages of the network again for their gradient instead of keeping what is
+            inside, which takes longer and gives the same gradients.
+
+    Raises:
+        ValueError: another kind of memory; the nearest match is named.
 
     Example:
         >>> TrainOptions(seed=1, deterministic=True).precision
@@ -37,6 +45,11 @@ class TrainOptions:
     jit: str | bool = "auto"
     deterministic: bool = False
     start_from: str | pathlib.Path | None = None
+    memory: str = "normal"
+
+    def __post_init__(self) -> None:
+        if self.memory not in MEMORY:
+            raise unknown_choice("memory", self.memory, MEMORY)
 
 
 def run_config(task: Task, source: str | pathlib.Path, options: TrainOptions, *, steps: int) -> dict[str, Any]:
@@ -56,6 +69,8 @@ def run_config(task: Task, source: str | pathlib.Path, options: TrainOptions, *,
     made_by = dataclasses.asdict(options) | {"precision": policy(options.precision), "steps": steps}
     if options.start_from is not None:
         made_by["start_from"] = str(options.start_from)
+    if options.memory == "normal":  # runs that were begun before there was a choice go on
+        del made_by["memory"]
     return json.loads(json.dumps(_to_plain(settings | {"source": str(source)} | made_by)))
 
 
