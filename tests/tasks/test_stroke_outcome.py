@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf
-from support import stroke_task
+from support import infarcts, stroke_task
 from support.local_network import cluster_options
 from support.paths import SUPPORT
 
@@ -16,10 +16,13 @@ from zoo.hub.tabular import encode
 from zoo.losses import binary_cross_entropy, negative_dice
 from zoo.models.parts.sizes import strides_by_spacing
 from zoo.synth.anatomy import territories
+from zoo.synth.stroke_infarcts import mask_folder, outlines
 from zoo.tasks import stroke_outcome as stroke
 from zoo.training import batches, fit, local_cluster, network
 from zoo.training.experiments import cross_validation, hyperparameter_search
-from zoo.training.run import model_card, run_folder
+from zoo.training.run import model_card, run_config, run_folder
+
+OPTIONS = fit.TrainOptions(steps=25, precision="float32")
 
 
 @pytest.fixture
@@ -148,14 +151,72 @@ def test_test_cases_are_whole_scans_on_their_grids(one_brain, monkeypatch, tmp_p
     assert cases[0].labels.stat().st_mtime_ns == before
 
 
+@pytest.fixture
+def real_infarcts(one_brain, monkeypatch, tmp_path):
+    """Six masks, of which four train, over the made-up brain, which lies as they do."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ZOO_INFARCTS", str(infarcts.write_folder(tmp_path / "masks")))
+    stroke._tell_infarcts.cache_clear()
+
+    def lay(names, shape):
+        nodes = [np.arange(0, size + outlines.LATTICE_MM, outlines.LATTICE_MM) for size in shape]
+        grid = np.stack(np.meshgrid(*nodes, indexing="ij"))
+        return (grid[None] + np.reshape(infarcts.ORIGIN, (1, 3, 1, 1, 1))).astype(np.float32)
+
+    monkeypatch.setattr(outlines, "stacked_ways", lay)
+    return stroke.with_infarcts(stroke.BALLS, 4)
+
+
+def test_without_a_folder_of_infarcts_the_task_is_that_of_the_shipped_weights():
+    assert stroke.BALLS.synthesis.samples is stroke.synthesis and not stroke.BALLS.synthesis.sample_arguments
+    assert mask_folder.names() or stroke.TASK is stroke.BALLS
+
+
+def test_a_run_on_infarcts_says_what_it_found_and_its_settings_and_card_tell(real_infarcts, capsys):
+    task = real_infarcts.replace(patch=(8, 16, 4))
+    (image, vector), labels = task.synthesis.samples(task, "train", infarcts=4)(tf.constant([0, 1]))
+    assert "4 train, 2 of them with age and NIHSS; 2 are held out" in capsys.readouterr().err
+    assert image.shape == (8, 16, 4, 6) and labels.shape == (8, 16, 4, 2) and vector.shape == (8,)
+    task.synthesis.samples(task, "validation", infarcts=4)
+    assert "Infarcts of" not in capsys.readouterr().err  # said once
+    with pytest.raises(ValueError, match="trains on 5 infarcts, and ZOO_INFARCTS has 4 now"):
+        stroke.infarct_synthesis(task, "train", infarcts=5)
+    differing = run_config.differences(
+        *(run_config.run_config(each, "synthetic", OPTIONS, steps=9) for each in (stroke.BALLS, real_infarcts))
+    )
+    assert any(phrase.startswith("sample_arguments") for phrase in differing)
+    card = model_card.describe(real_infarcts, {"source": "synthetic", "seed": 0, "steps": 1}, {"seconds": 60.0})
+    assert "outlines, age and NIHSS of 4 real infarcts" in card.training.data
+    assert "no real patient" not in card.training.data
+
+
+def test_values_that_are_not_known_are_missing_in_the_vector(real_infarcts):
+    sample = stroke.infarct_synthesis(real_infarcts.replace(patch=(4, 6, 2)), "train", infarcts=4)
+    pairs = {tuple(np.asarray(sample(tf.constant([0, number]))[0][1]).reshape(4, 2)[2]) for number in range(12)}
+    age = stroke.TABULAR[2]
+    known = {((years - age.mean) / age.sd, 0.0) for years in (78, 89)}
+    assert len(pairs) == 3 and (0.0, 1.0) in pairs
+    np.testing.assert_allclose(sorted(pairs - {(0.0, 1.0)}), sorted(known), rtol=1e-5)
+
+
+def test_test_cases_of_infarcts_are_held_out_ones(real_infarcts, monkeypatch, tmp_path):
+    monkeypatch.setattr(stroke, "GRIDS", (((24, 20, 16), (2.0, 3.0, 4.0)),))
+    monkeypatch.setattr(stroke, "NUM_TEST", 1)
+    asked = []
+    load = outlines.load
+    monkeypatch.setattr(outlines, "load", lambda split, **leave: asked.append(split) or load(split, **leave))
+    (case,) = real_infarcts.synthesis.test_cases(tmp_path / "cases")
+    assert case.id == "infarct_00" and asked == ["test"]
+    assert set(case.tabular) == {"time_to_reperfusion_h", "tici"}  # age and NIHSS of 5 and 10 are not known
+    assert (tmp_path / "cases" / "tabular.csv").read_text().splitlines()[1].endswith(",,")
+    assert encode(stroke.TABULAR, case.tabular)[1::2].tolist() == [0, 0, 1, 1]
+
+
 def test_both_published_forms_build():
     narrow = {"filters": (2, 4, 8)}
     for form in (stroke.MONTEIRO, stroke.PAPER):
         model = network.build(stroke.TASK.replace(arguments={**form, **narrow}), 1)
         assert [tensor.shape[-1] for tensor in model.inputs] == [6, 8]
-
-
-OPTIONS = fit.TrainOptions(steps=25, precision="float32")
 
 
 @pytest.mark.slow

@@ -5,6 +5,9 @@ itself, the core, has already lost its diffusion. Delay and treatment decide whi
 delays up to a threshold that falls with the time to reperfusion and rises with its grade. So the maps alone do not
 determine the outcome; the maps and the treatment do.
 
+What is cut off is a ragged ball within the territory, or, where there are some, the outline of a real infarct
+(`zoo.synth.stroke_infarcts`): that is lost without treatment, and treatment saves the part of it next to its surface.
+
 Source: delays and diffusion of penumbra and core as in Olivot et al., Stroke 2009, doi:10.1161/STROKEAHA.108.526822
 and Purushotham et al., JCBFM 2015, doi:10.1038/jcbfm.2014.251; tissue values as in Leenders et al., Brain 1990,
 doi:10.1093/brain/113.1.27 (flow, blood volume) and Helenius et al., AJNR 2002 (diffusion). The survival law is ours.
@@ -20,6 +23,7 @@ from keras import ops
 
 from zoo.synth import fields, geometry, seeds
 from zoo.synth.anatomy.territories import CODE, NUM_PLACES, OCCLUSIONS, TISSUES, members
+from zoo.synth.stroke_infarcts.outlines_in_graph import Outlines
 
 Tensor = Any
 Params = dict[str, Tensor]
@@ -150,13 +154,17 @@ class Brain:
     Attributes:
         codes: (x, y, z) uint8, tissue + 8 x territory, 1 mm: `zoo.synth.anatomy.territories.coded`.
         places: (occlusions, sides, places, 3) float32 voxels.
+        outlines: real infarcts, one of which is cut off; None for balls.
     """
 
     codes: Tensor
     places: Tensor
+    outlines: Outlines | None = None
 
     def place(self, params: Mapping[str, Tensor]) -> Tensor:
-        """Returns the middle of the territory that is cut off, (3,) voxel."""
+        """Returns the middle of what is cut off, (3,) voxel."""
+        if self.outlines is not None:
+            return self.outlines.place(params)
         number = (params["occlusion"] * 2 + params["side"]) * NUM_PLACES + params["place"]
         # Not by brackets: XLA would take the indices for constants and compile anew for each.
         return ops.take(ops.reshape(self.places, (-1, 3)), number, axis=0)
@@ -173,7 +181,7 @@ def apply(
 
     Args:
         brain: the anatomy.
-        params: what `draw` returned.
+        params: what `draw` returned, and what `outlines_in_graph.draw` did where the brain has outlines.
         shape: voxels of the patch; where the scan has fewer, the scan lies in its middle.
         perfusion: the ranges it was drawn from.
 
@@ -254,14 +262,16 @@ def at(brain: Brain, codes: Tensor, where: Sequence[Tensor], params: Mapping[str
 
 
 def _compute_deficit(brain: Brain, territory: Tensor, where: Sequence[Tensor], params: Mapping[str, Tensor]) -> Tensor:
-    """Returns 0 where blood arrives in time, up to 1 in the middle of the territory that is cut off, (...) float32."""
+    """Returns 0 where blood arrives in time, up to 1 in the middle of what is cut off, (...) float32."""
+    grid = [math.ceil(size / LATTICE_MM) + 1 for size in brain.codes.shape]
+    lattice = seeds.normal(params["seed"], grid, 1)
+    rough = geometry.linear(lattice, [axis / LATTICE_MM for axis in where])
+    if brain.outlines is not None:  # the delay is ragged, its outline stays
+        return brain.outlines.depth(where, params) * ops.exp(params["raggedness"] * rough)
     tables = np.concatenate([members(name) for name in OCCLUSIONS]).astype(np.float32)
     member = ops.take(ops.convert_to_tensor(tables), params["occlusion"] * 2 + params["side"], axis=0)
     # The atlas ends before the largest code; what lies beyond belongs to nothing.
     cut_off = ops.take(member, ops.minimum(territory, member.shape[0] - 1), axis=0)
-    grid = [math.ceil(size / LATTICE_MM) + 1 for size in brain.codes.shape]
-    lattice = seeds.normal(params["seed"], grid, 1)
-    rough = geometry.linear(lattice, [axis / LATTICE_MM for axis in where])
     distance = _measure_distance(where, brain.place(params))
     return cut_off * ops.maximum(1.0 - distance / params["radius_mm"] + params["raggedness"] * rough, 0.0)
 

@@ -2,13 +2,18 @@
 
 Six maps enter as they are, each scaled within the brain, on the scan's own grid; time to reperfusion, its grade, age
 and NIHSS scale and shift the channels of every level (FiLM), so that one network can also predict the outcome of
-another treatment, as reperfusion two hours earlier. No real patient is used: every sample is a simulated stroke in the
-arterial territories of a real anatomy, whose infarct follows from delay and treatment (`zoo.synth.stroke`).
+another treatment, as reperfusion two hours earlier. No scan of a patient is used: every sample is a simulated stroke in
+a real anatomy, whose infarct follows from delay and treatment (`zoo.synth.stroke`). What is cut off is a ball within an
+arterial territory, or the outline of a real infarct with the age and NIHSS of its person, where `ZOO_INFARCTS` names a
+folder of masks.
 
 Source: the task and its loss, cross-entropy and soft Dice, after Monteiro's V-Net for ISLES 2017 (Winzeck et al.,
 Frontiers in Neurology 2018, doi 10.3389/fneur.2018.00679).
 """
 
+import dataclasses
+import functools
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +33,8 @@ from zoo.synth import seeds
 from zoo.synth.anatomy import territories
 from zoo.synth.anatomy.sources import names
 from zoo.synth.stroke import CHANNELS, GRIDS, Brain, Perfusion, apply, draw, moments
+from zoo.synth.stroke_infarcts import mask_folder, outlines, outlines_in_graph
+from zoo.synth.stroke_infarcts.outlines import Infarcts
 from zoo.training.experiments.hyperparameter_search import Between
 from zoo.training.optimizers import EMA_ADAM
 from zoo.training.task import CardText, Data, Fit, Network, Output, Synthesis, Task
@@ -49,6 +56,7 @@ SPACING_MM = (1.2, 1.2, 6.0)  # of a usual scan: which axes are halved when foll
 FILTERS = (8, 16, 32, 64)
 STRIDES = strides_by_spacing(SPACING_MM, len(FILTERS) - 1)
 NUM_TEST, TEST_SEED = 8, 20170
+LEAST_TESTED_ML = 1.0  # smaller infarcts are a few voxels of the thick slices that test cases have
 DEFAULT = Perfusion()
 SEARCH = {
     "arguments.filters": [(8, 16, 32), (8, 16, 32, 64), (16, 32, 64, 128)],
@@ -80,30 +88,86 @@ def synthesis(task: Task, split: str) -> Callable[[Any], tuple[Any, Any]]:
     return samples(task, names("train"))
 
 
-def samples(task: Task, anatomies: Sequence[str], perfusion: Perfusion = DEFAULT) -> Callable[[Any], tuple[Any, Any]]:
+def infarct_synthesis(task: Task, split: str, *, infarcts: int) -> Callable[[Any], tuple[Any, Any]]:
+    """Draws patches of real training infarcts in the training anatomies; held-out infarcts and brains are never used.
+
+    Args:
+        task: as `synthesis` takes it.
+        split: differs only in seeds.
+        infarcts: how many masks the run was begun with.
+
+    Raises:
+        FileNotFoundError: `ZOO_INFARCTS` names no folder with masks.
+        ValueError: another number of masks is there now.
+    """
+    found = len(mask_folder.required("train"))
+    if found != infarcts:
+        raise ValueError(
+            f"The run trains on {infarcts} infarcts, and {mask_folder.SETTING} has {found} now. Set it to the folders "
+            "of before."
+        )
+    _tell_infarcts()
+    return samples(task, names("train"), infarcts=outlines.load("train"))
+
+
+@functools.cache
+def _tell_infarcts() -> None:
+    """Says once on stderr which infarcts are drawn from."""
+    training, held_out = outlines.load("train"), mask_folder.names("test")
+    known = int(np.isfinite(training.people).all(axis=1).sum())
+    print(
+        f"Infarcts of {', '.join(str(folder) for folder in mask_folder.folders())}: {len(training.numbers)} train, "
+        f"{known} of them with age and NIHSS; {len(held_out)} are held out.",
+        file=sys.stderr,
+    )
+
+
+def samples(
+    task: Task, anatomies: Sequence[str], perfusion: Perfusion = DEFAULT, *, infarcts: Infarcts | None = None
+) -> Callable[[Any], tuple[Any, Any]]:
     """Draws patches of strokes in some anatomies.
 
     Args:
         task: its patch and tabular inputs are used.
         anatomies: names; the caller leaves out the held-out ones.
         perfusion: the ranges of the samples.
+        infarcts: real ones to draw from, each as likely; None for balls.
 
     Returns:
         A graph function from a seed to maps (x, y, z, 6) float32 scaled as a whole scan would be, with the
         conditioning vector where the task takes one; and lesion and scan (x, y, z, 2) int32.
     """
     codes, places = (ops.convert_to_tensor(each) for each in territories.coded(tuple(anatomies)))
+    make_outlines = _outlines_of(anatomies, codes.shape[1:], infarcts)
 
     def sample(seed: Any) -> tuple[Any, Any]:
         number = ops.cast(seeds.bits(seed, (1,), stream=7)[0] % codes.shape[0], "int32")
-        brain = Brain(ops.take(codes, number, axis=0), ops.take(places, number, axis=0))
-        params = draw(seeds.fold(seed, 201), perfusion, grades=tuple(TICI.values()))
+        brain = Brain(ops.take(codes, number, axis=0), ops.take(places, number, axis=0), make_outlines(number))
+        params = _draw_patient(seeds.fold(seed, 201), perfusion, infarcts)
         maps, lesion, scan = apply(brain, params, task.data.patch, perfusion)
         image = _scale_maps(maps, *moments(brain, params), seeds.fold(seed, 202))
         image = (image, _encode_tabular(task, params)) if task.data.tabular else image
         return image, ops.concatenate([lesion, scan], axis=-1)
 
     return sample
+
+
+def _outlines_of(
+    anatomies: Sequence[str], shape: Sequence[int], infarcts: Infarcts | None
+) -> Callable[[Any], outlines_in_graph.Outlines | None]:
+    """Returns a graph function from the number of an anatomy to the infarcts as they lie in it."""
+    if infarcts is None:
+        return lambda number: None
+    x, y, z = shape
+    ways = ops.convert_to_tensor(outlines.stacked_ways(tuple(anatomies), (x, y, z)))
+    # As tensors, not constants: a constant of this size would be compiled into the graph.
+    record = dataclasses.replace(infarcts, depth=ops.convert_to_tensor(infarcts.depth))
+    return lambda number: outlines_in_graph.Outlines(record, ops.take(ways, number, axis=0))
+
+
+def _draw_patient(seed: Any, perfusion: Perfusion, infarcts: Infarcts | None) -> dict[str, Any]:
+    params = draw(seed, perfusion, grades=tuple(TICI.values()))
+    return params if infarcts is None else params | outlines_in_graph.draw(seed, infarcts, perfusion.peak_s)
 
 
 def _scale_maps(maps: Any, mean: Any, sd: Any, seed: Any) -> Any:
@@ -115,7 +179,10 @@ def _scale_maps(maps: Any, mean: Any, sd: Any, seed: Any) -> Any:
 
 def _encode_tabular(task: Task, params: Any) -> Any:
     """Encodes the drawn values as `zoo.hub.tabular.encode` does, in the graph."""
-    pairs = [((params[DRAWN[field.name]] - field.mean) / field.sd, ops.zeros(())) for field in task.data.tabular]
+    pairs = []
+    for field in task.data.tabular:
+        missing = params.get(f"{DRAWN[field.name]}_missing", ops.zeros(()))
+        pairs.append(((params[DRAWN[field.name]] - field.mean) / field.sd * (1.0 - missing), missing))
     return ops.stack([ops.cast(entry, "float32") for pair in pairs for entry in pair])
 
 
@@ -128,33 +195,54 @@ def test_cases(folder: Path) -> list[Case]:
     Returns:
         The cases, with their tabular values.
     """
-    cases = [_write_test_case(folder, number) for number in range(NUM_TEST)]
-    rows = [["case", *DRAWN], *([case.id, *(f"{case.tabular[name]}" for name in DRAWN)] for case in cases)]
+    return _write_test_cases(folder, None)
+
+
+def infarct_test_cases(folder: Path) -> list[Case]:
+    """Writes whole scans as `test_cases` does, of held-out infarcts of at least `LEAST_TESTED_ML`.
+
+    Raises:
+        FileNotFoundError: `ZOO_INFARCTS` names no folder with held-out masks.
+    """
+    return _write_test_cases(folder, outlines.load("test", allow_test=True).select(volume_ml=(LEAST_TESTED_ML, np.inf)))
+
+
+def _write_test_cases(folder: Path, infarcts: Infarcts | None) -> list[Case]:
+    cases = [_write_test_case(folder, number, infarcts) for number in range(NUM_TEST)]
+    rows = [["case", *DRAWN], *([case.id, *(f"{case.tabular.get(name, '')}" for name in DRAWN)] for case in cases)]
     write_whole(folder / "tabular.csv", "".join(",".join(row) + "\n" for row in rows).encode())
     return cases
 
 
-def _write_test_case(folder: Path, number: int) -> Case:
+def _write_test_case(folder: Path, number: int, infarcts: Infarcts | None) -> Case:
     donors, grid = names("test")[:2], GRIDS[number // 2 % len(GRIDS)]
     ranges = Perfusion(grids=(grid,))
-    grades = tuple(TICI.values())
-    params = draw(TEST_SEED + number, ranges, grades=grades)
-    home = folder / f"test_{number:02d}"
+    params = _draw_patient(TEST_SEED + number, ranges, infarcts)
+    home = folder / f"{'test' if infarcts is None else 'infarct'}_{number:02d}"
     files = {name: home / f"{name}.nii.gz" for name in CHANNELS}
     if not (home / "lesion.nii.gz").exists():
         home.mkdir(parents=True, exist_ok=True)
-        codes, places = territories.coded((donors[number % 2],))
-        brain = Brain(ops.convert_to_tensor(codes[0]), ops.convert_to_tensor(places[0]))
+        donor = (donors[number % 2],)
+        codes, places = territories.coded(donor)
+        of_brain = _outlines_of(donor, codes.shape[1:], infarcts)(0)
+        brain = Brain(ops.convert_to_tensor(codes[0]), ops.convert_to_tensor(places[0]), of_brain)
         maps, lesion, _ = (ops.convert_to_numpy(each) for each in apply(brain, params, grid[0], ranges))
         for channel, path in enumerate(files.values()):
             images.write_centred(path, np.round(maps[..., channel], 2), grid[1])
         images.write_centred(home / "lesion.nii.gz", lesion[..., 0].astype(np.uint8), grid[1])
-    tabular: dict[str, float | str] = {name: round(float(params[key]), 2) for name, key in DRAWN.items()}
-    tabular["tici"] = list(TICI)[int(np.argmin(np.abs(np.array(grades) - float(params["recanalised"]))))]
-    return Case(home.name, home.name, files, home / "lesion.nii.gz", tabular)
+    return Case(home.name, home.name, files, home / "lesion.nii.gz", _read_tabular(params))
 
 
-TASK = Task(
+def _read_tabular(params: dict[str, Any]) -> dict[str, float | str]:
+    """Returns the drawn values as a table has them; those that are not known are left out."""
+    known = [name for name, key in DRAWN.items() if not float(params.get(f"{key}_missing", 0.0))]
+    tabular: dict[str, float | str] = {name: round(float(params[DRAWN[name]]), 2) for name in known}
+    grades = np.array(list(TICI.values()))
+    tabular["tici"] = list(TICI)[int(np.argmin(np.abs(grades - float(params["recanalised"]))))]
+    return tabular
+
+
+BALLS = Task(
     name="stroke_outcome",
     data=Data(
         channels=CHANNELS,
@@ -222,3 +310,29 @@ TASK = Task(
         plausible=Plausible(extent_mm=(60, 700)),
     ),
 )
+
+
+def with_infarcts(task: Task, num_infarcts: int) -> Task:
+    """Returns the task as real infarcts train it: their number is part of a run's settings, and its card names them.
+
+    Args:
+        task: as balls train it.
+        num_infarcts: masks for training in the folders of `ZOO_INFARCTS`.
+    """
+    data = dict(task.card.training_data)
+    data["data"] = (
+        f"{data['data'].partition(';')[0]}; outlines, age and NIHSS of {num_infarcts} real infarcts (Stroke Outcome "
+        "Optimization Project, ids that 5 does not divide); simulated maps and treatments"
+    )
+    data["licence"] += "; masks of infarcts: BSD-2-Clause (repository), OpenNeuro ds004889 (data set)"
+    return task.replace(
+        samples=infarct_synthesis,
+        sample_arguments={"infarcts": num_infarcts},
+        test_cases=infarct_test_cases,
+        training_data=data,
+        references=(*task.card.references, "10.1038/s41597-024-03667-5"),
+    )
+
+
+_FOUND = mask_folder.names("train")
+TASK = with_infarcts(BALLS, len(_FOUND)) if _FOUND else BALLS

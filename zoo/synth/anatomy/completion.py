@@ -1,6 +1,6 @@
 """Completes anatomies whose source leaves out white matter, fluid, brainstem, cerebellum or ventricles."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import edt
 import numpy as np
@@ -59,10 +59,28 @@ def centroids(codes: np.ndarray) -> dict[int, np.ndarray]:
     return {int(code): np.asarray(centre) for code, centre in zip(labels, centres, strict=True)}
 
 
-def warp(labels: np.ndarray, target: np.ndarray, source: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Carries a label map to another brain: an affine fit to matched points, bent where points are near.
+def fit_bend(target: np.ndarray, source: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Fits the way from one brain to another: an affine through matched points, bent where points are near.
 
     The bend is a sum of Gaussians, so that the cerebellum, far from every point, moves by the affine alone.
+
+    Args:
+        target: (points, 3) in the new brain.
+        source: (points, 3), the same places in the other.
+
+    Returns:
+        A function from places (n, 3) in the new brain to those in the other, (n, 3).
+    """
+    affine = np.linalg.lstsq(np.c_[target, np.ones(len(target))], source, rcond=None)[0]
+    residual = source - np.c_[target, np.ones(len(target))] @ affine
+    bend = interpolate.RBFInterpolator(
+        target, residual, kernel="gaussian", epsilon=1 / REACH_MM, smoothing=0.5, degree=-1
+    )
+    return lambda places: np.c_[places, np.ones(len(places))] @ affine + bend(places)
+
+
+def warp(labels: np.ndarray, target: np.ndarray, source: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Carries a label map to another brain by matched points, the way that `fit_bend` fits.
 
     Args:
         labels: (x, y, z) to carry.
@@ -74,15 +92,9 @@ def warp(labels: np.ndarray, target: np.ndarray, source: np.ndarray, shape: tupl
         `shape`, nearest labels; 0 outside.
     """
     step = 6
-    affine = np.linalg.lstsq(np.c_[target, np.ones(len(target))], source, rcond=None)[0]
-    residual = source - np.c_[target, np.ones(len(target))] @ affine
-    bend = interpolate.RBFInterpolator(
-        target, residual, kernel="gaussian", epsilon=1 / REACH_MM, smoothing=0.5, degree=-1
-    )
     nodes = [np.arange(0, size + step, step) for size in shape]
     grid = np.stack(np.meshgrid(*nodes, indexing="ij"), -1)
-    places = grid.reshape(-1, 3).astype(float)
-    coarse = (np.c_[places, np.ones(len(places))] @ affine + bend(places)).reshape(grid.shape)
+    coarse = fit_bend(target, source)(grid.reshape(-1, 3).astype(float)).reshape(grid.shape)
     fine = np.stack(np.meshgrid(*[np.arange(size) / step for size in shape], indexing="ij"))
     where = [ndimage.map_coordinates(coarse[..., axis], fine, order=1) for axis in range(3)]
     return ndimage.map_coordinates(labels, where, order=0)

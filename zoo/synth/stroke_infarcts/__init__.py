@@ -1,0 +1,1 @@
+"""Real infarcts as the final lesions of simulated strokes."""
