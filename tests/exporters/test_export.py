@@ -1,5 +1,6 @@
 """The graph of an exported model against `zoo.predict`, and the exported network in every format."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -166,6 +167,25 @@ def test_one_trace_serves_all_sizes_and_every_signature_agrees(folder, exported)
     straight = waves_in_air((18, 20, 22), np.diag([1.5, 1.25, 1.4, 1]))
     inputs = {"spacing_mm": np.array([1.5, 1.25, 1.4], np.float32), "affine": np.zeros((4, 4), np.float32)}
     assert np.mean(served(model, straight, **inputs)["labels"] == values_of(zoo.predict(folder, straight))) >= 0.999
+
+
+def test_a_card_with_centred_and_mirrored_windows_is_predicted_and_exported_so(folder, tmp_path):
+    card = trained_models.card(folder)
+    other = dataclasses.replace(card, input=dataclasses.replace(card.input, centred=True, mirrored=True))
+    folder = zoo.save(trained_models.load(folder), tmp_path / card.name, other)
+    scan = waves_in_air((33, 27, 38), oblique_affine())
+    expected = values_of(zoo.predict(folder, scan, probabilities=True))
+    model = tf.saved_model.load(str(zoo.export(folder, tmp_path / "served")))
+    np.testing.assert_allclose(served(model, scan)["probabilities"], expected, atol=1e-3)
+    assert (
+        np.abs(
+            values_of(zoo.predict(trained_models.load(folder), scan, card=card, probabilities=True)) - expected
+        ).max()
+        > 1e-3
+    )
+    centred = dataclasses.replace(card, input=dataclasses.replace(card.input, centred=True))
+    asked = Predictor(trained_models.load(folder), card=centred, settings=Settings(mirror=True, probabilities=True))
+    np.testing.assert_array_equal(values_of(asked(scan)), expected)
 
 
 @pytest.mark.slow

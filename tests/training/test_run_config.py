@@ -147,7 +147,7 @@ def test_differences_name_the_path_of_a_setting():
 
 def test_a_run_goes_on_when_only_prediction_and_its_checks_changed(out):
     bounds = Plausible(extent_mm=(60.0, 700.0))
-    assert run_folder.open_run(out, config(TASK.replace(plausible=bounds, centred=True))) == out
+    assert run_folder.open_run(out, config(TASK.replace(plausible=bounds, centred=True, mirrored=True))) == out
 
 
 def test_a_state_without_its_settings_is_refused(tmp_path):

@@ -49,6 +49,7 @@ class Input:
             (`zoo.volumes.context`); None for none.
         centred: whether the network learned from windows with the foreground in their middle; prediction then finds
             the foreground first, and looks straight at it.
+        mirrored: whether left/right mirror images are averaged whatever the settings: worth the time on this model.
     """
 
     channels: tuple[Channel, ...]
@@ -59,6 +60,7 @@ class Input:
     tabular: tuple[Tabular, ...] = ()
     context: int | None = None
     centred: bool = False
+    mirrored: bool = False
 
     @property
     def num_channels(self) -> int:

@@ -109,6 +109,8 @@ def _write_input(card: Card) -> str:
         ]
     if inputs.centred:
         lines[-1:] = ["Windows side by side find what is there; one about its middle gives the result.", ""]
+    if inputs.mirrored:
+        lines[-1:] = ["Left/right mirror images are averaged.", ""]
     rows = [[str(i), channel.name, channel.intensity] for i, channel in enumerate(inputs.channels)]
     lines += [
         _write_table(["channel", "name", "intensity"], rows),

@@ -1,12 +1,26 @@
 """Pairs the labels of left and right by the words in their names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from zoo.hub.card import Label
+from zoo.hub.card import Card, Label
 
 _OTHER = {"left": "right", "right": "left", "lh": "rh", "rh": "lh", "l": "r", "r": "l"}
 _WORD = re.compile(r"[A-Za-z]+")
+
+
+def mirror_axes(card: Card, requested: Sequence[int]) -> tuple[int, ...]:
+    """Returns the axes to mirror along: those requested, else left/right where the card says so.
+
+    Args:
+        card: of the model.
+        requested: axes 0, 1, 2; empty where nothing was.
+
+    Example:
+        >>> mirror_axes(trained_models.card("unet3d.brain_structures"), ())  # doctest: +SKIP
+        (0,)
+    """
+    return tuple(requested) or ((0,) if card.input.mirrored else ())
 
 
 def partners(labels: Mapping[int, Label]) -> tuple[int, ...]:

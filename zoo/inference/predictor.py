@@ -15,7 +15,7 @@ from zoo.hub.tabular import Value, encode
 from zoo.inference import exported_network, inputs, native_grid, plausibility, preprocessing, window_memory
 from zoo.inference.compiled_network import Forward, check_conditioning, first_bad_layer, prepare
 from zoo.inference.inputs import Images
-from zoo.inference.left_right import partners
+from zoo.inference.left_right import mirror_axes, partners
 from zoo.inference.native_grid import NativeGrid
 from zoo.inference.postprocessing import WITHIN_INPUT
 from zoo.inference.settings import Settings
@@ -65,10 +65,10 @@ class Predictor:
         self.settings = settings or Settings()
         self.model, self.card = load_with_card(model, card)
         self.patch = choose_patch(self.card, self.settings.patch)
-        output, axes = self.card.output, self.settings.mirror_axes
+        output, self._mirror_axes = self.card.output, mirror_axes(self.card, self.settings.mirror_axes)
         self._segments = output.kind == "segmentation"
         self._within_input = any(step.name == WITHIN_INPUT for step in self.card.postprocessing)
-        self._flips = partners(output.labels) if 0 in axes and output.labels else None
+        self._flips = partners(output.labels) if 0 in self._mirror_axes and output.labels else None
         preprocessing.split(self.card.preprocessing)
         if self.settings.conditioning is not None or not self.card.input.tabular:
             check_conditioning(self.model, self.settings.conditioning)
@@ -190,7 +190,7 @@ class Predictor:
                 patch=self.patch,
                 overlap=self.settings.overlap,
                 batch_size=self._batch_size,
-                mirror_axes=self.settings.mirror_axes,
+                mirror_axes=self._mirror_axes,
                 flip_labels=self._flips,
                 activation=self.card.output.activation,
                 skip=case.inside,

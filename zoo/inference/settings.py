@@ -13,7 +13,7 @@ class Settings:
     Attributes:
         probabilities: return (x, y, z, num_classes) float32 after the activation, not labels.
         mirror: average over mirror images: True along the left/right axis, or axes such as (0, 1, 2). Left and right
-            labels are swapped back. Each axis doubles the work.
+            labels are swapped back. Each axis doubles the work. A card may say that left/right always is.
         patch: window in voxels; None for the card's. Larger is quicker while it fits memory.
         overlap: least shared fraction of neighbouring windows, in [0, 1).
         batch_size: windows at once; None chooses from free memory.

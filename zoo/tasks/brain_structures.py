@@ -233,6 +233,7 @@ TASK = Task(
         spacing_mm=(SPACING_MM,) * 3,
         patch=PATCH,
         centred=True,
+        mirrored=True,
         preprocessing=(
             {"name": "resample", "spacing_mm": [SPACING_MM] * 3},
             {"name": "clip_percentiles", "low": PERCENTILES[0], "high": PERCENTILES[1]},

@@ -63,6 +63,7 @@ class Data:
             synthesis must give. A sample of real data reads that much more of its case: 64 times the voxels for 4, cut
             off where the volume ends. None for none.
         centred: whether samples have the foreground in their middle, so that prediction looks for it first.
+        mirrored: whether prediction always averages left/right mirror images.
         masked: whether labels have a second channel, 1 in the scan and 0 where a patch was padded, for a loss that
             heeds it: `Combined(..., maps=("mask",))`.
         tabular: values beside the images that condition the network; they add `conditioning` to the arguments.
@@ -84,6 +85,7 @@ class Data:
     preprocessing: tuple[Mapping[str, Any], ...] = ()
     context: int | None = None
     centred: bool = False
+    mirrored: bool = False
     masked: bool = False
     tabular: tuple[Tabular, ...] = ()
     tabular_dropout: float = 0.2

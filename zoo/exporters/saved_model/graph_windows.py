@@ -100,12 +100,14 @@ def centred_window(
     shape, size = tf.shape(volume)[:3], tf.constant(patch, tf.int32)
     before, padded = _padding(shape, size)
     room = tf.stack([before, padded - shape - before], 1)
-    volume = tf.pad(volume, tf.concat([room, [[0, 0]]], 0))
+    channels = volume.shape[-1]
+    volume = tf.ensure_shape(tf.pad(volume, tf.concat([room, [[0, 0]]], 0)), (None, None, None, channels))
     inside = None if inside is None else tf.pad(inside, room)
     settings: dict[str, Any] = {"patch": patch, "num_classes": num_classes}
     logits, reached = sliding_window(network, volume, overlap=0.0, inside=inside, **settings)
     start, extent = _box_about(_foreground(activate(logits, reached, activation), activation), size)
-    part = tf.slice(volume, tf.concat([start, [0]], 0), tf.concat([extent, [volume.shape[-1]]], 0))
+    part = tf.slice(volume, tf.concat([start, [0]], 0), tf.concat([extent, [channels]], 0))
+    part = tf.ensure_shape(part, (None, None, None, channels))
     seen = None if inside is None else tf.slice(inside, start, extent)
     logits, reached = sliding_window(average(network), part, overlap=overlap, inside=seen, **settings)
     around = tf.stack([start, padded - start - extent], 1)

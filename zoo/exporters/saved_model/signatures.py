@@ -25,6 +25,7 @@ from zoo.errors import unknown_choice
 from zoo.exporters.saved_model import graph_grids, graph_intensity, graph_postprocessing, graph_windows
 from zoo.exporters.weights_on_disk import Network
 from zoo.hub.card import Card
+from zoo.inference.left_right import mirror_axes as axes_to_mirror
 from zoo.inference.left_right import partners
 from zoo.inference.native_grid import source_values
 from zoo.inference.postprocessing import WITHIN_INPUT
@@ -94,7 +95,7 @@ class VolumeModel(tf.Module):
     ) -> None:
         super().__init__(name="volume_model")
         self.network = Network(model, weights)
-        self._plan = plan = _make_plan(card, patch or card.input.patch, overlap, tuple(mirror_axes))
+        self._plan = plan = _make_plan(card, patch or card.input.patch, overlap, axes_to_mirror(card, mirror_axes))
         self._source_values = source_values(card.output.labels) if plan.segments else np.zeros(1, np.uint8)
         self.predict = self._signature(self._predict, tf.float32)
         self.predict_int16 = self._signature(self._predict_int16, tf.int16)

@@ -92,6 +92,7 @@ def _describe_input(task: Task) -> cards.Input:
         tabular=task.data.tabular,
         context=task.data.context,
         centred=task.data.centred,
+        mirrored=task.data.mirrored,
     )
 
 

@@ -14,7 +14,7 @@ from zoo.training.run.run_config import differences
 
 PACKAGES = ("zoo3d", "keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "nibabel")
 # What a folder may differ in and still hold the same run: what decides how results are made and checked, not learned.
-NOT_COMPARED = ("versions", "plausible", "centred")
+NOT_COMPARED = ("versions", "plausible", "centred", "mirrored")
 CONFIG, LAST = "config.json", "last.safetensors"
 
 
