@@ -11,8 +11,7 @@ import tensorflow as tf
 from support import norm_table
 from support.norm_table import TABLE, arrays, make, train
 
-from zoo import kernels
-from zoo.models.parts import norms
+from zoo.models.parts import fused_kernels, norms
 
 every = pytest.mark.parametrize("name", TABLE)
 
@@ -101,9 +100,9 @@ def test_a_saved_network_comes_back(tmp_path):
 
 
 def test_the_kernel_serves_what_fills_registers_alone():
-    serves = kernels.serves_fused_batch_norm
+    serves = fused_kernels.serves_fused_batch_norm
     assert serves(tf.ones((1, 8)))
     assert serves(tf.ones((1, 16), tf.bfloat16))
     assert not serves(tf.ones((1, 8), tf.bfloat16))
     assert not serves(tf.ones((1, 12)))
-    assert kernels.fused_batch_norm(tf.ones((1, 12)), tf.ones(12), tf.zeros(12), 1e-5) is None
+    assert fused_kernels.fused_batch_norm(tf.ones((1, 12)), tf.ones(12), tf.zeros(12), 1e-5) is None

@@ -7,7 +7,7 @@ import pytest
 import zoo
 from zoo.eeg import bank, grid
 from zoo.eeg.leadfield import lead_field
-from zoo.source_imaging import answer, head_model, regions, report, window_answer
+from zoo.source_imaging import answer, head_model, regions, source_report, window_answer
 from zoo.source_imaging.noise import unknown_noise
 
 mne = pytest.importorskip("mne")
@@ -118,7 +118,7 @@ def test_regions_are_named_by_any_label_map(located):
 
 
 def test_the_report_is_one_page_with_sources_and_pictures(located, tmp_path):
-    path = report.write_report(located, tmp_path / "sub-01.html", title="sub-01 <spikes>")
+    path = source_report.write_report(located, tmp_path / "sub-01.html", title="sub-01 <spikes>")
     page = path.read_text()
     assert "sub-01 &lt;spikes&gt;" in page and page.count("data:image/png;base64,") == 2
     assert "http" not in page.split("</style>")[-1] and "credible_ml" in page

@@ -206,7 +206,7 @@ class LocatedSources:
 
     def report(self, path: str | os.PathLike, *, title: str = "EEG sources") -> Path:
         """Writes one HTML file with sources, the posterior, courses and repairs; needs `zoo3d[report]`."""
-        from zoo.source_imaging.report import write_report
+        from zoo.source_imaging.source_report import write_report
 
         return write_report(self, path, title=title)
 

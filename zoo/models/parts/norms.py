@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from zoo import kernels
+from zoo.models.parts import fused_kernels
 
 register = keras.saving.register_keras_serializable(package="zoo")
 MOST_KERNEL_CALLS = 4
@@ -71,7 +71,7 @@ class LeakyReLU(keras.layers.LeakyReLU):
         """Returns the shape of the inputs; in training the gradient keeps the output instead of the input."""
         if not training or self.negative_slope <= 0:
             return super().call(inputs)
-        return kernels.leaky_relu(inputs, self.negative_slope)
+        return fused_kernels.leaky_relu(inputs, self.negative_slope)
 
 
 def normalise_channels(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
@@ -91,7 +91,7 @@ def normalise_channels(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[A
         >>> mean.shape, float(variance[0])
         (TensorShape([4]), 0.0)
     """
-    fused = kernels.fused_batch_norm(x, gamma, beta, epsilon)
+    fused = fused_kernels.fused_batch_norm(x, gamma, beta, epsilon)
     if fused is not None:
         return fused
     y, mean, variance = _closed_form(epsilon, x.shape[-1])(ops.reshape(x, (1, -1, x.shape[-1])), gamma, beta)
@@ -117,7 +117,12 @@ def normalise_groups(x: Any, gamma: Any, beta: Any, groups: int, epsilon: float)
         1.342
     """
     batch, channels = x.shape[0], x.shape[-1]
-    if groups == channels and batch is not None and batch <= MOST_KERNEL_CALLS and kernels.serves_fused_batch_norm(x):
+    if (
+        groups == channels
+        and batch is not None
+        and batch <= MOST_KERNEL_CALLS
+        and fused_kernels.serves_fused_batch_norm(x)
+    ):
         samples = [normalise_channels(sample, gamma, beta, epsilon)[0] for sample in ops.split(x, batch)]
         return samples[0] if batch == 1 else ops.concatenate(samples)
     y, _, _ = _closed_form(epsilon, groups)(ops.reshape(x, (ops.shape(x)[0], -1, channels)), gamma, beta)
