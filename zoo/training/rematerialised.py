@@ -113,11 +113,12 @@ def _recomputed(chain: Sequence[keras.layers.Layer]) -> Callable:
     calls = [_in_training(layer) for layer in chain]
     runs: list[None] = []
 
-    def run(x: Any, **_: Any) -> Any:
+    def run(x: Any) -> Any:
         with norms.replaying() if runs else contextlib.nullcontext():
             runs.append(None)
             for call in calls:
                 x = call(x)
             return x
 
-    return tf.recompute_grad(run)
+    recomputed = tf.recompute_grad(run)
+    return lambda x, **_: recomputed(x)  # of options that are None; a graph takes no names
