@@ -279,7 +279,8 @@ TASK = Task(
         plausible=plausible(),
         limits=(
             "Trained on synthetic images over 17 adult brains.",
-            "Draws small structures large: on painted training people hippocampus by a third, thalamus by a twelfth.",
+            "Volumes are off: on painted test people cortex by a third, white matter and thalamus by a twentieth, the "
+            "hippocampus by an eighth, accumbens and inferior ventricles by more (docs/brain_structures.md).",
             "Works at 2 mm: thin structures are coarse, and sulci close to each other run together.",
             "Fluid is all that surrounds the brain, the optic chiasm included; lesions and wide perivascular spaces "
             "count as white matter. Tumours, resections and large strokes are unknown to it.",
