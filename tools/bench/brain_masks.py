@@ -104,7 +104,7 @@ def mindgrab(folder: Path) -> Predict:
 
     layers, stored = real_heads.read_peer(folder)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function
     def convolve(x: Any, kernel: Any, dilation: int) -> Any:
         x = tf.nn.convolution(x, kernel, padding="SAME", dilations=dilation)
         mean, variance = tf.nn.moments(x, [1, 2, 3], keepdims=True)
