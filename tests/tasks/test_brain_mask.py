@@ -67,21 +67,28 @@ def blocks(monkeypatch):
     return labels[0]
 
 
-def test_samples_are_functions_of_their_seed_and_masks_move_with_their_image(blocks):
+def stay_near(task_of_patch):
+    """Returns the ranges of the task, but for windows that stay near the blocks, which are smaller than a brain."""
+    ranges = task.recipe(task_of_patch, task.Contrast(kind="random"))
+    return dataclasses.replace(ranges, geometry=dataclasses.replace(ranges.geometry, translation_mm=5.0))
+
+
+def test_samples_are_functions_of_their_seed_and_masks_move_with_their_image(blocks, monkeypatch):
+    ranges = stay_near(task.TASK.replace(patch=(16, 24, 32)))
+    monkeypatch.setattr(task, "recipe", lambda task, contrast: ranges)
     sample = task.synthesis(task.TASK.replace(patch=(16, 24, 32)), "train")
     (image, mask), (again, _), (other, _) = (sample(np.array(seed)) for seed in ([0, 1], [0, 1], [0, 2]))
     assert image.shape == mask.shape == (16, 24, 32, 1)
     np.testing.assert_array_equal(image, again)
     assert np.abs(np.asarray(image) - np.asarray(other)).max() > 0.01
     assert set(np.unique(mask)) == {0, 1}
-    ranges = task.recipe(task.TASK.replace(patch=(16, 24, 32)), task.Contrast(kind="random"))
     moved = np.asarray(task.scene.synthesise(blocks, np.array([0, 1]), ranges)[1])
     assert np.asarray(mask)[moved == WHITE].all() and not np.asarray(mask)[moved == BONE].any()
 
 
 def test_what_was_not_scanned_is_no_brain(blocks):
-    whole, seed = task.TASK.replace(patch=(24, 24, 24)), np.array([3, 2])
-    ranges = task.recipe(whole, task.Contrast(kind="random"))
+    whole, seed = task.TASK.replace(patch=(24, 24, 24)), np.array([3, 1])
+    ranges = stay_near(whole)
     always = dataclasses.replace(ranges, acquisition=dataclasses.replace(ranges.acquisition, cut=1.0))
     uncut = np.asarray(task.scene.follow(task.brain_of(blocks).astype(np.uint8), seed, always)) == 1
     with pytest.MonkeyPatch.context() as patch:

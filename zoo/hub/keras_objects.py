@@ -15,6 +15,7 @@ OBJECTS = {
     "zoo.models.parts.layers": (
         *("CropLike", "FiLM", "Fold", "FourierFeatures", "Half", "Paste", "SizeCheck", "Unfold"),
     ),
+    "zoo.models.parts.norms": ("BatchNormalization", "GroupNormalization", "LeakyReLU"),
     "zoo.losses.composition": ("Combined", "DeepSupervision"),
     "zoo.losses.constraints": ("boundary", "location_penalty", "size_penalty"),
     "zoo.losses.entropy": ("binary_cross_entropy", "cross_entropy", "focal"),
