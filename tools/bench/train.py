@@ -20,7 +20,7 @@ HERE = pathlib.Path(__file__).parent
 PREDICTED = {"float32": 0.75, "bfloat16": 1.0, "memory": 1.1}
 GOALS = {"float32": 0.70, "bfloat16": 1.0, "memory": 1.0}
 NUMBERS = {"steps": 7, "batch": 1, "classes": 33, "threads": 2}
-XLA_STEPS = 1  # a step of XLA's 3D convolutions takes half a minute here
+XLA_STEPS = 1  # a step of XLA's 3D convolutions is far slower on a CPU
 
 
 def commands(arguments: argparse.Namespace, precision: str) -> dict[str, list[str]]:
