@@ -425,7 +425,7 @@ def test_shipped_models_agree_on_a_shape_not_seen(name, tmp_path):
     expected = values_of(zoo.predict(name, scans if len(scans) > 1 else scans[0]))
     assert np.mean(result == expected) >= 0.999
     both = np.count_nonzero(result) + np.count_nonzero(expected)
-    assert both > 200 and 2 * np.count_nonzero((result == expected) & (expected > 0)) / both > 0.998
+    assert both > 50 and 2 * np.count_nonzero((result == expected) & (expected > 0)) / both > 0.998
 
 
 @pytest.mark.slow
