@@ -1,12 +1,8 @@
 """The tools of `epilepsy_lesions`: what is measured before a release, in practice, and in real patients."""
 
-import importlib.machinery
-import importlib.util
-import sys
-
 import numpy as np
 import pytest
-from support.paths import ROOT
+from support.scripts import load_script
 
 from zoo.evaluation.clusters import find_clusters
 from zoo.normative import synthetic_cohort as cohorts
@@ -16,18 +12,6 @@ from zoo.synth.anatomy import common_space
 from zoo.synth.anatomy.labels import INDEX
 
 SHAPE = (24, 30, 36)
-
-
-def load(path):
-    """Imports a script by its path."""
-    before = list(sys.path)
-    sys.path.insert(0, str(ROOT))
-    name = f"script_{path.replace('/', '_').removesuffix('.py')}"
-    loader = importlib.machinery.SourceFileLoader(name, str(ROOT / path))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
-    loader.exec_module(module)
-    sys.path[:] = before
-    return module
 
 
 def scans(which, count, *, first=0, intensities="local"):
@@ -60,7 +44,7 @@ def world(monkeypatch):
 
 
 def test_release_measures_lesions_and_healthy_people(world, monkeypatch):
-    tool = load("tools/train_epilepsy_lesions")
+    tool = load_script("tools/train_epilepsy_lesions")
     monkeypatch.setattr(tool, "STEP", 3)
     monkeypatch.setattr(tool, "Moments", lambda: Moments(axes=None))
     monkeypatch.setattr(tool, "make_encoder", lambda *_, **__: codes)
@@ -73,7 +57,7 @@ def test_release_measures_lesions_and_healthy_people(world, monkeypatch):
 
 
 def test_practice_compares_calibration_by_person_and_by_scan(world, monkeypatch, tmp_path):
-    study = load("studies/epilepsy_practice.py")
+    study = load_script("studies/epilepsy_practice.py")
     monkeypatch.setattr(study, "STEP", 3)
     monkeypatch.setattr(study, "CODES", dict.fromkeys(study.CODES, lambda: codes))
     names = {
@@ -90,7 +74,7 @@ def test_practice_compares_calibration_by_person_and_by_scan(world, monkeypatch,
 
 
 def test_real_lesions_count_where_a_small_cluster_touches_them():
-    study = load("studies/epilepsy_real.py")
+    study = load_script("studies/epilepsy_real.py")
     z, white = np.full((30, 36, 42), 0.5, np.float32), np.ones((30, 36, 42), bool)
     lesions = np.zeros(z.shape, bool)
     lesions[2:10, 2:10, 2:10] = lesions[20:28, 20:28, 20:28] = lesions[15, 15, 15] = True  # 0.5 ml, 0.5 ml, 1 mm^3
