@@ -1,7 +1,7 @@
 """Starts a process anew with tcmalloc in place of the C library's allocator, where that pays.
 
-glibc returns every large buffer to the system and fetches fresh pages for the next, which the system clears: up to a
-fifth of a training step. Its own settings (thresholds of mmap and trim) did not help; tcmalloc keeps the buffers.
+glibc returns every large buffer to the system and fetches fresh pages for the next, which the system clears: a
+tenth of a training step (docs/speed.md). Its own settings (thresholds of mmap and trim) did not help; tcmalloc keeps the buffers.
 """
 
 import ctypes.util
@@ -14,7 +14,7 @@ VARIABLE, SYSTEM = "ZOO_ALLOCATOR", "system"
 NAMES = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4")
 FOLDERS = ("/usr/lib/*-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
 INSTALL = (
-    "Training is up to a fifth faster with tcmalloc: `apt install libtcmalloc-minimal4`, and zoo finds it. "
+    "Training is up to a tenth faster with tcmalloc: `apt install libtcmalloc-minimal4`, and zoo finds it. "
     f"{VARIABLE}={SYSTEM} leaves this line out."
 )
 
