@@ -1,7 +1,8 @@
 """Starts a process anew with tcmalloc in place of the C library's allocator, where that pays.
 
 glibc returns every large buffer to the system and fetches fresh pages for the next, which the system clears: a
-tenth of a training step (docs/speed.md). Its own settings (thresholds of mmap and trim) did not help; tcmalloc keeps the buffers.
+tenth of a training step (docs/speed.md). Its own settings (thresholds of mmap and trim) did not help; tcmalloc keeps
+the buffers.
 """
 
 import ctypes.util

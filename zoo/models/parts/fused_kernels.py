@@ -9,7 +9,7 @@ import keras
 def fused_batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any] | None:
     """Normalises each channel over everything else, by the kernel that the kernel library of the processor has.
 
-    Its gradient keeps the input and the statistics alone. It is quick where the channels fill the processor's registers.
+    Its gradient keeps the input and the statistics alone. It is quick where channels fill the processor's registers.
 
     Args:
         x: (..., channels) float32 or bfloat16 of known channels.
