@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterable
 
 import nibabel as nib
 import numpy as np
@@ -48,8 +49,30 @@ PEOPLE = _make_table()  # the only place that decides who trains and who tests
 
 def folders() -> list[pathlib.Path]:
     """Returns the folders that `ZOO_ANATOMIES` names, and their subfolders with the short name of a repository."""
-    paths = [pathlib.Path(part) for part in os.environ.get(SETTING, "").split(os.pathsep) if part]
-    return [place for path in paths for place in (path, *(path / name for name in REPOSITORIES))]
+    return folders_of(SETTING, REPOSITORIES)
+
+
+def folders_of(setting: str, subfolders: Iterable[str]) -> list[pathlib.Path]:
+    """Returns the folders that an environment variable names, each followed by its subfolders, of those that exist."""
+    paths = [pathlib.Path(part) for part in os.environ.get(setting, "").split(os.pathsep) if part]
+    places = [place for path in paths for place in (path, *(path / name for name in subfolders))]
+    return [place for place in places if place.is_dir()]
+
+
+def missing_file(what: str, setting: str, repository: str) -> FileNotFoundError:
+    """Returns the error for a file that no folder of a setting has: what to clone and to set.
+
+    Args:
+        what: the thing and its file, as "Anatomy 'synthseg_01' is the label map training_seg_01.nii.gz".
+        setting: the environment variable.
+        repository: where the files are from.
+    """
+    named = os.environ.get(setting)
+    looked = f"{setting}={named!r} has no file of that name" if named else f"{setting} is not set"
+    return FileNotFoundError(
+        f"{what}, and {looked}. Clone {repository} and set {setting} to the folder with the files; several folders are "
+        f"joined by {os.pathsep!r}."
+    )
 
 
 def locate(name: str) -> pathlib.Path:
@@ -62,17 +85,12 @@ def locate(name: str) -> pathlib.Path:
     for folder in folders():
         if (folder / person.file).is_file():
             return folder / person.file
-    named = os.environ.get(SETTING)
-    looked = f"{SETTING}={named!r} has no file of that name" if named else f"{SETTING} is not set"
-    raise FileNotFoundError(
-        f"Anatomy {name!r} is the label map {person.file}, and {looked}. Clone {REPOSITORIES[person.folder]} and set "
-        f"{SETTING} to the folder with the label maps; several folders are joined by {os.pathsep!r}."
-    )
+    raise missing_file(f"Anatomy {name!r} is the label map {person.file}", SETTING, REPOSITORIES[person.folder])
 
 
 def names(split: str = "train") -> list[str]:
     """Lists the people of a split whose label maps are in the setting's folders."""
-    there = {file.name for folder in folders() if folder.is_dir() for file in folder.iterdir()}
+    there = {file.name for folder in folders() for file in folder.iterdir()}
     return [name for name, person in PEOPLE.items() if person.split == split and person.file in there]
 
 

@@ -7,7 +7,6 @@ al., Scientific Data 2024, doi:10.1038/s41597-024-03667-5 (OpenNeuro ds004889).
 import csv
 import functools
 import math
-import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from zoo.errors import unknown_choice
+from zoo.synth.anatomy import people
 from zoo.volumes.image import to_ras
 
 SETTING = "ZOO_INFARCTS"
@@ -42,8 +42,7 @@ def split_of(name: str) -> str:
 
 def folders() -> list[pathlib.Path]:
     """Returns the folders that `ZOO_INFARCTS` names, and their subfolders "soop"."""
-    paths = [pathlib.Path(part) for part in os.environ.get(SETTING, "").split(os.pathsep) if part]
-    return [place for path in paths for place in (path, path / SUBFOLDER) if place.is_dir()]
+    return people.folders_of(SETTING, [SUBFOLDER])
 
 
 def found() -> dict[str, pathlib.Path]:
@@ -85,12 +84,7 @@ def locate(name: str) -> pathlib.Path:
     number, files = _number_of(name), found()
     if name in files:
         return files[name]
-    named = os.environ.get(SETTING)
-    looked = f"{SETTING}={named!r} has no file of that name" if named else f"{SETTING} is not set"
-    raise FileNotFoundError(
-        f"Infarct {name!r} is the mask bwsrsub-{number}_lesion.nii.gz, and {looked}. Clone {REPOSITORY} and set "
-        f"{SETTING} to the folder with the masks; several folders are joined by {os.pathsep!r}."
-    )
+    raise people.missing_file(f"Infarct {name!r} is the mask bwsrsub-{number}_lesion.nii.gz", SETTING, REPOSITORY)
 
 
 def required(split: str = "train") -> list[str]:
